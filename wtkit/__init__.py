@@ -1,0 +1,34 @@
+"""Deep learning without weight transport: train, measure and compare feedback paths.
+
+>>> import wtkit
+>>> model = wtkit.convert(model, "weight_mirror")  # doctest: +SKIP
+"""
+
+import importlib
+from typing import Any
+
+# Loaded when first used: a reader of results should not wait for torch.
+_HOMES = {
+    "RunConfig": "config",
+    "WtkitError": "errors",
+    "convert": "layers",
+    "export": "layers",
+    "delta_angles": "angles",
+    "matrix_angles": "angles",
+    "mirror": "mirroring",
+    "open_results": "trajectory",
+    "train": "training",
+}
+
+__all__ = list(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,107 @@
+"""The command line: ``wtkit`` or ``python -m wtkit``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__, config, trajectory
+from .errors import WtkitError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for an error that the user can mend, 130 when interrupted."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except WtkitError as error:
+        print(f"wtkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("wtkit: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("wtkit", description="Deep learning without weight transport.")
+    parser.add_argument("--version", action="version", version=f"wtkit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train one run", description="Train one run and save its trajectory.")
+    command.set_defaults(run=_train)
+    command.add_argument("--output", type=Path, help="the run's folder; default: runs/<name of the run>")
+    command.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
+    command.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="one of the method's own options; repeatable"
+    )
+    for field in dataclasses.fields(config.RunConfig):
+        if field.name != "options":
+            required = field.default is dataclasses.MISSING
+            text = "required" if required else f"default: {config._typed(field.default) or 'none'}"
+            command.add_argument(f"--{field.name.replace('_', '-')}", required=required, metavar="VALUE", help=text)
+
+    command = commands.add_parser("runs", help="list the runs of an experiment file")
+    command.set_defaults(run=_runs)
+    command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml")
+
+    command = commands.add_parser("gather", help="gather the runs of an experiment in one file")
+    command.set_defaults(run=_gather)
+    command.add_argument("trajectories", nargs="+", type=Path, help="trajectory.nc files")
+    command.add_argument("--experiment", required=True, help="its name")
+    command.add_argument("--output", required=True, type=Path, help="the file to write, e.g. results/mine/results.nc")
+
+    command = commands.add_parser("data", help="fetch a data set, or say how to")
+    command.set_defaults(run=_data)
+    command.add_argument("name", choices=config.DATA_SETS)
+    command.add_argument("--data-root", default="data", help="folder of data sets; default: data")
+    return parser
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    given: dict[str, Any] = {
+        field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(config.RunConfig)
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    if "lr_drops" in settings:
+        settings["lr_drops"] = [drop for drop in settings["lr_drops"].split(",") if drop]
+    settings["options"] = dict(_option(text) for text in parsed.option)
+    run = config.run_config(settings)
+
+    from .training import train  # after the settings are known to be right: torch takes seconds to load
+
+    train(run, parsed.output or Path("runs", run.name), device=parsed.device)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise WtkitError(f"--option {text!r}: expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _runs(parsed: argparse.Namespace) -> None:
+    for run in config.expand(parsed.experiment):
+        print(run.name, *run.arguments())
+
+
+def _gather(parsed: argparse.Namespace) -> None:
+    trajectory.save(trajectory.gather(parsed.trajectories, parsed.experiment), parsed.output)
+
+
+def _data(parsed: argparse.Namespace) -> None:
+    from .data import fetch
+
+    print(fetch(parsed.name, parsed.data_root))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""How well the feedback path agrees with the forward path: matrix angles and δ angles (Sec. 6)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import WtkitError
+from .layers import FeedbackLayer, deltas_of_backprop, feedback_layers, unwrap
+
+
+def angle(u: Tensor, v: Tensor) -> Tensor:
+    """The angle between u and v in degrees, over the last dimension, in float64.
+
+    Kahan's form, 2·atan2(‖û − v̂‖, ‖û + v̂‖), is exact at 0° and 180°, where arccos loses half its digits. NaN where u
+    or v is zero and so has no direction.
+    """
+    u, v = u.double(), v.double()
+    u = u / u.norm(dim=-1, keepdim=True)
+    v = v / v.norm(dim=-1, keepdim=True)
+    return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1)))
+
+
+def matrix_angles(model: nn.Module) -> xr.DataArray:
+    """The angle of every layer between B, which δ really travels through, and W, each read as one vector.
+
+    Args:
+        model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel.
+
+    Returns:
+        degrees over ``layer`` (module names from the input up); 0 for backprop.
+
+    Raises:
+        WtkitError: for a model without feedback layers.
+    """
+    layers = _layers(model)
+    with torch.no_grad():
+        values = torch.stack([angle(x.B.flatten(), x.weight.flatten()) for x in layers.values()])
+    return _per_layer(layers, values, "matrix_angle", "angle between B and W", "degree")
+
+
+def feedback_norm_ratios(model: nn.Module) -> xr.DataArray:
+    """‖B‖ / ‖W‖ of every layer, over ``layer``."""
+    layers = _layers(model)
+    with torch.no_grad():
+        values = torch.stack([x.B.double().norm() / x.weight.double().norm() for x in layers.values()])
+    return _per_layer(layers, values, "feedback_norm_ratio", "norm of B over norm of W", "1")
+
+
+def delta_angles(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> xr.DataArray:
+    """The angle of every layer between the δ that the method sends and the δ that backprop would send.
+
+    Both come from one forward pass, so from the same activities and the same loss, and each has passed all layers
+    downstream. δ is the error signal at the layer's output, before φ and BatchNorm. Angles are taken per example and
+    averaged over the batch; the output layer's is 0. In training mode BatchNorm normalises with the batch, as in
+    training. Nothing of the model changes, nor any gradient or global random stream.
+
+    Args:
+        model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel; it is run
+            uncompiled.
+        inputs: a batch, examples first.
+        targets: what ``loss`` wants beside the model's output.
+        loss: ``loss(outputs, targets)`` → a number.
+
+    Returns:
+        degrees over ``layer`` (module names from the input up); NaN where no δ arrives.
+
+    Raises:
+        WtkitError: for a model without feedback layers.
+    """
+    return delta_statistics(model, inputs, targets, loss)["delta_angle"]
+
+
+def delta_statistics(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> xr.Dataset:
+    """``delta_angle`` as :func:`delta_angles` has it, and ``delta_norm_ratio``, the method's ‖δ‖ over backprop's."""
+    layers = _layers(model)
+    model = unwrap(model)
+    outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with _undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_hook(_keep(outputs[name])).remove)
+        # no products for W to learn by: parameters ask for no gradient, the input does
+        value = loss(model(inputs.detach().requires_grad_()), targets)
+        reached = [out for calls in outputs.values() for out in calls]
+        sent = torch.autograd.grad(value, reached, retain_graph=True, allow_unused=True)
+        with deltas_of_backprop():
+            exact = torch.autograd.grad(value, reached, allow_unused=True)
+
+    angles, ratios = [], []
+    signals = iter(zip(reached, sent, exact, strict=True))
+    for calls in outputs.values():
+        ours, theirs = [], []
+        for _ in calls:  # a layer that is used more than once in one pass has as many δ, read as one vector
+            out, delta, true = next(signals)
+            zero = torch.zeros_like(out)
+            ours.append((zero if delta is None else delta).detach().flatten(1))
+            theirs.append((zero if true is None else true).detach().flatten(1))
+        if not calls:
+            angles.append(torch.full((), float("nan"), dtype=torch.float64))
+            ratios.append(angles[-1])
+            continue
+        delta, true = torch.cat(ours, 1).double(), torch.cat(theirs, 1).double()
+        angles.append(angle(delta, true).nanmean().cpu())
+        ratios.append((delta.norm() / true.norm()).cpu())
+    return xr.Dataset(
+        {
+            "delta_angle": _per_layer(layers, torch.stack(angles), "delta_angle", "angle of δ to backprop's", "degree"),
+            "delta_norm_ratio": _per_layer(
+                layers, torch.stack(ratios), "delta_norm_ratio", "norm of δ over norm of backprop's", "1"
+            ),
+        }
+    )
+
+
+def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
+    def hook(_layer: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        calls.append(out)
+        return out.clone()  # a ReLU that works in place would otherwise make `out` its own output
+
+    return hook
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Leave BatchNorm's statistics, the parameters' demand for gradients and the random streams as they were."""
+    tracking = [m for m in model.modules() if getattr(m, "track_running_stats", False) and m.training]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
+        for module in tracking:
+            module.track_running_stats = False  # normalise with the batch, as in training, and keep no account of it
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for module in tracking:
+                module.track_running_stats = True
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
+def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:
+    layers = feedback_layers(model)
+    if not layers:
+        raise WtkitError("the model has no feedback layers; convert it first: wtkit.convert(model, method)")
+    return layers
+
+
+def _per_layer(layers: dict[str, FeedbackLayer], values: Tensor, name: str, long_name: str, units: str) -> xr.DataArray:
+    return xr.DataArray(
+        np.asarray(values.detach().cpu(), dtype=np.float64),
+        dims="layer",
+        coords={"layer": list(layers)},
+        name=name,
+        attrs={"long_name": long_name, "units": units},
+    )

@@ -1,0 +1,264 @@
+"""What a run is, and how an experiment file becomes runs. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from . import methods
+from .errors import WtkitError
+from .settings import frozen, known, validated
+
+NUMERICS = 1
+"""Raised whenever a change to wtkit changes the results of a run, so that the pipeline trains anew."""
+
+DATA_SETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder")
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@frozen
+class RunConfig:
+    """One training run: everything that its numbers depend on.
+
+    Attributes:
+        method: one of the methods in :mod:`wtkit.methods`.
+        options: the method's own hyper-parameters.
+        variant: a word that tells two sets of options of one method apart; empty for the main one.
+        network: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
+        norm_order: ``relu_bn``, BatchNorm after the ReLU as in the paper, or ``bn_relu``.
+        stem: ``imagenet`` or ``small``.
+        data: name of the data set.
+        data_root: the folder that holds data sets, or, for ``image_folder``, the folder with ``train`` and ``val``.
+        image_size: height and width that images are brought to, in pixels; None for the data set's own.
+        augment: ``none``, ``crop`` (random shifts) or ``crop_flip``; for ``imagenet`` and ``image_folder``
+            ``crop_flip`` is a random resized crop with a flip; None for the data set's own.
+        evaluate_on: ``test``, or ``validation``: a fifth of the training images, held out, for choosing settings.
+        seed: fixes everything that is drawn.
+        epochs: passes through the training images.
+        batch_size: images a step. The last, smaller batch of an epoch is left out.
+        lr: η_W, the peak learning rate.
+        momentum: of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: λ as PyTorch has it: a step takes lr · weight_decay · W from W, and from a B that learns with
+            it, while λ in the paper is absolute, so λ = lr · weight_decay (with momentum m, λ/(1−m) in effect; see
+            :func:`decay_exponent`). Biases and BatchNorm do not decay.
+        schedule: ``step``, or ``cosine`` to zero over the whole run.
+        lr_drops: epochs at whose start a step schedule multiplies the learning rate by ``lr_drop_factor``.
+        lr_drop_factor: that factor.
+        warmup_epochs: epochs over which the learning rate rises linearly to ``lr``.
+        label_smoothing: of the cross-entropy.
+        precision: ``float32``, or ``bf16`` or ``fp16`` by autocast.
+        angles_every: epochs between two records of the angles; the first and last epochs are always recorded.
+        delta_examples: held-out examples for the δ angles.
+        compile: whether to run the network through ``torch.compile``.
+        workers: processes that decode images, for data that is not held in memory.
+    """
+
+    method: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    variant: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
+    network: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet18"
+    norm_order: Literal["relu_bn", "bn_relu"] = "relu_bn"
+    stem: Literal["imagenet", "small"] = "imagenet"
+    data: Literal[DATA_SETS] = "digits"  # type: ignore[valid-type]
+    data_root: str = "data"
+    image_size: Positive | None = None
+    augment: Literal["none", "crop", "crop_flip"] | None = None
+    evaluate_on: Literal["test", "validation"] = "test"
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Positive = 10
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Share = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    schedule: Literal["step", "cosine"] = "step"
+    lr_drops: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    lr_drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Share = 0.0
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    angles_every: Positive = 1
+    delta_examples: Annotated[int, Field(ge=2)] = 64
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] = 4
+
+    def __post_init__(self) -> None:
+        methods.load(self.method, **self.options)
+        if self.nesterov and self.momentum == 0:
+            raise WtkitError("setting 'nesterov': needs a momentum above 0")
+
+    @property
+    def name(self) -> str:
+        """The run's folder: ``resnet18-relu_bn-weight_mirror-seed0``, the variant behind the method."""
+        method = f"{self.method}-{self.variant}" if self.variant else self.method
+        return f"{self.network}-{self.norm_order}-{method}-seed{self.seed}"
+
+    @property
+    def revision(self) -> str:
+        """A text that changes with any setting, and with the numerics of wtkit itself."""
+        return json.dumps({"numerics": NUMERICS} | dataclasses.asdict(self), sort_keys=True)
+
+    def arguments(self) -> list[str]:
+        """The command line of ``wtkit train`` that makes this run: the settings that differ from their defaults."""
+        words = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "options":
+                words += [f"--option={key}={json.dumps(option)}" for key, option in sorted(value.items())]
+            elif field.default is dataclasses.MISSING or value != field.default:
+                words.append(f"--{field.name.replace('_', '-')}={_typed(value)}")
+        return words
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def run_config(settings: Mapping[str, Any]) -> RunConfig:
+    """A validated :class:`RunConfig`.
+
+    Raises:
+        WtkitError: naming the first unknown key or refused value, what is accepted, and the nearest match.
+    """
+    return validated(RunConfig, settings, "setting")
+
+
+def learning_rate(config: RunConfig, epoch: float) -> float:
+    """η_W at a moment of training, counted in epochs from 0 at the start: warm-up, then the schedule."""
+    import math
+
+    if epoch < config.warmup_epochs:
+        return config.lr * epoch / config.warmup_epochs
+    if config.schedule == "cosine":
+        done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
+        return config.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return config.lr * config.lr_drop_factor ** sum(epoch >= drop for drop in config.lr_drops)
+
+
+def decay_exponent(config: RunConfig, steps_per_epoch: int) -> float:
+    """How many e-foldings Kolen–Pollack's mismatch ‖W − Bᵀ‖ falls by over the run: Σ lr · weight_decay / (1 − m).
+
+    The one place that converts between PyTorch's weight decay and the paper's λ = lr · weight_decay.
+    """
+    steps = config.epochs * steps_per_epoch
+    total = sum(learning_rate(config, step / steps_per_epoch) for step in range(steps))
+    return total * config.weight_decay / (1 - config.momentum)
+
+
+# --------------------------------------------------------------------------------------------------- experiments
+
+_AXES = ("methods", "networks", "norm_orders", "seeds")
+_KEYS = (*_AXES, "settings", "overrides")
+_MATCHES = ("method", "variant", "network", "norm_order")
+
+
+def expand(path: str | Path) -> list[RunConfig]:
+    """The runs of an experiment file: methods × networks × norm orders × seeds, with settings and overrides.
+
+    The file is YAML with the keys ``methods`` (names, or ``name:variant``), ``networks``, ``norm_orders``, ``seeds``,
+    ``settings`` for all runs, and ``overrides``: a list of ``{match: …, set: …}``, applied in order to the runs that
+    match. An override sets settings, and may give the matching method or network its own ``norm_orders`` or ``seeds``.
+
+    Raises:
+        WtkitError: naming file and key, for anything that is not so; for an override that matches no run, and for two
+            runs of one name.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        others = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        raise WtkitError(f"no experiment file {path}; experiments in {path.parent}: {', '.join(others)}") from None
+    except yaml.YAMLError as error:
+        raise WtkitError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return _expand(content)
+    except WtkitError as error:
+        raise WtkitError(f"{path}: {error}") from None
+
+
+def _expand(content: Any) -> list[RunConfig]:
+    if not isinstance(content, dict):
+        raise WtkitError(f"expected a mapping with the keys {', '.join(_KEYS)}")
+    for key in content:
+        known(str(key), _KEYS, "key")
+    base = {"norm_orders": ["relu_bn"], "seeds": [0]} | content
+    for axis in _AXES:
+        _check_axis(axis, base.get(axis))
+    settings = _mapping("settings", content.get("settings") or {})
+    overrides = [_override(entry) for entry in _list("overrides", content.get("overrides") or [])]
+
+    used: set[int] = set()
+    runs: dict[str, RunConfig] = {}
+    for choice, network in itertools.product(base["methods"], base["networks"]):
+        method, _, variant = str(choice).partition(":")
+        who = {"method": method, "variant": variant, "network": network}
+        axes = {axis: base[axis] for axis in ("norm_orders", "seeds")}
+        for _, change in _matching(overrides, who, used):
+            axes |= {key: value for key, value in change.items() if key in axes}
+        for norm_order, seed in itertools.product(axes["norm_orders"], axes["seeds"]):
+            values = dict(settings) | who | {"norm_order": norm_order, "seed": seed}
+            options: dict[str, Any] = {}
+            for _, change in _matching(overrides, who | {"norm_order": norm_order}, used):
+                options |= _mapping("options", change.get("options") or {})
+                values |= {key: value for key, value in change.items() if key not in (*axes, "options")}
+            run = run_config(values | {"options": options})
+            if run.name in runs:
+                raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
+            runs[run.name] = run
+    for number, (match, _) in enumerate(overrides):
+        if number not in used:
+            raise WtkitError(f"override {number + 1} matches no run: {match}")
+    return list(runs.values())
+
+
+def _matching(overrides: list, who: Mapping[str, str], used: set[int]) -> Iterator[tuple[dict, dict]]:
+    for number, (match, change) in enumerate(overrides):
+        if all(who.get(key, value) == value for key, value in match.items()):
+            used.add(number)
+            yield match, change
+
+
+def _override(entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    entry = _mapping("overrides", entry)
+    for key in entry:
+        known(str(key), ("match", "set"), "key of an override")
+    match, change = _mapping("match", entry.get("match")), _mapping("set", entry.get("set"))
+    for key in match:
+        known(str(key), _MATCHES, "key of 'match'")
+    names = [field.name for field in dataclasses.fields(RunConfig)]
+    for key in change:
+        known(str(key), [*(n for n in names if n not in (*_MATCHES, "seed")), "norm_orders", "seeds"], "key of 'set'")
+    for axis in ("norm_orders", "seeds"):
+        if axis in change:
+            _check_axis(axis, change[axis])
+    return match, change
+
+
+def _check_axis(axis: str, values: Any) -> None:
+    if not isinstance(values, list) or not values:
+        raise WtkitError(f"{axis!r}: expected a list that is not empty, got {values!r}")
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WtkitError(f"{key!r}: expected a mapping, got {value!r}")
+    return value
+
+
+def _list(key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise WtkitError(f"{key!r}: expected a list, got {value!r}")
+    return value

@@ -1,0 +1,376 @@
+"""Data sets: small ones in memory and augmented in whole batches, large ones streamed from folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import RunConfig
+from .errors import WtkitError
+from .layers import stream_seed
+
+Batch = tuple[Tensor, Tensor]
+IN_MEMORY_PIXELS = 64  # folders of images brought to this side or less are held in memory
+
+
+class Data(ABC):
+    """Training and held-out images of one run, as batches of normalised images (N, 3, H, W) and labels (N,)."""
+
+    num_classes: int
+
+    @abstractmethod
+    def train_batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+        """One pass in random order, augmented; the same for the same seed and epoch. Drops the last, partial batch."""
+
+    @abstractmethod
+    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
+        """All held-out images in order, not augmented."""
+
+    @abstractmethod
+    def held_out_examples(self, number: int) -> Batch:
+        """Up to ``number`` held-out images, spread evenly over all of them."""
+
+    @abstractmethod
+    def steps(self, batch_size: int) -> int:
+        """Batches in an epoch."""
+
+
+def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
+    """The data set that ``config`` names, with its augmentation and its held-out part.
+
+    Raises:
+        WtkitError: if the data are missing (saying where to get them, where to put them, and the command), or an image
+            cannot be decoded (naming it), or a batch is larger than the training set.
+    """
+    data = _LOADERS[config.data](config, torch.device(device))
+    if data.steps(config.batch_size) < 1:
+        raise WtkitError(f"setting 'batch_size': {config.batch_size} is more than the training images; choose a smaller")
+    return data
+
+
+# ----------------------------------------------------------------------------------------------------- in memory
+
+
+@dataclasses.dataclass
+class InMemory(Data):
+    """Images as uint8 on the training device.
+
+    Attributes:
+        images, labels: for training, (N, 3, H, W) and (N,).
+        held_out, held_out_labels: likewise.
+        shift: how far a crop moves an image at most, in pixels.
+    """
+
+    images: Tensor
+    labels: Tensor
+    held_out: Tensor
+    held_out_labels: Tensor
+    num_classes: int
+    shift: int
+    flip: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        pixels = self.images.float()
+        self.mean = pixels.mean((0, 2, 3), keepdim=True)
+        self.std = pixels.std((0, 2, 3), keepdim=True).clamp_min(1.0)
+        p = self.shift
+        height, width = self.images.shape[2:]
+        # every shift of every image, as a view: one gather then crops a whole batch, each image its own way
+        self.crops = F.pad(self.images, (p, p, p, p)).unfold(2, height, 1).unfold(3, width, 1)
+
+    def steps(self, batch_size: int) -> int:
+        return len(self.images) // batch_size
+
+    def train_batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+        device = self.images.device
+        generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "data", epoch))
+        order = torch.randperm(len(self.images), generator=generator, device=device)
+        for step in range(self.steps(batch_size)):
+            chosen = order[step * batch_size : (step + 1) * batch_size]
+            down, right = torch.randint(2 * self.shift + 1, (2, batch_size), generator=generator, device=device)
+            x = self.crops[chosen, :, down, right]
+            if self.flip:
+                mirrored = torch.rand(batch_size, 1, 1, 1, generator=generator, device=device) < 0.5
+                x = torch.where(mirrored, x.flip(3), x)
+            yield self._normalise(x), self.labels[chosen]
+
+    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
+        for x, labels in zip(self.held_out.split(batch_size), self.held_out_labels.split(batch_size), strict=True):
+            yield self._normalise(x), labels
+
+    def held_out_examples(self, number: int) -> Batch:
+        chosen = _spread(len(self.held_out), number)
+        return self._normalise(self.held_out[chosen]), self.held_out_labels[chosen]
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+def _in_memory(
+    config: RunConfig, device: torch.device, train: Batch, test: Batch, num_classes: int, *, augment: str
+) -> InMemory:
+    images, labels = train
+    held_out, held_out_labels = test
+    if config.evaluate_on == "validation":
+        kept, aside = _validation_split(labels.tolist())
+        held_out, held_out_labels = images[aside], labels[aside]
+        images, labels = images[kept], labels[kept]
+    augment = config.augment or augment
+    return InMemory(
+        images.to(device),
+        labels.to(device),
+        held_out.to(device),
+        held_out_labels.to(device),
+        num_classes,
+        shift=0 if augment == "none" else images.shape[-1] // 8,
+        flip=augment == "crop_flip",
+        seed=config.seed,
+    )
+
+
+def _validation_split(labels: list[int]) -> tuple[list[int], list[int]]:
+    """Indices to train on and indices held out: a stratified fifth, the same for every run."""
+    from sklearn.model_selection import train_test_split
+
+    kept, aside = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    return sorted(kept), sorted(aside)
+
+
+def _spread(total: int, number: int) -> Tensor:
+    return torch.linspace(0, total - 1, min(number, total)).round().long()
+
+
+def _digits(config: RunConfig, device: torch.device) -> Data:
+    """scikit-learn's 1,797 scans of 8×8 pixels and 17 grey levels; a fixed stratified fifth of them is the test set."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    size = config.image_size or 32
+    grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
+    images = F.interpolate(grey, size=(size, size), mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
+    labels = torch.from_numpy(digits.target).long()
+    train, test = train_test_split(range(len(labels)), test_size=360, stratify=digits.target, random_state=0)
+    parts = [(images[part], labels[part]) for part in (sorted(train), sorted(test))]
+    return _in_memory(config, device, *parts, 10, augment="crop")
+
+
+def _cifar(config: RunConfig, device: torch.device) -> Data:
+    import torchvision
+
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[config.data]
+    parts = []
+    for train in (True, False):
+        try:
+            part = kind(config.data_root, train=train)
+        except RuntimeError:
+            raise WtkitError(
+                f"no {config.data} in {config.data_root}/; fetch it with: "
+                f"wtkit data {config.data} --data-root {config.data_root}"
+            ) from None
+        images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
+        parts.append((_resized(images, config.image_size), torch.tensor(part.targets)))
+    return _in_memory(config, device, *parts, len(part.classes), augment="crop_flip")
+
+
+def _resized(images: Tensor, size: int | None) -> Tensor:
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
+
+
+# ------------------------------------------------------------------------------------------------ folders of images
+
+Sample = tuple[Path, int]
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+
+
+def _folder(root: Path, how: str) -> tuple[list[Sample], list[Sample], int]:
+    """Samples of ``root/train/<class>/…`` and ``root/val/<class>/…``, and the number of classes."""
+    classes = sorted(p.name for p in root.glob("train/*") if p.is_dir())
+    if not classes or not (root / "val").is_dir():
+        raise WtkitError(f"no images in {root}/: expected train/<class>/ and val/<class>/; {how}")
+    parts = []
+    for part in ("train", "val"):
+        found = [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in sorted((root / part / name).rglob("*"))
+            if path.suffix.lower() in _SUFFIXES
+        ]
+        if not found:
+            raise WtkitError(f"no images in {root / part}/: expected <class>/*.jpg for the classes of train/")
+        parts.append(found)
+    return parts[0], parts[1], len(classes)
+
+
+def _imagenet(config: RunConfig, device: torch.device) -> Data:
+    how = (
+        "get ILSVRC2012 from https://image-net.org (free registration), unpack it there with one folder a class, "
+        f"or link it: ln -s /where/it/is {config.data_root}/imagenet"
+    )
+    return Streamed(config, device, *_folder(Path(config.data_root, "imagenet"), how), size=config.image_size or 224)
+
+
+def _image_folder(config: RunConfig, device: torch.device) -> Data:
+    how = "put your images there, or name another folder with data_root"
+    train, test, num_classes = _folder(Path(config.data_root), how)
+    if config.image_size and config.image_size <= IN_MEMORY_PIXELS:
+        parts = [_decoded(part, config.image_size) for part in (train, test)]
+        return _in_memory(config, device, *parts, num_classes, augment="crop_flip")
+    return Streamed(config, device, train, test, num_classes, size=config.image_size or 224)
+
+
+def _tiny_imagenet(config: RunConfig, device: torch.device) -> Data:
+    """The layout of the official archive: train/<wnid>/images/*.JPEG, val/images/*.JPEG and val_annotations.txt."""
+    found = sorted(Path(config.data_root).glob("tiny-imagenet-*/wnids.txt"))
+    if not found:
+        raise WtkitError(
+            f"no tiny-imagenet-*/wnids.txt in {config.data_root}/; get and unpack it with: "
+            f"curl -LO http://cs231n.stanford.edu/tiny-imagenet-200.zip && unzip -q tiny-imagenet-200.zip "
+            f"-d {config.data_root}"
+        )
+    root = found[0].parent
+    label_of = {wnid: label for label, wnid in enumerate(sorted(found[0].read_text().split()))}
+    train = [(p, label) for w, label in label_of.items() for p in sorted((root / "train" / w / "images").glob("*.*"))]
+    annotations = (line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines())
+    test = [(root / "val" / "images" / name, label_of[wnid]) for name, wnid, *_ in annotations]
+    parts = [_decoded(part, config.image_size or 64) for part in (train, test)]
+    return _in_memory(config, device, *parts, len(label_of), augment="crop_flip")
+
+
+def _decode(path: Path) -> Tensor:
+    """(3, H, W) of uint8.
+
+    Raises:
+        WtkitError: naming the file, if it is missing or damaged.
+    """
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        return decode_image(str(path), ImageReadMode.RGB)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise WtkitError(f"cannot read the image {path}: {reason}; replace or remove it") from None
+
+
+def _decoded(samples: list[Sample], size: int) -> Batch:
+    """All of ``samples`` in memory: images (N, 3, size, size) of uint8, and labels."""
+    from tqdm import tqdm
+
+    images = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
+    for i, (path, _) in enumerate(tqdm(samples, "decoding images", disable=None, leave=False)):
+        images[i] = _resized(_decode(path)[None], size)[0]
+    return images, torch.tensor([label for _, label in samples])
+
+
+class Streamed(Data):
+    """Images decoded by worker processes as they are needed, cropped and flipped one by one, normalised on the device."""
+
+    def __init__(
+        self, config: RunConfig, device: torch.device, train: list[Sample], test: list[Sample], num_classes: int, size: int
+    ) -> None:
+        from torchvision.transforms import v2
+
+        if config.evaluate_on == "validation":
+            kept, aside = _validation_split([label for _, label in train])
+            train, test = [train[i] for i in kept], [train[i] for i in aside]
+        self.train, self.test, self.num_classes = train, test, num_classes
+        self.device, self.workers, self.seed = device, config.workers, config.seed
+        whole = v2.Compose([v2.Resize(math.ceil(size / 0.875), antialias=True), v2.CenterCrop(size)])
+        augmented = {
+            "none": whole,
+            "crop": v2.RandomResizedCrop(size, antialias=True),
+            "crop_flip": v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]),
+        }
+        self.for_training, self.for_testing = augmented[config.augment or "crop_flip"], whole
+        # of ImageNet's training images, as torchvision's references have them
+        self.mean = 255 * torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1)
+        self.std = 255 * torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1)
+
+    def steps(self, batch_size: int) -> int:
+        return len(self.train) // batch_size
+
+    def train_batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "data", epoch))
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        samples = [self.train[i] for i in order[: self.steps(batch_size) * batch_size]]
+        return self._batches(samples, self.for_training, batch_size, generator)
+
+    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
+        return self._batches(self.test, self.for_testing, batch_size, torch.Generator())
+
+    def held_out_examples(self, number: int) -> Batch:
+        samples = [self.test[i] for i in _spread(len(self.test), number).tolist()]
+        return next(self._batches(samples, self.for_testing, len(samples), torch.Generator()))
+
+    def _batches(self, samples: list[Sample], transform, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        from torch.utils.data import DataLoader
+
+        loader = DataLoader(
+            _Images(samples, transform, int(torch.randint(2**62, (), generator=generator))),
+            batch_size,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=generator,
+        )
+        try:
+            for images, labels in loader:
+                x = images.to(self.device, non_blocking=True)
+                x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+                yield x, labels.to(self.device, non_blocking=True)
+        except WtkitError as error:  # a worker's comes wrapped in the worker's traceback
+            raise WtkitError(str(error).strip().splitlines()[-1].rpartition("WtkitError: ")[2]) from None
+
+
+class _Images(torch.utils.data.Dataset):
+    """Decodes and transforms one image; what it draws depends on the seed and the image's place, not on the worker."""
+
+    def __init__(self, samples: list[Sample], transform, seed: int) -> None:
+        self.samples, self.transform, self.seed = samples, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
+        with torch.random.fork_rng([]):
+            torch.manual_seed(stream_seed(self.seed, index))
+            return self.transform(_decode(path)), label
+
+
+_LOADERS = {
+    "digits": _digits,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "tiny_imagenet": _tiny_imagenet,
+    "imagenet": _imagenet,
+    "image_folder": _image_folder,
+}
+
+
+def fetch(name: str, root: str) -> str:
+    """Download ``cifar10`` or ``cifar100`` through torchvision; returns a sentence that says where it is.
+
+    Raises:
+        WtkitError: if it cannot be downloaded, or the set is not one that may be downloaded without asking.
+    """
+    import torchvision
+
+    kinds = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
+    if name not in kinds:
+        load(RunConfig(method="backprop", data=name, data_root=root, batch_size=2))  # says how to get it, if missing
+        return f"{name} is in place."
+    try:
+        kinds[name](root, download=True)
+    except OSError as error:
+        raise WtkitError(f"cannot download {name}: {error}; check the connection and try again") from None
+    return f"{name} is in {root}/."

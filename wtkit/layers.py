@@ -1,0 +1,467 @@
+"""Layers whose error signal has a path of its own, and :func:`convert`, which gives them to any network.
+
+A layer is three maps, and every equation of the paper is written with them:
+
+    W y      the forward path, eq. 1
+    Mᵀ δ     the feedback path: eq. 2 with M = W, eq. 3 with M = B
+    δ yᵀ     the product that W learns by, eqs. 4, 16 and 17
+
+:class:`LinearMaps` and :class:`ConvMaps` are these maps for the two kinds of layer; everything else is shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import weakref
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from . import methods
+from .errors import WtkitError
+from .methods import Method
+from .settings import nearest
+
+# --------------------------------------------------------------------------------------------------- the three maps
+
+
+class LinearMaps(NamedTuple):
+    """The maps of a fully connected layer. Shapes: y (..., in), W and M (out, in), δ (..., out), bias (out,)."""
+
+    def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(y, W, bias)
+
+    def backward(self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
+        """(Mᵀ δ, δ yᵀ, Σ δ), each where ``needs`` asks for it."""
+        rows = delta.reshape(-1, delta.shape[-1])
+        return (
+            delta @ M if needs[0] else None,
+            rows.T @ y.reshape(-1, y.shape[-1]) if needs[1] else None,
+            rows.sum(0) if needs[2] else None,
+        )
+
+
+class ConvMaps(NamedTuple):
+    """The maps of a 2-d convolution with zero padding. Shapes: y (N, in, H, W), W and M (out, in/groups, kh, kw)."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
+        taps, padding = self._taps(y, W)
+        return F.conv2d(y, W[taps], bias, self.stride, padding, self.dilation, self.groups)
+
+    def backward(self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
+        """(Mᵀ δ, δ yᵀ, Σ δ), each where ``needs`` asks for it: one call, whatever M is."""
+        taps, padding = self._taps(y, M)
+        used = M[taps]
+        below, product, total = torch.ops.aten.convolution_backward(
+            delta, y, used, [M.shape[0]], self.stride, padding, self.dilation, False, [0, 0], self.groups, list(needs)
+        )
+        if needs[1] and used.shape != M.shape:
+            whole = torch.zeros_like(M)
+            whole[taps] = product
+            product = whole
+        return below, product, total
+
+    def _taps(self, y: Tensor, W: Tensor) -> tuple[Any, tuple[int, int]]:
+        """The kernel's taps that touch y at all, and the padding left for them.
+
+        On a map smaller than the kernel (a 3×3 kernel on the 1×1 maps at the end of a ResNet) most taps only ever
+        meet padding. To leave them out changes no result, and halves the time of a step on small images.
+        """
+        rows, top = _used_taps(y.shape[2], W.shape[2], self.stride[0], self.padding[0], self.dilation[0])
+        columns, left = _used_taps(y.shape[3], W.shape[3], self.stride[1], self.padding[1], self.dilation[1])
+        if rows == slice(0, W.shape[2]) and columns == slice(0, W.shape[3]):
+            return ..., self.padding
+        return (slice(None), slice(None), rows, columns), (top, left)
+
+
+def _used_taps(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[slice, int]:
+    """The range of a kernel's taps that meet ``size`` inputs, in one dimension, and the padding to use with it."""
+
+    def outputs(taps: int, padding: int) -> int:
+        return (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+
+    wanted = outputs(kernel, padding)
+    low, high = 0, kernel
+    while low < kernel - 1 and (wanted - 1) * stride + low * dilation < padding:  # even the last output starts below 0
+        low += 1
+    while high > low + 1 and (high - 1) * dilation - padding >= size:  # even the first output reaches past the end
+        high -= 1
+    left = padding - low * dilation
+    if left < 0 or outputs(high - low, left) != wanted:
+        return slice(0, kernel), padding
+    return slice(low, high), left
+
+
+# ---------------------------------------------------------------------------------------------------- engaged mode
+
+_deltas_of_backprop = False
+
+
+@contextlib.contextmanager
+def deltas_of_backprop() -> Iterator[None]:
+    """Within, the backward pass of every feedback layer sends δ through W, on a graph that is already there.
+
+    The choice is made at backward time; a compiled backward has it burnt in, so measure on the uncompiled module.
+    """
+    global _deltas_of_backprop
+    before, _deltas_of_backprop = _deltas_of_backprop, True
+    try:
+        yield
+    finally:
+        _deltas_of_backprop = before
+
+
+class Engaged(torch.autograd.Function):
+    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ for whoever learns by it."""
+
+    @staticmethod
+    def forward(ctx, y, W, B, bias, maps):
+        ctx.save_for_backward(y, W, B)
+        ctx.maps = maps
+        return maps.apply_weights(y, W, bias)
+
+    @staticmethod
+    def backward(ctx, delta):
+        y, W, B = ctx.saved_tensors
+        for_y, for_W, for_B, for_bias, _ = ctx.needs_input_grad
+        M = W if _deltas_of_backprop else B
+        below, product, total = ctx.maps.backward(delta, y, M, (for_y, for_W or for_B, for_bias))
+        # eq. 18: what B learns by is what W learns by
+        return below, product if for_W else None, product if for_B else None, total, None
+
+
+class FeedbackLayer(nn.Module):
+    """What the two kinds of layer share. Made by :func:`convert`, never by a constructor.
+
+    Attributes:
+        method: the :class:`~wtkit.methods.Method` that it follows.
+        feedback: what the method keeps for the feedback path: a parameter where B learns in engaged mode, otherwise
+            a buffer, or None.
+        is_output: whether it is the network's last layer.
+        mirror_count: mirror steps taken so far, by which its noise is keyed.
+    """
+
+    method: Method
+    feedback: Tensor | None
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    is_output: bool
+    seed: int
+    mirror_count: int
+
+    @property
+    def B(self) -> Tensor:
+        """What δ travels through, in the shape of ``weight``: for backprop ``weight`` itself."""
+        return self.method.feedback_weights(self.weight, self.feedback)
+
+    @property
+    @abstractmethod
+    def maps(self) -> LinearMaps | ConvMaps:
+        """The layer's three maps."""
+
+    def engaged(self, y: Tensor) -> Tensor:
+        """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input shape."""
+        W, bias = self.weight, self.bias
+        B = self.B if self.method.learns_engaged else self.B.detach()  # B asks for a gradient only if it learns by it
+        device = y.device.type
+        if not torch.is_autocast_enabled(device):
+            return Engaged.apply(y, W, B, bias, self.maps)
+        # cast in sight of autograd, so that gradients come back in the parameters' own precision
+        dtype = torch.get_autocast_dtype(device)
+        y, W, B = y.to(dtype), W.to(dtype), B.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return Engaged.apply(y, W, B, bias, self.maps)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, method={self.method.name}"
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        # a plain checkpoint says nothing of the feedback path, which then stays as it is
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        with contextlib.suppress(ValueError):
+            missing.remove(f"{prefix}feedback")
+
+    def __setstate__(self, state):  # reached by copy.deepcopy and by unpickling
+        super().__setstate__(state)
+        _watch(self)
+
+
+class FeedbackLinear(FeedbackLayer, nn.Linear):
+    """``nn.Linear`` with a feedback path of its own."""
+
+    @property
+    def maps(self) -> LinearMaps:
+        return LinearMaps()
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.engaged(y) if torch.is_grad_enabled() else super().forward(y)
+
+
+class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
+    """``nn.Conv2d`` with a feedback path of its own."""
+
+    @property
+    def maps(self) -> ConvMaps:
+        padding = (0, 0) if self._pads_first else self._symmetric_padding
+        return ConvMaps(self.stride, padding, self.dilation, self.groups)
+
+    def forward(self, y: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(y)
+        if y.dim() == 3:  # one image without a batch dimension
+            return self.forward(y[None])[0]
+        if self._pads_first:
+            # values that are not zero, or unequal ends, are no part of the convolution: autograd sends δ past them
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
+        return self.engaged(y)
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        return top, bottom, left, right
+
+    @property
+    def _symmetric_padding(self) -> tuple[int, int]:
+        return self._ends[0], self._ends[2]
+
+    @property
+    def _pads_first(self) -> bool:
+        top, bottom, left, right = self._ends
+        return self.padding_mode != "zeros" or top != bottom or left != right
+
+
+TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {nn.Linear: FeedbackLinear, nn.Conv2d: FeedbackConv2d}
+PLAIN = {twin: plain for plain, twin in TWINS.items()}
+
+# ------------------------------------------------------------------------------------- B and W in one optimizer
+
+_learning: weakref.WeakSet[FeedbackLayer] = weakref.WeakSet()
+
+
+def _watch(layer: FeedbackLayer) -> None:
+    """Have every optimizer's step checked against ``layer``, if its B learns with W."""
+    if getattr(layer, "method", None) is not None and layer.method.learns_engaged:
+        _learning.add(layer)
+
+
+def _refuse_unequal_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Refuse an optimizer step that would move W and B of one layer by different rules."""
+    if not _learning:
+        return
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for layer in list(_learning):
+        W, B = layer.weight, layer.feedback
+        if B is None or W.grad is None or not ({id(W), id(B)} & group_of.keys()):
+            continue
+        for_W, for_B = group_of.get(id(W)), group_of.get(id(B))
+        if for_W is None or for_B is None:
+            given, other = ("weight", "feedback") if for_B is None else ("feedback", "weight")
+            raise WtkitError(
+                f"{layer.method.name}: the optimizer was given {given!r} of {_sketch(layer)} without {other!r}, so B "
+                f"would not follow W; give it all of model.parameters(), taken after wtkit.convert"
+            )
+        differing = [
+            key for key in for_W if key != "params" and for_W is not for_B and not _same(for_W[key], for_B.get(key))
+        ]
+        if differing:
+            raise WtkitError(
+                f"{layer.method.name}: 'weight' and 'feedback' of {_sketch(layer)} are in parameter groups with "
+                f"different {', '.join(differing)}; put both in one group"
+            )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a is b or a == b)
+
+
+def _sketch(layer: nn.Module) -> str:
+    return f"{type(layer).__name__}{tuple(layer.weight.shape)}"
+
+
+register_optimizer_step_pre_hook(_refuse_unequal_step)
+
+# --------------------------------------------------------------------------------------------------- conversion
+
+# Modules whose parameters only scale and shift single elements, or look rows up: no error signal is mixed by them.
+_ELEMENTWISE = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+
+
+def convert(
+    model: nn.Module,
+    method: str | Method,
+    *,
+    seed: int | None = None,
+    backprop: Sequence[str] = (),
+    **options: Any,
+) -> nn.Module:
+    """Turn every ``nn.Linear`` and ``nn.Conv2d`` of ``model`` into its feedback twin, in place.
+
+    Weights, device, dtype, hooks and ``state_dict`` names stay; a layer that keeps something for its feedback path
+    adds ``<layer>.feedback`` to the ``state_dict``, which a checkpoint may lack. Take ``model.parameters()`` for the
+    optimizer afterwards: Kolen–Pollack's B is among them. A converted model may be converted again.
+
+    Args:
+        model: any module, a bare layer included.
+        method: a method's name, or a :class:`~wtkit.methods.Method`.
+        seed: of the feedback path's own random streams; by default ``torch.initial_seed()``. No seed draws B like W.
+        backprop: names of modules or parameters that stay on backprop, with all inside; ``*`` matches any text.
+        options: hyper-parameters of the method, if it is given by name.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        WtkitError: for an unknown method or option; for a module that cannot be treated and that carries weights
+            an error signal travels through; for a pattern in ``backprop`` that matches nothing.
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(8, 2), "kolen_pollack")
+        >>> model.B.shape == model.weight.shape
+        True
+    """
+    if isinstance(method, str):
+        method = methods.load(method, **options)
+    elif options:
+        raise WtkitError(f"options {', '.join(options)} given beside a Method; put them in its constructor")
+    seed = torch.initial_seed() if seed is None else seed
+
+    chosen = _choose(model, backprop)
+    if method.learns_engaged:
+        _refuse_shared(chosen)
+    for position, (name, layer) in enumerate(chosen.items()):
+        plain = PLAIN.get(type(layer), type(layer))
+        _strip(layer)
+        layer.__class__ = TWINS[plain]
+        layer.method = method
+        layer.seed = stream_seed(seed, "layer", name)
+        layer.is_output = position == len(chosen) - 1
+        layer.mirror_count = 0
+        kept = method.initial(layer.weight.detach(), torch.Generator().manual_seed(stream_seed(layer.seed, "feedback")))
+        if method.learns_engaged:
+            layer.register_parameter("feedback", nn.Parameter(kept, requires_grad=layer.weight.requires_grad))
+        else:
+            layer.register_buffer("feedback", kept)
+        _watch(layer)
+    return model
+
+
+def export(model: nn.Module) -> nn.Module:
+    """A plain copy of ``model``: torch's own layers, no B, the same weights. ``model`` stays as it is."""
+    plain = copy.deepcopy(unwrap(model))
+    for layer in feedback_layers(plain).values():
+        _strip(layer)
+        layer.__class__ = PLAIN[type(layer)]
+    return plain
+
+
+def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
+    """The converted layers of ``model`` by module name, in the order of registration: from the input up.
+
+    ``model`` may be wrapped by ``torch.compile``, DistributedDataParallel or DataParallel.
+    """
+    return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, FeedbackLayer)}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``, DistributedDataParallel and DataParallel, however nested."""
+    while True:
+        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def stream_seed(*key: Any) -> int:
+    """A seed for a random stream of its own, the same for the same key on every machine: 63 bits of SHA-256."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
+
+
+def _strip(layer: nn.Module) -> None:
+    """Forget a former conversion."""
+    if isinstance(layer, FeedbackLayer):
+        _learning.discard(layer)
+        layer._buffers.pop("feedback", None)
+        layer._parameters.pop("feedback", None)
+        for attribute in ("method", "seed", "is_output", "mirror_count"):
+            delattr(layer, attribute)
+
+
+def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:
+    """The layers to convert, by name; raises for what can neither be converted nor left alone."""
+    unmatched = set(backprop)
+    exempt: list[str] = []
+
+    def stays(name: str) -> bool:
+        hits = {pattern for pattern in backprop if fnmatch(name, pattern)}
+        unmatched.difference_update(hits)
+        return bool(hits) or any(name.startswith(f"{module}.") for module in exempt)
+
+    chosen: dict[str, nn.Module] = {}
+    for name, module in unwrap(model).named_modules():
+        if stays(name):
+            exempt.append(name)
+        elif (type(module) in TWINS or type(module) in PLAIN) and "weight" in module._parameters:
+            chosen[name] = module
+        elif not isinstance(module, _ELEMENTWISE):
+            for own, parameter in module.named_parameters(recurse=False):
+                full = f"{name}.{own}" if name else own
+                if not stays(full) and _mixes(parameter):
+                    raise _untreatable(name, module, f"{own!r} carries weights that δ may travel through")
+    if unmatched:
+        pattern = sorted(unmatched)[0]
+        names = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
+        raise WtkitError(f"backprop: {pattern!r} matches no module or parameter of the model{nearest(pattern, names)}")
+    return chosen
+
+
+def _mixes(parameter: Tensor) -> bool:
+    """Whether a parameter might be multiplied with a vector of activities: more than one dimension is not trivial."""
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        return True
+    return sum(size > 1 for size in parameter.shape) > 1
+
+
+def _untreatable(name: str, module: nn.Module, why: str) -> WtkitError:
+    where = f"{name!r} ({type(module).__name__})" if name else f"the model itself ({type(module).__name__})"
+    return WtkitError(
+        f"cannot convert {where}: {why}; only nn.Linear and nn.Conv2d have a feedback twin. "
+        f"To leave it on backprop: convert(..., backprop=[{name or '*'!r}])"
+    )
+
+
+def _refuse_shared(chosen: dict[str, nn.Module]) -> None:
+    first: dict[int, str] = {}
+    for name, layer in chosen.items():
+        other = first.setdefault(id(layer.weight), name)
+        if other != name:
+            raise WtkitError(
+                f"{other!r} and {name!r} share one weight, which two Bs cannot both follow; "
+                f"untie them or leave one on backprop: convert(..., backprop=[{name!r}])"
+            )

@@ -1,0 +1,24 @@
+"""Backprop: the standard that transports weights."""
+
+from typing import ClassVar
+
+from ..settings import frozen
+from .base import Method
+
+
+@frozen
+class Backprop(Method):
+    """δ travels through the transposed forward weights (eq. 2)::
+
+        δ_l = φ'(y_l) W_{l+1}ᵀ δ_{l+1}
+
+    Adds no hyper-parameter. Reference: Rumelhart, Hinton & Williams, Nature 323 (1986).
+    """
+
+    label: ClassVar[str] = "BP"
+
+    def initial(self, W, generator):
+        return None
+
+    def feedback_weights(self, W, kept):
+        return W

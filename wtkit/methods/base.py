@@ -1,0 +1,71 @@
+"""What a method of sending error signals back is: three decisions, as a small frozen dataclass.
+
+Throughout wtkit a layer's feedback weights are stored in the shape of its forward weights W: the tensor that the
+code calls ``B`` is the paper's Bᵀ. This is the only place where the difference matters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Nothing here imports torch, so that a configuration can be checked without it.
+
+
+class Method(ABC):
+    """A way of sending δ back, and of learning the weights that it is sent through.
+
+    The three decisions of a method:
+
+    1. *What δ travels through* in place of W: :meth:`feedback_weights`.
+    2. *How B learns in engaged mode*: not at all, or, with ``learns_engaged``, by the product that W learns by
+       (eq. 17). B is then a parameter, and every optimizer treats it as it treats W.
+    3. *How B learns in mirror mode*: not at all, or, with ``learns_mirror``, by eq. 7.
+
+    A subclass is a frozen dataclass whose fields are its hyper-parameters and whose docstring is its equations.
+    It stands in a file of its own in this package; the file's name is the method's name in configurations.
+    """
+
+    label: ClassVar[str]
+    """How figures and tables call it, e.g. ``"FA"``."""
+    learns_engaged: ClassVar[bool] = False
+    learns_mirror: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The method's name in configurations and data."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def initial(self, W: Tensor, generator: torch.Generator) -> Tensor | None:
+        """What a layer keeps for its feedback path, at the moment of conversion.
+
+        Args:
+            W: the layer's forward weights; their scale may be used, not their values one by one.
+            generator: the random stream of this layer's feedback path, apart from every other.
+
+        Returns:
+            a tensor (B in W's shape, or anything smaller), or None to keep nothing.
+        """
+
+    @abstractmethod
+    def feedback_weights(self, W: Tensor, kept: Tensor | None) -> Tensor:
+        """B, in W's shape: what δ travels through. ``kept`` is what :meth:`initial` gave, as it is now."""
+
+
+def random_like(W: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian weights of W's shape, mean 0 and W's root mean square, drawn from ``generator``.
+
+    Where W is all zero, as some initialisations leave a last layer, the root mean square is 1/√fan_in, because δ
+    would not pass at all.
+    """
+    import torch
+
+    rms = W.detach().float().square().mean().sqrt()
+    scale = rms if rms > 0 else rms.new_tensor(W[0].numel() ** -0.5)
+    draw = torch.randn(W.shape, generator=generator, dtype=torch.float32).to(W.device)
+    return torch.empty_like(W).copy_(draw * scale)

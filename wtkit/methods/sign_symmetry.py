@@ -1,0 +1,45 @@
+"""Sign-symmetry: feedback weights that share only the signs of the forward weights."""
+
+from typing import ClassVar, Literal
+
+from ..settings import frozen
+from .base import Method
+
+
+@frozen
+class SignSymmetry(Method):
+    """δ travels through the signs of the forward weights::
+
+        δ_l = φ'(y_l) s_{l+1} sign(W_{l+1})ᵀ δ_{l+1}
+
+    The scale s is one number a layer. Without it (Liao, Leibo & Poggio, AAAI 2016, whose uSF this is) δ grows or
+    shrinks by a factor a layer. Adds one hyper-parameter, the choice of s.
+
+    Attributes:
+        scale: ``initial`` (default), the root mean square of W at conversion, so that ‖B‖ starts at ‖W‖ and then
+            stays, and ``strict``, the root mean square of W as it is now, which transports one number: the two
+            normalisations of Moskovitz, Litwin-Kumar & Abbott (2018); ``xavier``, √(2/(fan_in + fan_out)), as
+            BioTorch has it; ``unit``, 1.
+    """
+
+    label: ClassVar[str] = "SS"
+
+    scale: Literal["initial", "strict", "xavier", "unit"] = "initial"
+
+    def initial(self, W, generator):
+        if self.scale == "initial":
+            return rms(W)
+        if self.scale == "xavier":
+            return W.new_tensor((2 / (W[0].numel() + W[:, 0].numel())) ** 0.5)
+        return None
+
+    def feedback_weights(self, W, kept):
+        sign = W.detach().sign()
+        if self.scale == "unit":
+            return sign
+        return sign * (rms(W) if self.scale == "strict" else kept.to(W.dtype))
+
+
+def rms(W):
+    """Root mean square of W, a tensor without dimensions."""
+    return W.detach().square().mean().sqrt()

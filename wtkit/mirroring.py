@@ -1,0 +1,164 @@
+"""Mirror mode: layers take turns to fire noise, and B learns W from the response (Sec. 4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import WtkitError
+from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, stream_seed
+from .methods.weight_mirror import WeightMirror
+
+
+@torch.no_grad()
+def mirror(model: nn.Module, steps: int = 1, *, settle: bool = False) -> None:
+    """Take ``steps`` mirror steps in every layer of ``model``, from the input up.
+
+    Nothing but B changes: no W, no BatchNorm statistic, no gradient, no global random stream. The noise of a layer is
+    keyed by its seed and by the mirror steps that it has taken, so a model that has never seen an input will do, and
+    a copy goes on as the original would.
+
+    Args:
+        model: converted with ``"weight_mirror"``; may be wrapped by ``torch.compile`` or DistributedDataParallel.
+        settle: average over all steps of this call, with weight max(λ_B, 1/t) at step t, as before training, so that
+            the initial B is gone after the first step rather than after 1/λ_B steps.
+
+    Raises:
+        WtkitError: if no layer of the model learns in mirror mode.
+    """
+    layers = [layer for layer in feedback_layers(model).values() if layer.method.learns_mirror]
+    if not layers:
+        raise WtkitError(
+            "mirror: no layer of this model learns in mirror mode; convert it with wtkit.convert(model, 'weight_mirror')"
+        )
+    for step in range(1, steps + 1):
+        for layer in layers:
+            mirror_step(layer, averaged=step if settle else None)
+
+
+@torch.no_grad()
+def mirror_step(layer: FeedbackLayer, averaged: int | None = None) -> None:
+    """Eq. 7 with its decay, once, in one layer: B ← (1 − λ_B) B + η_B · :func:`hebbian`.
+
+    Args:
+        averaged: the number t of this step in a plain average: then both weights are at least 1/t.
+    """
+    method: WeightMirror = layer.method
+    least = 1 / averaged if averaged else 0.0
+    product = hebbian(layer).to(layer.feedback.dtype)
+    layer.feedback.mul_(1 - max(method.decay, least)).add_(product, alpha=max(method.mirror_lr, least))
+    layer.mirror_count += 1
+
+
+def hebbian(layer: FeedbackLayer) -> Tensor:
+    """The product of noise and response at unit gain, in W's shape: δ_{l+1} δ_lᵀ / (N σ² φ'_s), of expectation W.
+
+    δ_l and δ_{l+1} are the noise and the response, which mirror mode copies into the feedback path (eq. 6). φ'_s is the
+    mean of φ' over units and samples. Orthogonal noise fires each of its vectors with both signs.
+    """
+    method: WeightMirror = layer.method
+    W = layer.weight
+    bias = None if method.bias_blocking else layer.bias
+    phi = method.output_phi if layer.is_output else method.phi
+
+    if isinstance(layer, FeedbackConv2d) and method.noise_size is not None:
+        maps = ConvMaps(layer.stride, (0, 0), layer.dilation, layer.groups)  # no padding: it would bias the border
+        noise = _noise_images(layer)
+        response = maps.apply_weights(noise, W, bias)
+        samples = response.numel() // response.shape[1]
+        response, slope = _respond(response, phi)
+        like = response.dtype  # under autocast the response is narrower than the noise
+        _, product, _ = maps.backward(response, noise.to(like), W.to(like), (False, True, False))
+    else:
+        # every unit sees its own fan-in only: groups of a convolution are as many separate matrices
+        groups = getattr(layer, "groups", 1)
+        weights = W.reshape(groups, -1, W[0].numel())  # (groups, out, fan_in)
+        noise = _noise_vectors(layer, groups)  # (groups, samples, fan_in)
+        response = noise @ weights.mT  # (groups, samples, out)
+        offset = 0 if bias is None else bias.reshape(groups, 1, -1)
+        samples = noise.shape[1]
+        if method.noise == "orthogonal":
+            plus, slope_plus = _respond(response + offset, phi)
+            minus, slope_minus = _respond(offset - response, phi)
+            response, slope, samples = plus - minus, (slope_plus + slope_minus) / 2, 2 * samples
+        else:
+            response, slope = _respond(response + offset, phi)
+        product = (response.mT @ noise).reshape(W.shape)
+    # a layer that never fires has no slope to divide by, and then no product either
+    return product / (samples * method.noise_std**2 * slope.clamp_min(1 / samples))
+
+
+def _respond(drive: Tensor, phi: str) -> tuple[Tensor, Tensor]:
+    """φ of the summed input, and the mean of φ', which the units know from their own activity."""
+    if phi == "relu":
+        response = F.relu(drive)
+        slope = (response > 0).to(drive.dtype)
+    elif phi == "tanh":
+        response = drive.tanh()
+        slope = 1 - response**2
+    elif phi == "sigmoid":
+        response = drive.sigmoid()
+        slope = response * (1 - response)
+    else:
+        return drive, drive.new_ones(())
+    return response, slope.mean()
+
+
+def _generator(layer: FeedbackLayer, *key: object) -> torch.Generator:
+    """The random stream of this layer's noise under ``key``, on the layer's device, apart from every other stream."""
+    return torch.Generator(layer.weight.device).manual_seed(stream_seed(layer.seed, *key))
+
+
+def _draw(layer: FeedbackLayer, shape: tuple[int, ...]) -> Tensor:
+    """Independent noise with mean 0 and variance σ²."""
+    method: WeightMirror = layer.method
+    generator = _generator(layer, "noise", layer.mirror_count)
+    noise = torch.empty(shape, dtype=layer.weight.dtype, device=layer.weight.device)
+    if method.noise == "uniform":
+        return noise.uniform_(-(3**0.5), 3**0.5, generator=generator).mul_(method.noise_std)
+    return noise.normal_(0, method.noise_std, generator=generator)
+
+
+def _noise_images(layer: FeedbackConv2d) -> Tensor:
+    """(images, in channels, noise_size, noise_size), as many images as give the method's samples."""
+    method: WeightMirror = layer.method
+    size = method.noise_size
+    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if size < max(reach):
+        raise WtkitError(
+            f"option of weight_mirror 'noise_size': {size} pixels are less than the {max(reach)} that a kernel of the "
+            f"network spans; use {max(reach)} or more, or null for patches"
+        )
+    positions = math.prod((size - r) // s + 1 for r, s in zip(reach, layer.stride, strict=True))
+    images = math.ceil(method.samples(layer.weight[0].numel()) / positions)
+    return _draw(layer, (images, layer.in_channels, size, size))
+
+
+def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:
+    """(groups, samples, fan_in); of orthogonal noise half the samples, whose mirror images are the other half."""
+    method: WeightMirror = layer.method
+    fan_in = layer.weight[0].numel()
+    samples = method.samples(fan_in)
+    if method.noise != "orthogonal":
+        return _draw(layer, (groups, samples, fan_in))
+    # The rows of one basis come in random order, a block a step, and each cycle through them has a basis of its own:
+    # the orthonormal DCT-II with the signs of its columns drawn anew. Elements are uncorrelated over the draw.
+    blocks = math.ceil(fan_in / (samples // 2))
+    cycle, block = divmod(layer.mirror_count, blocks)
+    generator = _generator(layer, "basis", cycle)
+    device, dtype = layer.weight.device, layer.weight.dtype
+    rows = torch.randperm(fan_in, generator=generator, device=device)[block::blocks]
+    signs = torch.randint(0, 2, (groups, 1, fan_in), generator=generator, device=device, dtype=dtype) * 2 - 1
+    return signs * (_cosine_rows(rows, fan_in, dtype) * (method.noise_std * fan_in**0.5))
+
+
+def _cosine_rows(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """The given rows of the orthonormal DCT-II matrix of ``size``: (len(rows), size)."""
+    # integers keep the phase exact; cos has the period 4·size in it
+    phase = (rows[:, None] * (2 * torch.arange(size, device=rows.device) + 1)) % (4 * size)
+    table = torch.cos(torch.arange(4 * size, device=rows.device, dtype=torch.float64) * (math.pi / (2 * size)))
+    scale = torch.where(rows == 0, (1 / size) ** 0.5, (2 / size) ** 0.5).to(dtype)
+    return table.to(dtype)[phase] * scale[:, None]

@@ -1,0 +1,57 @@
+"""From a mapping that somebody typed to a validated, frozen dataclass, or to a sentence that says what is wrong."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+from .errors import WtkitError
+
+T = TypeVar("T")
+
+# Lax types on purpose: YAML reads 1e-3 as text, and a command line knows nothing else.
+frozen = pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=pydantic.ConfigDict(validate_default=True, extra="forbid")
+)
+
+
+def known(value: str, accepted: Iterable[str], what: str) -> str:
+    """Return ``value`` if it is one of ``accepted``.
+
+    Raises:
+        WtkitError: naming ``what`` it is, the value, the nearest accepted one and all of them.
+    """
+    accepted = list(accepted)
+    if value in accepted:
+        return value
+    raise WtkitError(f"unknown {what} {value!r}{nearest(value, accepted)}; accepted: {', '.join(accepted) or 'none'}")
+
+
+def nearest(value: str, accepted: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"``, or nothing where nothing is near."""
+    match = difflib.get_close_matches(str(value), list(accepted), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def validated(cls: type[T], values: Mapping[str, Any], what: str) -> T:
+    """Build the frozen dataclass ``cls`` from ``values``.
+
+    Args:
+        what: how a message calls one of the values, e.g. ``"option of weight_mirror"``.
+
+    Raises:
+        WtkitError: naming the first unknown key or refused value, and what is accepted.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        known(key, names, what)
+    try:
+        return cls(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or what
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        raise WtkitError(f"{what} {key!r}: {message[0].lower()}{message[1:]}{given}") from None

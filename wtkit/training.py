@@ -1,0 +1,375 @@
+"""One run: the loop, its schedule, its records and its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import __version__, angles, data, resnet, trajectory
+from .config import RunConfig, learning_rate
+from .errors import WtkitError
+from .layers import convert, feedback_layers
+from .methods import load
+from .mirroring import mirror
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EVALUATION_BATCH = 256
+
+
+def train(
+    config: RunConfig,
+    folder: str | Path | None = None,
+    *,
+    device: str | None = None,
+    on_epoch: Callable[[xr.Dataset], None] | None = None,
+    quiet: bool = False,
+) -> xr.Dataset:
+    """Train one run and return its trajectory, in the schema of :mod:`wtkit.trajectory`.
+
+    A loss that is not finite ends the run; its record is kept, with the status ``diverged``.
+
+    Args:
+        config: what to train.
+        folder: where to write ``trajectory.nc``, and a checkpoint after every epoch, so that a run that is killed at any
+            moment and started again goes on where it was, to the same result. None writes nothing.
+        device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
+        on_epoch: called with the trajectory so far, before training and after every epoch.
+        quiet: print nothing.
+
+    Raises:
+        WtkitError: for missing data; for a folder that holds another run, or that another process is writing to.
+    """
+    folder = None if folder is None else Path(folder)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(_locked(folder))
+            finished = _finished(folder, config)
+            if finished is not None:
+                _say(f"{folder} holds this run already, finished.", quiet)
+                return finished
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
+        run = _Run(config, target)
+        if folder is not None:
+            _resume(run, folder, quiet)
+        _loop(run, folder, on_epoch, quiet)
+        result = run.trajectory()
+        if folder is not None:
+            trajectory.save(result, folder / "trajectory.nc")
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        return result
+
+
+def _loop(run: _Run, folder: Path | None, on_epoch: Callable[[xr.Dataset], None] | None, quiet: bool) -> None:
+    """From wherever ``run`` stands to its end."""
+    config = run.config
+    while run.status == "running":
+        start = time.perf_counter()
+        epoch = len(run.records)
+        if epoch == 0:
+            loss = float("nan")
+        else:
+            if epoch == 1 and run.method.learns_mirror:
+                run.mirror(run.method.mirror_before, settle=True)
+            loss = run.engaged_epoch(epoch - 1, quiet)
+        run.record(epoch, loss, start)
+        if epoch == config.epochs:
+            run.status = "complete"
+        if epoch > 0 and not np.isfinite(loss):
+            run.status = "diverged"
+        if folder is not None:
+            _checkpoint(run, folder)
+        _say(run.report(), quiet)
+        if on_epoch is not None:
+            on_epoch(run.trajectory())
+
+
+class _Run:
+    """Everything that changes while a run goes on."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.method = load(config.method, **config.options)
+        self.data = data.load(config, device)
+        self.steps = self.data.steps(config.batch_size)
+        torch.manual_seed(config.seed)
+        model = resnet.build(
+            config.network, num_classes=self.data.num_classes, norm_order=config.norm_order, stem=config.stem
+        )
+        convert(model, self.method, seed=config.seed)
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
+        self.layers = feedback_layers(self.model)
+        self.optimizer = _optimizer(self.model, config)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.examples = self.data.held_out_examples(config.delta_examples)
+        self.records: list[dict[str, Any]] = []
+        self.status = "running"
+        self.provenance = _provenance(device)
+
+    def autocast(self) -> torch.autocast:
+        dtype = PRECISIONS[self.config.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+    def mirror(self, steps: int, settle: bool = False) -> None:
+        with self.autocast():
+            mirror(self.model, steps, settle=settle)
+
+    def engaged_epoch(self, epoch: int, quiet: bool) -> float:
+        """One pass through the training images, and whatever the method does between its steps; the mean loss."""
+        config, method = self.config, self.method
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        batches = self.data.train_batches(config.batch_size, epoch)
+        for step, (x, labels) in enumerate(_bar(batches, self.steps, f"epoch {epoch + 1}/{config.epochs}", quiet)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(config, epoch + step / self.steps)
+            with self.autocast():
+                loss = F.cross_entropy(self.forward(x), labels, label_smoothing=config.label_smoothing)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad()
+            total += loss.detach()  # stays on the device: nothing in this loop waits for it
+            if method.learns_mirror and (epoch * self.steps + step + 1) % method.mirror_every == 0:
+                self.mirror(method.mirror_steps)
+        return total.item() / self.steps
+
+    def record(self, epoch: int, loss: float, start: float) -> None:
+        """Measure what there is to measure after ``epoch`` epochs; nothing of the run changes."""
+        config = self.config
+        entry: dict[str, Any] = {"train_loss": loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        if epoch == 0 or np.isfinite(loss):
+            entry["test_error"], entry["test_error_top5"] = self.test_errors()
+            if epoch % config.angles_every == 0 or epoch == config.epochs:
+                entry["matrix_angle"] = angles.matrix_angles(self.model).values
+                entry["feedback_norm_ratio"] = angles.feedback_norm_ratios(self.model).values
+                self.model.train()  # δ as training has it, BatchNorm normalising with the batch
+                deltas = angles.delta_statistics(self.model, *self.examples)
+                entry |= {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
+        if epoch == 0:
+            entry["learning_rate"] = float("nan")
+        self.records.append(entry | {"seconds": time.perf_counter() - start})
+
+    @torch.no_grad()
+    def test_errors(self) -> tuple[float, float]:
+        """Top-1 and top-5 error on the held-out images, in %."""
+        self.model.eval()
+        wrong, wrong5, seen = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
+        with self.autocast():
+            for x, labels in self.data.held_out_batches(EVALUATION_BATCH):
+                best = self.forward(x).topk(min(5, self.data.num_classes)).indices == labels[:, None]
+                wrong += (~best[:, 0]).sum()
+                wrong5 += (~best.any(1)).sum()
+                seen += len(labels)
+        return 100 * wrong.item() / seen, 100 * wrong5.item() / seen
+
+    def trajectory(self) -> xr.Dataset:
+        """The records so far as a data set."""
+        records = {}
+        for name, (dims, *_) in trajectory.VARIABLES.items():
+            missing = np.full(len(self.layers), np.nan) if "layer" in dims else np.nan
+            if "epoch" in dims:
+                records[name] = [entry.get(name, missing) for entry in self.records]
+        fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
+        if self.method.learns_mirror:
+            records["mirror_samples"] = [self.method.samples(n) for n in fan_in]
+        run = {
+            "method": self.config.method,
+            "variant": self.config.variant,
+            "norm_order": self.config.norm_order,
+            "seed": self.config.seed,
+            "status": self.status,
+            "evaluated_on": self.config.evaluate_on,
+            "settings": self.config.revision,
+            "provenance": self.provenance,
+        }
+        kinds = [type(layer).__name__.removeprefix("Feedback") for layer in self.layers.values()]
+        layers = {"layer": list(self.layers), "kind": kinds, "fan_in": fan_in}
+        return trajectory.dataset(records, layers, run, network=self.config.network, data=self.config.data)
+
+    def report(self) -> str:
+        """One line on the last epoch."""
+        entry, epoch, epochs = self.records[-1], len(self.records) - 1, self.config.epochs
+        if self.status == "diverged":
+            return f"epoch {epoch}/{epochs}  the loss is not finite: the run has diverged and ends here"
+        words = [f"epoch {epoch}/{epochs}"]
+        if epoch:
+            words.append(f"loss {entry['train_loss']:.3f}")
+        words.append(f"error {entry['test_error']:.2f} %")
+        for name, word in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
+            if name in entry:
+                words.append(f"{word} {np.nanmin(entry[name]):.1f}–{np.nanmax(entry[name]):.1f}°")
+        words.append(f"{entry['seconds']:.1f} s")
+        if epoch:
+            left = np.mean([e["seconds"] for e in self.records[1:]]) * (epochs - epoch)
+            words.append(f"{datetime.timedelta(seconds=round(left))} left")
+        return "  ".join(words)
+
+    def state(self) -> dict[str, Any]:
+        """All that another process needs to go on from here."""
+        return {
+            "revision": self.config.revision,
+            "model": self.model.state_dict(),
+            "mirror_counts": {name: layer.mirror_count for name, layer in self.layers.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "records": self.records,
+            "status": self.status,
+            "provenance": self.provenance,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.model.load_state_dict(state["model"])
+        for name, layer in self.layers.items():
+            layer.mirror_count = state["mirror_counts"][name]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"].cpu())
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
+        self.records, self.status, self.provenance = state["records"], state["status"], state["provenance"]
+
+
+def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
+    """SGD over all parameters; weights, forward and feedback, decay, biases and BatchNorm do not."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+
+
+# ------------------------------------------------------------------------------------- the run's folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; the lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise WtkitError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WtkitError(f"another process is training in {folder}; wait for it, or choose another folder") from None
+        yield
+
+
+def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
+    """The finished run in ``folder``, if it is this one."""
+    path = folder / "trajectory.nc"
+    if not path.exists():
+        return None
+    run = trajectory.open_run(path)
+    if str(run["settings"].values) != config.revision:
+        raise WtkitError(f"{path} is a run with other settings; choose another folder, or delete it to train anew")
+    return run
+
+
+def _checkpoint(run: _Run, folder: Path) -> None:
+    """Write the run's state whole or not at all."""
+    temporary = folder / ".checkpoint.pt.partial"
+    try:
+        torch.save(run.state(), temporary)
+        os.replace(temporary, folder / "checkpoint.pt")
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = str(error).splitlines()[0]
+        raise WtkitError(
+            f"cannot write a checkpoint in {folder}: {reason}; free some space and start the same command again: "
+            f"it goes on after the last epoch that was saved"
+        ) from None
+
+
+def _resume(run: _Run, folder: Path, quiet: bool) -> None:
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return
+    try:
+        state = torch.load(path, map_location=run.device, weights_only=False)
+    except Exception as error:  # whatever a damaged file makes of itself
+        raise WtkitError(f"cannot read {path} ({type(error).__name__}); delete it to train anew") from None
+    if state["revision"] != run.config.revision:
+        _say(f"{path} belongs to other settings: starting anew.", quiet)
+        return
+    run.restore(state)
+    _say(f"Going on after epoch {len(run.records) - 1} of {run.config.epochs}.", quiet)
+
+
+def _provenance(device: torch.device) -> str:
+    """What a result depends on beside its settings, as JSON."""
+    return json.dumps(
+        {
+            "wtkit": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            "threads": torch.get_num_threads(),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+    )
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of the checkout that wtkit is run from, with ``+`` where wtkit itself differs from it; or nothing."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({torch.backends.cpu.get_cpu_capability()})"
+    return platform.processor() or platform.machine()
+
+
+# ------------------------------------------------------------------------------------------------------- progress
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        print(text, flush=True)
+
+
+def _bar(batches: Iterator, total: int, text: str, quiet: bool) -> Iterator:
+    """A bar on a terminal, nothing elsewhere: the line at the epoch's end then says it all."""
+    from tqdm import tqdm
+
+    return tqdm(batches, text, total, leave=False, disable=quiet or not sys.stderr.isatty())

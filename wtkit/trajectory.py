@@ -1,0 +1,272 @@
+"""The data set schema: what a run records, how runs are gathered, and how results are opened. Imports no torch.
+
+The schema is written down as prose in ``docs/schema.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .errors import WtkitError
+from .settings import nearest
+
+SCHEMA_VERSION = 1
+
+# name: (dimensions of one run, long name, units, section of the paper)
+VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+    "test_error": (("epoch",), "top-1 error on held-out images", "%", "Sec. 6, Fig. 3"),
+    "test_error_top5": (("epoch",), "top-5 error on held-out images", "%", ""),
+    "train_loss": (("epoch",), "mean training loss of the epoch", "nat", ""),
+    "learning_rate": (("epoch",), "learning rate η_W at the end of the epoch", "1", "eq. 4"),
+    "seconds": (("epoch",), "time that the epoch took, measuring included", "s", ""),
+    "matrix_angle": (("epoch", "layer"), "angle between B and W", "degree", "Sec. 6, Fig. 4a, c, e"),
+    "delta_angle": (("epoch", "layer"), "angle between δ and backprop's δ", "degree", "Sec. 6, Fig. 4b, d, f"),
+    "feedback_norm_ratio": (("epoch", "layer"), "norm of B over norm of W", "1", "Sec. 4.3"),
+    "delta_norm_ratio": (("epoch", "layer"), "norm of δ over norm of backprop's δ", "1", ""),
+    "mirror_samples": (("layer",), "noise samples a mirror step", "1", "Sec. 4.2"),
+}
+LAYER_COORDS = {"depth": "position from the input, from 0", "kind": "Linear or Conv2d", "fan_in": "inputs of a unit"}
+RUN_COORDS = {
+    "method": "name of the method",
+    "variant": "tells sets of options apart; empty for the main one",
+    "norm_order": "relu_bn: BatchNorm after the ReLU; bn_relu: before",
+    "seed": "random seed",
+    "status": "complete or diverged",
+    "evaluated_on": "test or validation images",
+    "settings": "every setting of the run, as JSON",
+    "provenance": "versions, commit, device and start of the run, as JSON",
+}
+RUN_ATTRS = ("schema_version", "network", "data")
+
+
+def dataset(
+    records: Mapping[str, Any], layers: Mapping[str, Any], run: Mapping[str, Any], *, network: str, data: str
+) -> xr.Dataset:
+    """One run as a labelled data set with the dimensions ``epoch`` and ``layer``.
+
+    Args:
+        records: for every name of :data:`VARIABLES` (a missing one is all NaN: not measured) an array over epochs,
+            epochs × layers, or layers; epochs count from 0, before training.
+        layers: ``layer`` (names from the input up), ``kind`` and ``fan_in``.
+        run: a value for each of :data:`RUN_COORDS`.
+    """
+    sizes = {"epoch": len(records["test_error"]), "layer": len(layers["layer"])}
+    variables = {}
+    for name, (dims, long_name, units, section) in VARIABLES.items():
+        values = np.full([sizes[d] for d in dims], np.nan)
+        if name in records:
+            values = np.asarray(records[name], dtype=np.float64)
+        attrs = {"long_name": long_name, "units": units} | ({"paper": section} if section else {})
+        variables[name] = (dims, values, attrs)
+    coords: dict[str, Any] = {
+        "epoch": ("epoch", np.arange(sizes["epoch"]), {"long_name": "epochs trained; 0 is before training"}),
+        "layer": ("layer", np.asarray(layers["layer"], dtype=object), {"long_name": "module, from the input up"}),
+        "depth": ("layer", np.arange(sizes["layer"]), {"long_name": LAYER_COORDS["depth"]}),
+        "kind": ("layer", np.asarray(layers["kind"], dtype=object), {"long_name": LAYER_COORDS["kind"]}),
+        "fan_in": ("layer", np.asarray(layers["fan_in"], dtype=np.int64), {"long_name": LAYER_COORDS["fan_in"]}),
+    }
+    for name, long_name in RUN_COORDS.items():
+        coords[name] = ((), run[name], {"long_name": long_name})
+    return xr.Dataset(variables, coords, {"schema_version": SCHEMA_VERSION, "network": network, "data": data})
+
+
+def check(run: xr.Dataset, source: str) -> xr.Dataset:
+    """Return ``run`` if it keeps to the schema; ``run`` may be one run or a gathered node with a dimension ``run``.
+
+    Raises:
+        WtkitError: naming ``source`` and what is amiss.
+    """
+    version = run.attrs.get("schema_version")
+    if version is None:
+        raise WtkitError(f"{source}: no attribute 'schema_version', so this is no data set of wtkit's")
+    if version > SCHEMA_VERSION:
+        raise WtkitError(
+            f"{source}: schema version {version}, but this wtkit reads up to {SCHEMA_VERSION}; upgrade wtkit"
+        )
+    for attr in RUN_ATTRS:
+        if attr not in run.attrs:
+            raise WtkitError(f"{source}: attribute {attr!r} is missing")
+    leading = ("run",) if "run" in run.dims else ()
+    wanted = {name: dims for name, (dims, *_) in VARIABLES.items()}
+    for name, dims in wanted.items():
+        _expect(run, name, leading + dims, source)
+        units = VARIABLES[name][2]
+        if run[name].attrs.get("units") != units:
+            raise WtkitError(f"{source}: {name!r} is in {run[name].attrs.get('units')!r}, expected {units!r}")
+    for name in LAYER_COORDS:
+        _expect(run, name, ("layer",), source)
+    for name in RUN_COORDS:
+        _expect(run, name, leading, source)
+    for name, low, high in (
+        ("test_error", 0, 100), ("test_error_top5", 0, 100), ("matrix_angle", 0, 180), ("delta_angle", 0, 180)
+    ):  # fmt: skip
+        outside = ((run[name] < low) | (run[name] > high)).any()
+        if outside:
+            raise WtkitError(f"{source}: {name!r} leaves the range {low} to {high} {VARIABLES[name][2]}")
+    return run
+
+
+def _expect(run: xr.Dataset, name: str, dims: tuple[str, ...], source: str) -> None:
+    if name not in run.variables:
+        raise WtkitError(f"{source}: {name!r} is missing")
+    if set(run[name].dims) != set(dims):
+        raise WtkitError(f"{source}: {name!r} has the dimensions {run[name].dims}, expected {dims}")
+
+
+def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
+    """Write netCDF4 whole or not at all: to a temporary file beside ``path``, then renamed.
+
+    Raises:
+        WtkitError: if ``results`` does not keep to the schema, or the file cannot be written.
+    """
+    path = Path(path)
+    nodes = results.children if isinstance(results, xr.DataTree) else {"": results}
+    for name, node in nodes.items():
+        check(node.to_dataset() if isinstance(node, xr.DataTree) else node, f"{path}{f' ({name})' if name else ''}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        results.to_netcdf(temporary, engine="h5netcdf")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WtkitError(f"cannot write {path}: {error.strerror or error}; free some space or check the folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_run(path: str | Path) -> xr.Dataset:
+    """Open and check the data set of one run.
+
+    Raises:
+        WtkitError: if it is missing, unreadable, or does not keep to the schema.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as run:
+            return check(run.load(), str(path))
+    except FileNotFoundError:
+        raise WtkitError(f"no run at {path}; train it first: wtkit train --help") from None
+    except OSError as error:
+        raise WtkitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
+    """All runs of an experiment in one tree: a node a network, with the dimensions ``run``, ``epoch`` and ``layer``.
+
+    Runs that ended early are filled with NaN.
+
+    Raises:
+        WtkitError: if there is no run, one cannot be read, or two networks of one name have different layers.
+    """
+    of_network: dict[str, list[xr.Dataset]] = {}
+    for path in paths:
+        run = open_run(path)
+        runs = of_network.setdefault(run.attrs["network"], [])
+        if runs and list(runs[0]["layer"].values) != list(run["layer"].values):
+            raise WtkitError(f"{path}: its layers differ from those of the other {run.attrs['network']} runs")
+        runs.append(run)
+    if not of_network:
+        raise WtkitError(f"nothing to gather for {experiment!r}: no run was given")
+    nodes = {
+        network: xr.concat(
+            runs, dim="run", join="outer", data_vars="all", coords="different", compat="equals", combine_attrs="override"
+        )
+        for network, runs in of_network.items()
+    }
+    for network, node in nodes.items():
+        for name in RUN_COORDS:  # where all runs agree, concat leaves a scalar
+            if "run" not in node[name].dims:
+                node = node.assign_coords({name: node[name].expand_dims(run=node.sizes["run"])})
+        for name in VARIABLES:
+            node[name] = node[name].transpose("run", ...)
+        nodes[network] = node
+    tree = xr.DataTree.from_dict({f"/{network}": node for network, node in nodes.items()})
+    tree.attrs = {"schema_version": SCHEMA_VERSION, "experiment": experiment}
+    return tree
+
+
+def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.DataTree:
+    """Open an experiment's gathered results: a DataTree with a node a network.
+
+    Args:
+        where: a netCDF file, or the name of an experiment. By default the environment variable ``WTKIT_RESULTS``, then
+            the results of ``digits``.
+        quiet: say nothing of which file was opened.
+
+    An experiment's own results, ``results/<name>/results.nc``, come before the committed reference results,
+    ``results/reference/<name>/results.nc``. Folders are looked up from the working folder upwards, then from the
+    checkout that wtkit was imported from.
+
+    Returns:
+        node names are networks. In each: dimensions ``run``, ``epoch``, ``layer``; see ``docs/schema.md``.
+
+    Raises:
+        WtkitError: if there are no results, or they do not keep to the schema.
+    """
+    where = where or os.environ.get("WTKIT_RESULTS") or "digits"
+    path = Path(where) if str(where).endswith(".nc") else _find(str(where))
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as opened:
+            tree = opened.load()
+    except FileNotFoundError:
+        raise WtkitError(f"no results at {path}; make them with 'snakemake', or name another file") from None
+    except OSError as error:
+        raise WtkitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    for network, node in tree.children.items():
+        check(node.to_dataset(), f"{path} ({network})")
+    if not quiet:
+        reference = "reference" in path.parts
+        note = " (the reference results that come with wtkit, not yours)" if reference else ""
+        print(f"Results of {tree.attrs.get('experiment', '?')}: {_shown(path)}{note}", file=sys.stderr)
+    return tree
+
+
+def _find(experiment: str) -> Path:
+    here = Path.cwd().resolve()
+    roots = [here, *here.parents, Path(__file__).resolve().parent.parent]
+    for kind in ("results", "results/reference"):
+        for root in roots:
+            path = root / kind / experiment / "results.nc"
+            if path.exists():
+                return path
+    names = {p.parent.name for root in roots for p in root.glob("results/**/results.nc")}
+    raise WtkitError(
+        f"no results of an experiment {experiment!r}{nearest(experiment, names)}; "
+        f"there are: {', '.join(sorted(names)) or 'none'}; make some with 'snakemake'"
+    )
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def select(
+    node: xr.Dataset | xr.DataTree, method: str | None = None, *, norm_order: str | None = None, variant: str | None = ""
+) -> xr.Dataset:
+    """The runs of one method, norm order or variant; ``None`` takes all. The dimension ``run`` stays.
+
+    Example:
+        >>> mirror = select(open_results()["resnet18"], "weight_mirror")  # doctest: +SKIP
+        >>> mirror.matrix_angle.mean("run").isel(epoch=-1)  # doctest: +SKIP
+    """
+    node = node.to_dataset() if isinstance(node, xr.DataTree) else node
+    mask = np.ones(node.sizes["run"], dtype=bool)
+    for name, value in (("method", method), ("norm_order", norm_order), ("variant", variant)):
+        if value is not None:
+            mask &= node[name].values == value
+    return node.isel(run=mask)
+
+
+def settings(run: xr.Dataset) -> dict[str, Any]:
+    """Every setting of one run (an element of the dimension ``run``) as a dictionary."""
+    return json.loads(str(run["settings"].values))
