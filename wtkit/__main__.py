@@ -38,7 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="the run's folder; default: runs/<name of the run>")
     command.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
     command.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="one of the method's own options; repeatable"
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one of the method's own options; repeatable",
     )
     for field in dataclasses.fields(config.RunConfig):
         if field.name != "options":

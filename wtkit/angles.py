@@ -93,10 +93,11 @@ def delta_statistics(
     model = unwrap(model)
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
     with _undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
+        # a compiled backward, also one inside the model, would have its feedback weights burnt in
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_hook(_keep(outputs[name])).remove)
-        # no products for W to learn by: parameters ask for no gradient, the input does
-        value = loss(model(inputs.detach().requires_grad_()), targets)
+        value = loss(model(inputs), targets)
         reached = [out for calls in outputs.values() for out in calls]
         sent = torch.autograd.grad(value, reached, retain_graph=True, allow_unused=True)
         with deltas_of_backprop():
@@ -130,6 +131,8 @@ def delta_statistics(
 
 def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
     def hook(_layer: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        if not out.requires_grad:  # the first layer: parameters ask for no gradient, so the graph begins here
+            out = out.detach().requires_grad_()
         calls.append(out)
         return out.clone()  # a ReLU that works in place would otherwise make `out` its own output
 
@@ -139,18 +142,19 @@ def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     """Leave BatchNorm's statistics, the parameters' demand for gradients and the random streams as they were."""
-    tracking = [m for m in model.modules() if getattr(m, "track_running_stats", False) and m.training]
+    buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
+    originals = [dict(own) for own in buffers]
     learning = [p for p in model.parameters() if p.requires_grad]
     with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
-        for module in tracking:
-            module.track_running_stats = False  # normalise with the batch, as in training, and keep no account of it
+        for own in buffers:  # whatever is counted meanwhile, as BatchNorm does in training, is counted in copies
+            own.update({name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()})
         for parameter in learning:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for module in tracking:
-                module.track_running_stats = True
+            for own, original in zip(buffers, originals, strict=True):
+                own.update(original)
             for parameter in learning:
                 parameter.requires_grad_(True)
 

@@ -160,8 +160,9 @@ def decay_exponent(config: RunConfig, steps_per_epoch: int) -> float:
 # --------------------------------------------------------------------------------------------------- experiments
 
 _AXES = ("methods", "networks", "norm_orders", "seeds")
-_KEYS = (*_AXES, "settings", "overrides")
+_KEYS = (*_AXES, "settings", "overrides", "exclude")
 _MATCHES = ("method", "variant", "network", "norm_order")
+_SETTINGS = [field.name for field in dataclasses.fields(RunConfig) if field.name not in (*_MATCHES, "seed")]
 
 
 def expand(path: str | Path) -> list[RunConfig]:
@@ -169,7 +170,8 @@ def expand(path: str | Path) -> list[RunConfig]:
 
     The file is YAML with the keys ``methods`` (names, or ``name:variant``), ``networks``, ``norm_orders``, ``seeds``,
     ``settings`` for all runs, and ``overrides``: a list of ``{match: …, set: …}``, applied in order to the runs that
-    match. An override sets settings, and may give the matching method or network its own ``norm_orders`` or ``seeds``.
+    match. An override sets settings, and may give the runs that match their own ``seeds``, or, if it does not itself
+    match by norm order, ``norm_orders``. ``exclude`` is a list of matches whose runs are left out.
 
     Raises:
         WtkitError: naming file and key, for anything that is not so; for an override that matches no run, and for two
@@ -194,56 +196,72 @@ def _expand(content: Any) -> list[RunConfig]:
         raise WtkitError(f"expected a mapping with the keys {', '.join(_KEYS)}")
     for key in content:
         known(str(key), _KEYS, "key")
-    base = {"norm_orders": ["relu_bn"], "seeds": [0]} | content
+    base: dict[str, Any] = {"norm_orders": ["relu_bn"], "seeds": [0]} | content
     for axis in _AXES:
         _check_axis(axis, base.get(axis))
     settings = _mapping("settings", content.get("settings") or {})
+    for key in settings:
+        known(str(key), _SETTINGS, "setting")
     overrides = [_override(entry) for entry in _list("overrides", content.get("overrides") or [])]
+    excluded = [_match("exclude", entry) for entry in _list("exclude", content.get("exclude") or [])]
 
     used: set[int] = set()
     runs: dict[str, RunConfig] = {}
     for choice, network in itertools.product(base["methods"], base["networks"]):
         method, _, variant = str(choice).partition(":")
         who = {"method": method, "variant": variant, "network": network}
-        axes = {axis: base[axis] for axis in ("norm_orders", "seeds")}
-        for _, change in _matching(overrides, who, used):
-            axes |= {key: value for key, value in change.items() if key in axes}
-        for norm_order, seed in itertools.product(axes["norm_orders"], axes["seeds"]):
-            values = dict(settings) | who | {"norm_order": norm_order, "seed": seed}
-            options: dict[str, Any] = {}
-            for _, change in _matching(overrides, who | {"norm_order": norm_order}, used):
+        norm_orders = base["norm_orders"]
+        for _, change in _matching(overrides, who):
+            norm_orders = change.get("norm_orders", norm_orders)
+        for norm_order in norm_orders:
+            if any(_matches(match, who | {"norm_order": norm_order}) for match in excluded):
+                continue
+            values = settings | who | {"norm_order": norm_order}
+            seeds, options = base["seeds"], dict(_mapping("options", settings.get("options") or {}))
+            for number, change in _matching(overrides, who | {"norm_order": norm_order}):
+                used.add(number)
+                seeds = change.get("seeds", seeds)
                 options |= _mapping("options", change.get("options") or {})
-                values |= {key: value for key, value in change.items() if key not in (*axes, "options")}
-            run = run_config(values | {"options": options})
-            if run.name in runs:
-                raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
-            runs[run.name] = run
+                values |= {key: value for key, value in change.items() if key not in ("norm_orders", "seeds")}
+            for seed in seeds:
+                run = run_config(values | {"seed": seed, "options": options})
+                if run.name in runs:
+                    raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
+                runs[run.name] = run
     for number, (match, _) in enumerate(overrides):
         if number not in used:
             raise WtkitError(f"override {number + 1} matches no run: {match}")
     return list(runs.values())
 
 
-def _matching(overrides: list, who: Mapping[str, str], used: set[int]) -> Iterator[tuple[dict, dict]]:
+def _matching(overrides: list[tuple[dict, dict]], who: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, (match, change) in enumerate(overrides):
-        if all(who.get(key, value) == value for key, value in match.items()):
-            used.add(number)
-            yield match, change
+        if _matches(match, who):
+            yield number, change
+
+
+def _matches(match: Mapping[str, str], who: Mapping[str, str]) -> bool:
+    return all(who.get(key) == value for key, value in match.items())
+
+
+def _match(name: str, value: Any) -> dict[str, str]:
+    for key in _mapping(name, value):
+        known(str(key), _MATCHES, f"key of '{name}'")
+    return value
 
 
 def _override(entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
     entry = _mapping("overrides", entry)
     for key in entry:
         known(str(key), ("match", "set"), "key of an override")
-    match, change = _mapping("match", entry.get("match")), _mapping("set", entry.get("set"))
-    for key in match:
-        known(str(key), _MATCHES, "key of 'match'")
-    names = [field.name for field in dataclasses.fields(RunConfig)]
+    match, change = _match("match", entry.get("match")), _mapping("set", entry.get("set"))
     for key in change:
-        known(str(key), [*(n for n in names if n not in (*_MATCHES, "seed")), "norm_orders", "seeds"], "key of 'set'")
+        known(str(key), [*_SETTINGS, "norm_orders", "seeds"], "key of 'set'")
     for axis in ("norm_orders", "seeds"):
         if axis in change:
             _check_axis(axis, change[axis])
+    if "norm_order" in match and "norm_orders" in change:
+        raise WtkitError("an override that matches by 'norm_order' cannot set 'norm_orders'")
     return match, change
 
 

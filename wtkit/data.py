@@ -51,7 +51,9 @@ def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
     """
     data = _LOADERS[config.data](config, torch.device(device))
     if data.steps(config.batch_size) < 1:
-        raise WtkitError(f"setting 'batch_size': {config.batch_size} is more than the training images; choose a smaller")
+        raise WtkitError(
+            f"setting 'batch_size': {config.batch_size} is more than the training images; choose a smaller"
+        )
     return data
 
 
@@ -253,13 +255,16 @@ def _decode(path: Path) -> Tensor:
     Raises:
         WtkitError: naming the file, if it is missing or damaged.
     """
-    from torchvision.io import ImageReadMode, decode_image
+    import numpy as np
+    from PIL import Image
 
     try:
-        return decode_image(str(path), ImageReadMode.RGB)
-    except RuntimeError as error:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
         reason = str(error).splitlines()[0]
         raise WtkitError(f"cannot read the image {path}: {reason}; replace or remove it") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _decoded(samples: list[Sample], size: int) -> Batch:
@@ -273,10 +278,16 @@ def _decoded(samples: list[Sample], size: int) -> Batch:
 
 
 class Streamed(Data):
-    """Images decoded by worker processes as they are needed, cropped and flipped one by one, normalised on the device."""
+    """Images decoded, cropped and flipped by worker processes as they are needed, and normalised on the device."""
 
     def __init__(
-        self, config: RunConfig, device: torch.device, train: list[Sample], test: list[Sample], num_classes: int, size: int
+        self,
+        config: RunConfig,
+        device: torch.device,
+        train: list[Sample],
+        test: list[Sample],
+        num_classes: int,
+        size: int,
     ) -> None:
         from torchvision.transforms import v2
 
@@ -312,7 +323,9 @@ class Streamed(Data):
         samples = [self.test[i] for i in _spread(len(self.test), number).tolist()]
         return next(self._batches(samples, self.for_testing, len(samples), torch.Generator()))
 
-    def _batches(self, samples: list[Sample], transform, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    def _batches(
+        self, samples: list[Sample], transform, batch_size: int, generator: torch.Generator
+    ) -> Iterator[Batch]:
         from torch.utils.data import DataLoader
 
         loader = DataLoader(

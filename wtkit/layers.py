@@ -266,7 +266,7 @@ def _refuse_unequal_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: An
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for layer in list(_learning):
         W, B = layer.weight, layer.feedback
-        if B is None or W.grad is None or not ({id(W), id(B)} & group_of.keys()):
+        if B is None or (W.grad is None and B.grad is None) or not ({id(W), id(B)} & group_of.keys()):
             continue
         for_W, for_B = group_of.get(id(W)), group_of.get(id(B))
         if for_W is None or for_B is None:
@@ -275,8 +275,16 @@ def _refuse_unequal_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: An
                 f"{layer.method.name}: the optimizer was given {given!r} of {_sketch(layer)} without {other!r}, so B "
                 f"would not follow W; give it all of model.parameters(), taken after wtkit.convert"
             )
+        if W.grad is None or B.grad is None:
+            frozen = "weight" if W.grad is None else "feedback"
+            raise WtkitError(
+                f"{layer.method.name}: {frozen!r} of {_sketch(layer)} has no gradient, so W and B would part; freeze "
+                f"both with requires_grad_(False) or neither"
+            )
         differing = [
-            key for key in for_W if key != "params" and for_W is not for_B and not _same(for_W[key], for_B.get(key))
+            key
+            for key in for_W
+            if key not in ("params", "param_names") and for_W is not for_B and not _same(for_W[key], for_B.get(key))
         ]
         if differing:
             raise WtkitError(
@@ -353,13 +361,14 @@ def convert(
     chosen = _choose(model, backprop)
     if method.learns_engaged:
         _refuse_shared(chosen)
-    for position, (name, layer) in enumerate(chosen.items()):
-        plain = PLAIN.get(type(layer), type(layer))
-        _strip(layer)
-        layer.__class__ = TWINS[plain]
+    for layer in feedback_layers(model).values():
+        _strip(layer)  # also where it now stays on backprop
+    last = [name for name, module in unwrap(model).named_modules() if isinstance(module, tuple(TWINS))][-1:]
+    for name, layer in chosen.items():
+        layer.__class__ = TWINS[type(layer)]
         layer.method = method
         layer.seed = stream_seed(seed, "layer", name)
-        layer.is_output = position == len(chosen) - 1
+        layer.is_output = name in last
         layer.mirror_count = 0
         kept = method.initial(layer.weight.detach(), torch.Generator().manual_seed(stream_seed(layer.seed, "feedback")))
         if method.learns_engaged:
@@ -375,7 +384,6 @@ def export(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(unwrap(model))
     for layer in feedback_layers(plain).values():
         _strip(layer)
-        layer.__class__ = PLAIN[type(layer)]
     return plain
 
 
@@ -403,14 +411,14 @@ def stream_seed(*key: Any) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
 
 
-def _strip(layer: nn.Module) -> None:
-    """Forget a former conversion."""
-    if isinstance(layer, FeedbackLayer):
-        _learning.discard(layer)
-        layer._buffers.pop("feedback", None)
-        layer._parameters.pop("feedback", None)
-        for attribute in ("method", "seed", "is_output", "mirror_count"):
-            delattr(layer, attribute)
+def _strip(layer: FeedbackLayer) -> None:
+    """Make a feedback layer the plain layer that it was."""
+    _learning.discard(layer)
+    layer._buffers.pop("feedback", None)
+    layer._parameters.pop("feedback", None)
+    for attribute in ("method", "seed", "is_output", "mirror_count"):
+        delattr(layer, attribute)
+    layer.__class__ = PLAIN[type(layer)]
 
 
 def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:

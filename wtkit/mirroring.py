@@ -32,7 +32,7 @@ def mirror(model: nn.Module, steps: int = 1, *, settle: bool = False) -> None:
     layers = [layer for layer in feedback_layers(model).values() if layer.method.learns_mirror]
     if not layers:
         raise WtkitError(
-            "mirror: no layer of this model learns in mirror mode; convert it with wtkit.convert(model, 'weight_mirror')"
+            "mirror: no layer of this model learns in mirror mode; convert it: wtkit.convert(model, 'weight_mirror')"
         )
     for step in range(1, steps + 1):
         for layer in layers:

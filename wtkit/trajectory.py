@@ -87,6 +87,8 @@ def check(run: xr.Dataset, source: str) -> xr.Dataset:
     version = run.attrs.get("schema_version")
     if version is None:
         raise WtkitError(f"{source}: no attribute 'schema_version', so this is no data set of wtkit's")
+    if not isinstance(version, (int, np.integer)):
+        raise WtkitError(f"{source}: attribute 'schema_version' is {version!r}, expected a whole number")
     if version > SCHEMA_VERSION:
         raise WtkitError(
             f"{source}: schema version {version}, but this wtkit reads up to {SCHEMA_VERSION}; upgrade wtkit"
@@ -101,8 +103,11 @@ def check(run: xr.Dataset, source: str) -> xr.Dataset:
         units = VARIABLES[name][2]
         if run[name].attrs.get("units") != units:
             raise WtkitError(f"{source}: {name!r} is in {run[name].attrs.get('units')!r}, expected {units!r}")
-    for name in LAYER_COORDS:
+    for name in ("layer", *LAYER_COORDS):
         _expect(run, name, ("layer",), source)
+    _expect(run, "epoch", ("epoch",), source)
+    if not np.array_equal(run["epoch"], np.arange(run.sizes["epoch"])):
+        raise WtkitError(f"{source}: 'epoch' does not count 0, 1, 2, …")
     for name in RUN_COORDS:
         _expect(run, name, leading, source)
     for name, low, high in (
@@ -137,7 +142,8 @@ def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
         results.to_netcdf(temporary, engine="h5netcdf")
         os.replace(temporary, path)
     except OSError as error:
-        raise WtkitError(f"cannot write {path}: {error.strerror or error}; free some space or check the folder") from None
+        reason = error.strerror or error
+        raise WtkitError(f"cannot write {path}: {reason}; free some space or check the folder") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -163,7 +169,7 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
     Runs that ended early are filled with NaN.
 
     Raises:
-        WtkitError: if there is no run, one cannot be read, or two networks of one name have different layers.
+        WtkitError: if there is no run, one cannot be read, or two runs of one network differ in their layers or data.
     """
     of_network: dict[str, list[xr.Dataset]] = {}
     for path in paths:
@@ -171,25 +177,23 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
         runs = of_network.setdefault(run.attrs["network"], [])
         if runs and list(runs[0]["layer"].values) != list(run["layer"].values):
             raise WtkitError(f"{path}: its layers differ from those of the other {run.attrs['network']} runs")
+        if runs and runs[0].attrs["data"] != run.attrs["data"]:
+            raise WtkitError(f"{path}: its data are {run.attrs['data']}, those of other runs {runs[0].attrs['data']}")
         runs.append(run)
     if not of_network:
         raise WtkitError(f"nothing to gather for {experiment!r}: no run was given")
-    nodes = {
-        network: xr.concat(
-            runs, dim="run", join="outer", data_vars="all", coords="different", compat="equals", combine_attrs="override"
-        )
-        for network, runs in of_network.items()
-    }
-    for network, node in nodes.items():
-        for name in RUN_COORDS:  # where all runs agree, concat leaves a scalar
-            if "run" not in node[name].dims:
-                node = node.assign_coords({name: node[name].expand_dims(run=node.sizes["run"])})
-        for name in VARIABLES:
-            node[name] = node[name].transpose("run", ...)
-        nodes[network] = node
+    nodes = {network: _joined(runs) for network, runs in of_network.items()}
     tree = xr.DataTree.from_dict({f"/{network}": node for network, node in nodes.items()})
     tree.attrs = {"schema_version": SCHEMA_VERSION, "experiment": experiment}
     return tree
+
+
+def _joined(runs: list[xr.Dataset]) -> xr.Dataset:
+    """Runs of one network along a new dimension ``run``."""
+    node = xr.concat(
+        runs, "run", join="outer", data_vars="all", coords=list(RUN_COORDS), compat="equals", combine_attrs="override"
+    )
+    return node.transpose("run", ...)
 
 
 def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.DataTree:
@@ -219,6 +223,8 @@ def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.
         raise WtkitError(f"no results at {path}; make them with 'snakemake', or name another file") from None
     except OSError as error:
         raise WtkitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not tree.children:
+        raise WtkitError(f"{path}: no network in it; a single run is opened by wtkit.trajectory.open_run")
     for network, node in tree.children.items():
         check(node.to_dataset(), f"{path} ({network})")
     if not quiet:
@@ -251,7 +257,11 @@ def _shown(path: Path) -> str:
 
 
 def select(
-    node: xr.Dataset | xr.DataTree, method: str | None = None, *, norm_order: str | None = None, variant: str | None = ""
+    node: xr.Dataset | xr.DataTree,
+    method: str | None = None,
+    *,
+    norm_order: str | None = None,
+    variant: str | None = "",
 ) -> xr.Dataset:
     """The runs of one method, norm order or variant; ``None`` takes all. The dimension ``run`` stays.
 

@@ -58,14 +58,19 @@ class Method(ABC):
 
 
 def random_like(W: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian weights of W's shape, mean 0 and W's root mean square, drawn from ``generator``.
+    """Gaussian weights of W's shape, mean 0 and of :func:`initial_scale`, drawn from ``generator``."""
+    import torch
 
-    Where W is all zero, as some initialisations leave a last layer, the root mean square is 1/√fan_in, because δ
-    would not pass at all.
+    draw = torch.randn(W.shape, generator=generator, dtype=torch.float32).to(W.device)
+    return torch.empty_like(W).copy_(draw * initial_scale(W))
+
+
+def initial_scale(W: Tensor) -> Tensor:
+    """The root mean square of W, a tensor without dimensions.
+
+    Where W is all zero, as some initialisations leave a last layer, it is 1/√fan_in, because δ would not pass at all.
     """
     import torch
 
     rms = W.detach().float().square().mean().sqrt()
-    scale = rms if rms > 0 else rms.new_tensor(W[0].numel() ** -0.5)
-    draw = torch.randn(W.shape, generator=generator, dtype=torch.float32).to(W.device)
-    return torch.empty_like(W).copy_(draw * scale)
+    return torch.where(rms > 0, rms, W[0].numel() ** -0.5)

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from ..settings import frozen
-from .base import Method
+from .base import Method, initial_scale
 
 
 @frozen
@@ -12,8 +12,8 @@ class SignSymmetry(Method):
 
         δ_l = φ'(y_l) s_{l+1} sign(W_{l+1})ᵀ δ_{l+1}
 
-    The scale s is one number a layer. Without it (Liao, Leibo & Poggio, AAAI 2016, whose uSF this is) δ grows or
-    shrinks by a factor a layer. Adds one hyper-parameter, the choice of s.
+    The scale s is one number a layer; without it δ grows or shrinks by a factor a layer. Adds one hyper-parameter,
+    the choice of s. Reference: Liao, Leibo & Poggio, AAAI (2016), whose uSF this is.
 
     Attributes:
         scale: ``initial`` (default), the root mean square of W at conversion, so that ‖B‖ starts at ‖W‖ and then
@@ -28,7 +28,7 @@ class SignSymmetry(Method):
 
     def initial(self, W, generator):
         if self.scale == "initial":
-            return rms(W)
+            return initial_scale(W).to(W.dtype)
         if self.scale == "xavier":
             return W.new_tensor((2 / (W[0].numel() + W[:, 0].numel())) ** 0.5)
         return None

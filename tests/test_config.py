@@ -1,0 +1,296 @@
+"""What a run is, and how an experiment file becomes runs."""
+
+import dataclasses
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wtkit import WtkitError, config
+from wtkit.config import RunConfig, decay_exponent, expand, learning_rate, run_config
+
+EXPERIMENTS = sorted((Path(__file__).resolve().parent.parent / "config").rglob("*.yaml"))
+SMALL = {"methods": ["backprop"], "networks": ["resnet18"]}
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Expands an experiment given as a dictionary or as YAML."""
+
+    def runs(content):
+        path = tmp_path / "mine.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return expand(path)
+
+    return runs
+
+
+# --------------------------------------------------------------------------------------------------------- a run
+
+
+def test_a_run_has_a_name_that_is_its_folder():
+    assert run_config({"method": "backprop"}).name == "resnet18-relu_bn-backprop-seed0"
+    run = run_config({"method": "weight_mirror", "variant": "long", "network": "resnet50", "seed": 3})
+    assert run.name == "resnet50-relu_bn-weight_mirror-long-seed3"
+
+
+def test_a_run_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run_config({"method": "backprop"}).lr = 1.0
+
+
+def test_the_revision_changes_with_every_setting_and_with_the_numerics(monkeypatch):
+    run = run_config({"method": "backprop"})
+    others = [
+        dataclasses.replace(run, lr=0.1),
+        dataclasses.replace(run, seed=1),
+        dataclasses.replace(run, norm_order="bn_relu"),
+        run_config({"method": "weight_mirror"}),
+        run_config({"method": "weight_mirror", "options": {"noise_std": 2.0}}),
+    ]
+    revisions = {one.revision for one in [run, *others]}
+    monkeypatch.setattr(config, "NUMERICS", config.NUMERICS + 1)
+    assert len(revisions | {run.revision}) == 7
+
+
+REFUSED = [
+    ({"method": "weight_miror"}, "unknown method 'weight_miror' (did you mean 'weight_mirror'?); accepted: backprop, "),
+    ({"lrr": 1}, "unknown setting 'lrr' (did you mean 'lr'?); accepted: method, options, "),
+    ({"options": {"lr": 1}}, "unknown option of backprop 'lr'; accepted: none"),
+    ({"method": "weight_mirror", "options": {"noise_sd": 1}}, "'noise_sd' (did you mean 'noise_std'?); accepted: "),
+    ({"method": "weight_mirror", "options": {"noise_std": -1}}, "'noise_std': input should be greater than 0, got -1"),
+    ({"method": "weight_mirror", "options": {"noise": "orthogonal", "noise_size": 8}}, "leave noise_size at None"),
+    ({"network": "resnet19"}, "setting 'network': "),
+    ({"network": "resnet19"}, "'resnet18', 'resnet34', 'resnet50' or 'resnet101', got 'resnet19'"),
+    ({"norm_order": "bn"}, "setting 'norm_order': input should be 'relu_bn' or 'bn_relu', got 'bn'"),
+    ({"data": "mnist"}, "setting 'data': "),
+    ({"epochs": 0}, "setting 'epochs': input should be greater than 0, got 0"),
+    ({"epochs": 1.5}, "setting 'epochs': "),
+    ({"lr": "fast"}, "setting 'lr': input should be a valid number, unable to parse string as a number, got 'fast'"),
+    ({"momentum": 1}, "setting 'momentum': input should be less than 1, got 1"),
+    ({"lr_drops": [32, -1]}, "setting 'lr_drops.1': input should be greater than or equal to 0, got -1"),
+    ({"variant": "Long One"}, "setting 'variant': "),
+    ({"nesterov": True, "momentum": 0}, "setting 'nesterov': needs a momentum above 0"),
+    ({"method": None}, "setting 'method': input should be a valid string, got None"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=[str(settings) for settings, _ in REFUSED])
+def test_what_is_not_so_is_named(settings, message):
+    with pytest.raises(WtkitError, match=re.escape(message)):
+        run_config({"method": "backprop"} | settings)
+
+
+def test_a_run_without_a_method_is_refused():
+    with pytest.raises(WtkitError, match="setting 'method': field required"):
+        run_config({})
+
+
+def test_what_yaml_reads_as_text_is_a_number():
+    assert yaml.safe_load("1e-3") == "1e-3"
+    run = run_config({"method": "weight_mirror", "weight_decay": "1e-3", "options": {"mirror_lr": "1e-3"}})
+    assert run.weight_decay == 1e-3
+    assert config.methods.load(run.method, **run.options).mirror_lr == 1e-3
+
+
+EVERYTHING = {
+    "method": "weight_mirror", "options": {"noise": "uniform", "noise_size": None, "bias_blocking": True},
+    "variant": "v2", "network": "resnet50", "norm_order": "bn_relu", "stem": "small", "data": "cifar10",
+    "data_root": "some where", "image_size": 40, "augment": "crop", "evaluate_on": "validation", "seed": 7,
+    "epochs": 3, "batch_size": 32, "lr": 0.125, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5,
+    "schedule": "cosine", "lr_drops": [1, 2], "lr_drop_factor": 0.5, "warmup_epochs": 0.5, "label_smoothing": 0.1,
+    "precision": "bf16", "angles_every": 2, "delta_examples": 16, "compile": True, "workers": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{"method": "backprop"}, EVERYTHING, EVERYTHING | {"lr_drops": [5]}])
+def test_the_command_line_says_the_same(settings, monkeypatch, tmp_path):
+    from wtkit import __main__, training
+
+    run, trained = run_config(settings), []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "train", lambda config, *_, **__: trained.append(config))
+    assert __main__.main(["train", *run.arguments()]) == 0
+    assert trained == [run]
+
+
+def test_everything_is_everything():
+    assert set(EVERYTHING) == {field.name for field in dataclasses.fields(RunConfig)}
+
+
+# -------------------------------------------------------------------------------------------------- learning rate
+
+
+def rates(moments, **settings):
+    run = run_config({"method": "backprop", "lr": 1.0, "epochs": 90} | settings)
+    return [learning_rate(run, moment) for moment in moments]
+
+
+def test_the_learning_rate_falls_by_90_percent_at_each_drop():
+    found = rates([0, 31.999, 32, 59.999, 60, 80, 89.9], lr_drops=[32, 60, 80])
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.001, 0.001])
+    assert rates([5], lr_drops=[5], lr_drop_factor=0.5) == [0.5]
+
+
+def test_the_learning_rate_warms_up_linearly_from_0():
+    assert rates([0, 1, 2.5, 4.99, 5, 6], warmup_epochs=5) == pytest.approx([0, 0.2, 0.5, 0.998, 1, 1])
+    assert rates([0, 0.25, 0.5], warmup_epochs=0.5) == [0, 0.5, 1]
+
+
+def test_a_cosine_ends_at_0_after_the_last_epoch():
+    assert rates([0, 22.5, 45, 90], schedule="cosine") == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, 0])
+    assert rates([5, 10, 50, 90], schedule="cosine", warmup_epochs=10) == pytest.approx([0.5, 1, 0.5, 0])
+    assert rates([0, 1], epochs=1, schedule="cosine", warmup_epochs=1) == pytest.approx([0, 1])
+
+
+def test_decay_exponent_is_what_kolen_pollack_forgets_by():
+    settings = {"lr": 0.1, "weight_decay": 0.02, "momentum": 0.9, "epochs": 4, "lr_drops": [2]}
+    run = run_config({"method": "kolen_pollack"} | settings)
+    assert decay_exponent(run, 50) == pytest.approx((100 * 0.1 + 100 * 0.01) * 0.02 / 0.1)
+
+
+# ---------------------------------------------------------------------------------------------------- experiments
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_that_is_shipped_expands(path):
+    runs = expand(path)
+    assert runs and len({run.name for run in runs}) == len(runs)
+    assert path.read_text().startswith("#"), "states its expected cost and result at the top"
+
+
+def test_experiments_are_shipped():
+    assert {"digits", "cifar10", "tiny_imagenet", "imagenet"} <= {path.stem for path in EXPERIMENTS}
+
+
+def test_an_experiment_is_methods_by_networks_by_norm_orders_by_seeds(experiment):
+    runs = experiment(
+        {
+            "methods": ["backprop", "kolen_pollack"],
+            "networks": ["resnet18", "resnet50"],
+            "norm_orders": ["relu_bn", "bn_relu"],
+            "seeds": [0, 1, 2],
+            "settings": {"lr": 0.25},
+        }
+    )
+    assert len(runs) == len({run.name for run in runs}) == 24
+    assert {run.lr for run in runs} == {0.25}
+
+
+def test_norm_order_and_seed_have_defaults(experiment):
+    (run,) = experiment(SMALL)
+    assert (run.norm_order, run.seed) == ("relu_bn", 0)
+
+
+def test_overrides_apply_in_order_to_the_runs_that_match(experiment):
+    runs = experiment("""
+        methods: [backprop, weight_mirror, "weight_mirror:plain"]
+        networks: [resnet18, resnet50]
+        settings: {lr: 0.1, epochs: 5}
+        overrides:
+          - match: {network: resnet50}
+            set: {lr: 0.2}
+          - match: {network: resnet50, method: weight_mirror}
+            set: {lr: 0.3, options: {noise: orthogonal, mirror_lr: 1e-3}}
+          - match: {variant: plain}
+            set: {options: {noise: gaussian}}
+    """)
+    assert {(run.network, run.method, run.variant): run.lr for run in runs} == {
+        ("resnet18", "backprop", ""): 0.1,
+        ("resnet18", "weight_mirror", ""): 0.1,
+        ("resnet18", "weight_mirror", "plain"): 0.1,
+        ("resnet50", "backprop", ""): 0.2,
+        ("resnet50", "weight_mirror", ""): 0.3,
+        ("resnet50", "weight_mirror", "plain"): 0.3,
+    }
+    options = {(run.network, run.variant): run.options for run in runs if run.method == "weight_mirror"}
+    assert options == {
+        ("resnet18", ""): {},
+        ("resnet18", "plain"): {"noise": "gaussian"},
+        ("resnet50", ""): {"noise": "orthogonal", "mirror_lr": "1e-3"},
+        ("resnet50", "plain"): {"noise": "gaussian", "mirror_lr": "1e-3"},
+    }
+
+
+def test_overrides_may_set_norm_orders_and_seeds(experiment):
+    runs = experiment(
+        {
+            "methods": ["backprop", "sign_symmetry"],
+            "networks": ["resnet18"],
+            "seeds": [0, 1],
+            "overrides": [
+                {"match": {"method": "sign_symmetry"}, "set": {"norm_orders": ["relu_bn", "bn_relu"]}},
+                {"match": {"norm_order": "bn_relu"}, "set": {"seeds": [5]}},
+            ],
+        }
+    )
+    assert [run.name for run in runs] == [
+        "resnet18-relu_bn-backprop-seed0",
+        "resnet18-relu_bn-backprop-seed1",
+        "resnet18-relu_bn-sign_symmetry-seed0",
+        "resnet18-relu_bn-sign_symmetry-seed1",
+        "resnet18-bn_relu-sign_symmetry-seed5",
+    ]
+
+
+def test_options_for_all_runs_stand_in_the_settings(experiment):
+    (run,) = experiment(
+        {"methods": ["weight_mirror"], "networks": ["resnet18"], "settings": {"options": {"noise_std": 2}}}
+    )
+    assert run.options == {"noise_std": 2}
+
+
+def override(match, change):
+    return SMALL | {"overrides": [{"match": match, "set": change}]}
+
+
+BROKEN = [
+    ("a: [", "not valid YAML"),
+    ("just text", "expected a mapping with the keys methods, networks, "),
+    (SMALL | {"method": ["backprop"]}, "unknown key 'method' (did you mean 'methods'?); accepted: methods, "),
+    ({"networks": ["resnet18"]}, "'methods': expected a list that is not empty, got None"),
+    (SMALL | {"methods": "backprop"}, "'methods': expected a list that is not empty, got 'backprop'"),
+    (SMALL | {"seeds": []}, "'seeds': expected a list that is not empty, got []"),
+    (SMALL | {"seeds": 3}, "'seeds': expected a list that is not empty, got 3"),
+    (SMALL | {"methods": ["bakprop"]}, "unknown method 'bakprop' (did you mean 'backprop'?)"),
+    (SMALL | {"networks": ["resnet19"]}, "setting 'network': "),
+    (SMALL | {"settings": ["lr"]}, "'settings': expected a mapping, got ['lr']"),
+    (SMALL | {"settings": {"epoch": 3}}, "unknown setting 'epoch' (did you mean 'epochs'?); accepted: options, "),
+    (SMALL | {"settings": {"seed": 3}}, "unknown setting 'seed'"),
+    (SMALL | {"settings": {"options": {"mirror_lr": 1}}}, "unknown option of backprop 'mirror_lr'; accepted: none"),
+    (SMALL | {"overrides": {"match": {}}}, "'overrides': expected a list, got "),
+    (SMALL | {"overrides": [{"macth": {}, "set": {}}]}, "unknown key of an override 'macth' (did you mean 'match'?)"),
+    (SMALL | {"overrides": [{"set": {"lr": 1}}]}, "'match': expected a mapping, got None"),
+    (override({"methods": "backprop"}, {}), "unknown key of 'match' 'methods' (did you mean 'method'?)"),
+    (override({"method": "backprop"}, {"lrr": 1}), "unknown key of 'set' 'lrr' (did you mean 'lr'?); accepted: "),
+    (override({"method": "backprop"}, {"seed": 1}), "unknown key of 'set' 'seed' (did you mean 'seeds'?)"),
+    (override({"method": "backprop"}, {"seeds": 1}), "'seeds': expected a list that is not empty, got 1"),
+    (override({"method": "backprop"}, {"options": 1}), "'options': expected a mapping, got 1"),
+    (override({"method": "bakprop"}, {"lr": 1}), "override 1 matches no run: {'method': 'bakprop'}"),
+    (override({"norm_order": "bn_relu"}, {"lr": 1}), "override 1 matches no run: {'norm_order': 'bn_relu'}"),
+    (override({"norm_order": "relu_bn"}, {"norm_orders": ["bn_relu"]}), "by 'norm_order' cannot set 'norm_orders'"),
+    (SMALL | {"methods": ["backprop", "backprop"]}, "two runs are called resnet18-relu_bn-backprop-seed0; give one"),
+    (SMALL | {"seeds": [1, 1]}, "two runs are called resnet18-relu_bn-backprop-seed1"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BROKEN, ids=[message for _, message in BROKEN])
+def test_what_is_not_so_in_an_experiment_is_named_with_its_file(content, message, experiment):
+    with pytest.raises(WtkitError, match=r"mine\.yaml: .*" + re.escape(message)):
+        experiment(content)
+
+
+def test_a_missing_experiment_is_named_with_those_that_there_are(tmp_path):
+    (tmp_path / "digits.yaml").touch()
+    with pytest.raises(WtkitError, match=r"no experiment file .*digts\.yaml; experiments in .*: digits"):
+        expand(tmp_path / "digts.yaml")
+
+
+@pytest.mark.slow
+def test_an_experiment_expands_without_torch():
+    code = f"import sys, wtkit.config; wtkit.config.expand({str(EXPERIMENTS[0])!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

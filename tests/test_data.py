@@ -1,0 +1,180 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from images import image_folder, tiny_imagenet
+
+from wtkit import data
+from wtkit.config import RunConfig
+from wtkit.errors import WtkitError
+
+
+def load(**settings):
+    return data.load(RunConfig(**{"method": "backprop", "batch_size": 4} | settings))
+
+
+def all_held_out(loaded):
+    images, labels = zip(*loaded.held_out_batches(4), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_digits_are_split_once_and_evenly():
+    first, second = load(seed=0), load(seed=1)
+    assert (len(first.images), len(first.held_out)) == (1437, 360)
+    assert torch.equal(first.held_out, second.held_out)
+    assert first.images.dtype == torch.uint8
+    counts = first.held_out_labels.bincount()
+    assert counts.min() >= 34
+    assert counts.max() <= 38
+
+
+def test_digits_are_scikit_learns_scans_brought_to_32_pixels():
+    from sklearn.datasets import load_digits
+
+    loaded = load()
+    scans = torch.from_numpy(load_digits().images).float() * 255 / 16
+    pooled = loaded.held_out[:, 0].float().unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4))
+    nearest = torch.cdist(pooled.flatten(1), scans.flatten(1)).argmin(1)
+    assert torch.equal(torch.from_numpy(load_digits().target)[nearest], loaded.held_out_labels)
+    assert load(image_size=16).images.shape[1:] == (3, 16, 16)
+
+
+def test_validation_is_a_fixed_part_of_the_training_images_and_the_test_images_stay_unseen():
+    whole, part = load(), load(evaluate_on="validation", seed=5)
+    trained = {x.tobytes() for x in whole.images.numpy()}
+    held_out = [x.tobytes() for x in part.held_out.numpy()]
+    assert len(part.held_out) == 288
+    assert set(held_out) <= trained
+    assert len(part.images) + len(part.held_out) == len(whole.images)
+
+
+def test_an_epoch_shows_each_image_once_in_an_order_of_its_own():
+    loaded = load(augment="none")
+    number = len(loaded.images) // 4 * 4
+    epochs = [torch.cat([y for _, y in loaded.train_batches(4, epoch)]) for epoch in (0, 0, 1)]
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], epochs[2])
+    assert len(epochs[0]) == number
+    images = torch.cat([x for x, _ in loaded.train_batches(4, 0)])
+    assert len(torch.unique(images.flatten(1), dim=0)) > 0.98 * number  # a few of the scans are alike
+
+
+def test_every_image_of_a_batch_is_cropped_and_flipped_in_its_own_way():
+    """Each pixel shows its own coordinates, so that the shift and the flip can be read off."""
+    size, number = 16, 64
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    picture = torch.stack([rows, columns, torch.full_like(rows, 200)]).to(torch.uint8)
+    pictures = picture.expand(number, -1, -1, -1).clone()
+    labels = torch.arange(number)
+    loaded = data.InMemory(pictures, labels, pictures, labels, number, shift=2, flip=True, seed=0)
+    ((x, y),) = loaded.train_batches(number, 0)
+    pixels = (x * loaded.std + loaded.mean).round()
+    assert sorted(y.tolist()) == list(range(number))
+    seen = set()
+    for shown in pixels:
+        centre = shown[:, size // 2, size // 2 - 1 : size // 2 + 1]
+        assert centre[2].tolist() == [200, 200]  # no border there
+        flipped = bool(centre[1, 0] > centre[1, 1])
+        column = centre[1, 1] if flipped else centre[1, 0]
+        seen.add((int(centre[0, 0]) - size // 2, int(column) - (size // 2 - 1), flipped))
+    assert {down for down, _, _ in seen} == {-2, -1, 0, 1, 2}
+    assert {right for _, right, _ in seen} == {-2, -1, 0, 1, 2}
+    assert {flip for _, _, flip in seen} == {False, True}
+
+
+def test_training_images_are_normalised():
+    loaded = load(augment="none", batch_size=1437)
+    ((x, _),) = loaded.train_batches(1437, 0)
+    assert x.mean().abs() < 1e-3
+    assert (x.std() - 1).abs() < 1e-2
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_held_out_examples_are_spread_and_always_the_same():
+    x, y = load().held_out_examples(50)
+    assert len(x) == 50
+    assert len(y.unique()) == 10
+    assert torch.equal(x, load(seed=3).held_out_examples(50)[0])
+    assert len(load().held_out_examples(10_000)[0]) == 360
+
+
+@pytest.mark.parametrize("image_size", [8, 80], ids=["in memory", "streamed"])
+def test_image_folder(tmp_path, image_size):
+    image_folder(tmp_path)
+    loaded = load(data="image_folder", data_root=str(tmp_path), image_size=image_size, workers=0)
+    assert isinstance(loaded, data.InMemory if image_size == 8 else data.Streamed)
+    assert loaded.num_classes == 3
+    x, y = all_held_out(loaded)
+    assert x.shape == (18, 3, image_size, image_size)
+    assert torch.equal(x.mean((2, 3)).argmax(1), y)  # the colour is the class
+    labels = [torch.cat([y for _, y in loaded.train_batches(4, epoch)]) for epoch in (0, 0, 1)]
+    assert torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[0], labels[2])
+    assert len(loaded.held_out_examples(5)[0]) == 5
+
+
+def test_streamed_images_are_the_same_for_any_number_of_workers(tmp_path):
+    image_folder(tmp_path, train=3, held_out=1)
+    settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 80}
+    batches = [next(load(**settings, workers=workers).train_batches(4, 0))[0] for workers in (0, 2)]
+    assert torch.equal(*batches)
+
+
+def test_tiny_imagenet_reads_the_official_layout(tmp_path):
+    tiny_imagenet(tmp_path)
+    loaded = load(data="tiny_imagenet", data_root=str(tmp_path))
+    assert loaded.images.shape == (12, 3, 64, 64)
+    assert loaded.num_classes == 3
+    x, y = all_held_out(loaded)
+    assert torch.equal(x.mean((2, 3)).argmax(1), y)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_as_torchvision_stores_it(tmp_path, monkeypatch, name):
+    """The files of the archive, with ten images in each."""
+    import torchvision
+
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    monkeypatch.setattr(kind, "_check_integrity", lambda self: True)  # its checksums are those of the whole set
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    folder = tmp_path / kind.base_folder
+    folder.mkdir()
+    key, classes = kind.meta["key"], [str(i) for i in range(10 if name == "cifar10" else 100)]
+    rng = np.random.default_rng(0)
+    for file in [f for f, _ in kind.train_list + kind.test_list]:
+        labels = list(range(10))
+        entry = {"data": rng.integers(0, 256, (10, 3072), dtype=np.uint8)}
+        entry |= {"labels": labels} if name == "cifar10" else {"fine_labels": labels}
+        (folder / file).write_bytes(pickle.dumps(entry))
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({key: classes}))
+    loaded = load(data=name, data_root=str(tmp_path))
+    assert loaded.images.shape[1:] == (3, 32, 32)
+    assert loaded.num_classes == len(classes)
+    assert loaded.flip
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder"])
+def test_missing_data_say_what_to_do(tmp_path, name):
+    with pytest.raises(WtkitError, match=str(tmp_path)) as raised:
+        load(data=name, data_root=str(tmp_path))
+    text = str(raised.value)
+    assert "\n" not in text
+    assert any(remedy in text for remedy in ("wtkit data", "curl", "image-net.org", "data_root"))
+
+
+@pytest.mark.parametrize(("image_size", "workers"), [(8, 0), (80, 0), (80, 1)], ids=["in memory", "streamed", "worker"])
+def test_a_corrupt_image_is_named(tmp_path, image_size, workers):
+    image_folder(tmp_path, train=2, held_out=1)
+    corrupt = tmp_path / "train" / "class1" / "0.png"
+    corrupt.write_bytes(b"not an image")
+    with pytest.raises(WtkitError, match="cannot read the image") as raised:
+        loaded = load(data="image_folder", data_root=str(tmp_path), image_size=image_size, workers=workers)
+        list(loaded.train_batches(6, 0))
+    assert str(corrupt) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(WtkitError, match="batch_size"):
+        load(batch_size=2000)

@@ -1,0 +1,56 @@
+"""What is written down twice, because other tools want it so, agrees."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import wtkit
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+# what conda calls the packages that have another name there
+CONDA = {"torch": "pytorch", "snakemake": "snakemake-minimal"}
+
+
+def read(name: str):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def packages(lines: list[str]) -> dict[str, SpecifierSet]:
+    return {requirement.name: requirement.specifier for requirement in map(Requirement, lines)}
+
+
+def test_environment_has_the_packages_and_bounds_of_pyproject():
+    listed = packages([line for line in read("environment.yml")["dependencies"] if isinstance(line, str)])
+    listed.pop("pip")
+    wanted = {CONDA.get(name, name): spec for name, spec in packages(PROJECT["project"]["dependencies"]).items()}
+    assert listed == wanted | {"python": SpecifierSet(PROJECT["project"]["requires-python"])}
+
+
+def test_environment_installs_wtkit_itself():
+    assert {"pip": ["-e ."]} in read("environment.yml")["dependencies"]
+
+
+def test_channels_are_in_the_order_that_bioconda_asks_for():
+    assert read("environment.yml")["channels"] == ["conda-forge", "bioconda", "nodefaults"]
+
+
+def test_oldest_python_is_the_same_everywhere():
+    (oldest,) = SpecifierSet(PROJECT["project"]["requires-python"])
+    assert oldest.operator == ">="
+    assert PROJECT["tool"]["ruff"]["target-version"] == "py" + oldest.version.replace(".", "")
+    assert re.search(r"version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text()).groups() == tuple(
+        oldest.version.split(".")
+    )
+    assert read(".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"][0] == oldest.version
+
+
+def test_version_and_licence_are_the_same_everywhere():
+    citation = read("CITATION.cff")
+    assert citation["version"] == wtkit.__version__
+    assert citation["license"] == PROJECT["project"]["license"]

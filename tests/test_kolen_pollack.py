@@ -1,0 +1,446 @@
+"""Kolen–Pollack: eqs. 13–18, T6 and T7, through the real steps of real optimizers."""
+
+import copy
+import gc
+import io
+import math
+import pickle
+
+import contract
+import numpy as np
+import pytest
+import torch
+from contract import array
+from torch import nn
+from torch.nn import functional as F
+
+import wtkit
+from wtkit.config import RunConfig, decay_exponent, learning_rate
+from wtkit.layers import _learning, feedback_layers
+
+
+def model_and_gaps():
+    model = contract.converted("kolen_pollack")
+    return model, gaps(model)
+
+
+def gaps(model):
+    return {key: (layer.weight - layer.B).detach() for key, layer in feedback_layers(model).items()}
+
+
+def step(model, optimizer):
+    inputs, targets = contract.batch()
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), targets).backward()
+    optimizer.step()
+
+
+def assert_gaps(model, expected, **tolerance):
+    for key, gap in gaps(model).items():
+        torch.testing.assert_close(gap, expected[key], **({"rtol": 1e-10, "atol": 1e-13} | tolerance), msg=key)
+
+
+def recursion(gap, steps, *, lr, weight_decay=0.0, momentum=0.0, nesterov=False, dampening=0.0):
+    """W − B under SGD as PyTorch documents it, without any gradient: the products are equal and cancel."""
+    velocity = None
+    for _ in range(steps):
+        change = weight_decay * gap
+        if momentum:
+            velocity = change if velocity is None else momentum * velocity + (1 - dampening) * change
+            change = change + momentum * velocity if nesterov else velocity
+        gap = gap - lr * change
+    return gap
+
+
+# ------------------------------------------------------------------------------------------ T6: the law of the mismatch
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.3])
+def test_mismatch_falls_as_one_minus_lambda_to_the_t(decay):
+    """T6, eqs. 13–14: λ of the paper is absolute per step, so PyTorch's weight decay is λ / lr."""
+    model, before = model_and_gaps()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=decay / 0.2)
+    for t in range(1, 7):
+        step(model, optimizer)
+        assert_gaps(model, {key: (1 - decay) ** t * gap for key, gap in before.items()})
+
+
+SGD = {
+    "plain": {"weight_decay": 0.4},
+    "no_decay": {},
+    "momentum": {"weight_decay": 0.4, "momentum": 0.9},
+    "momentum_no_decay": {"momentum": 0.9},
+    "nesterov": {"weight_decay": 0.4, "momentum": 0.9, "nesterov": True},
+    "nesterov_no_decay": {"momentum": 0.9, "nesterov": True},
+    "dampening": {"weight_decay": 0.4, "momentum": 0.9, "dampening": 0.3},
+}
+IMPLEMENTATIONS = {"for_loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+@pytest.mark.parametrize("settings", SGD.values(), ids=SGD)
+def test_mismatch_follows_the_gradient_free_recursion_of_sgd(settings, implementation):
+    model, before = model_and_gaps()
+    moved = model[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **settings, **implementation)
+    for _ in range(8):
+        step(model, optimizer)
+    assert not torch.equal(model[0].weight, moved)
+    assert_gaps(model, {key: recursion(gap, 8, lr=0.1, **settings) for key, gap in before.items()}, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+@pytest.mark.parametrize("settings", [{}, {"amsgrad": True}], ids=str)
+def test_mismatch_falls_geometrically_under_adamw(settings, implementation):
+    """Its decay is apart from the gradient, and the moments of equal gradients are equal."""
+    model, before = model_and_gaps()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=5.0, **settings, **implementation)
+    for _ in range(6):
+        step(model, optimizer)
+    assert_gaps(model, {key: 0.95**6 * gap for key, gap in before.items()}, rtol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam])
+def test_without_decay_the_mismatch_stays_in_any_optimizer(optimizer):
+    model, before = model_and_gaps()
+    optimizer = optimizer(model.parameters(), lr=0.01)
+    for _ in range(3):
+        step(model, optimizer)
+    assert_gaps(model, before, rtol=1e-9)
+
+
+def test_the_law_holds_while_a_scheduler_moves_the_learning_rate():
+    model, expected = model_and_gaps()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=0.5)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
+    for t in range(5):
+        step(model, optimizer)
+        scheduler.step()
+        expected = {key: (1 - 0.2 * 0.7**t * 0.5) * gap for key, gap in expected.items()}
+    assert_gaps(model, expected)
+
+
+def test_angles_fall_to_zero_by_the_decay():
+    model = contract.converted("kolen_pollack")
+    assert (abs(wtkit.matrix_angles(model) - 90) < 30).all()
+    contract.train(model, steps=150, lr=0.2, momentum=0.5, weight_decay=0.05)
+    inputs, targets = contract.batch()
+    assert (wtkit.matrix_angles(model) < 6).all()
+    assert (wtkit.delta_angles(model, inputs, targets) < 6).all()
+
+
+# ---------------------------------------------------------------------------------- T7: what the update of B is made of
+
+
+def test_the_product_for_B_is_that_for_W_from_y_and_delta():
+    """Eqs. 15–18, in numpy, from the two signals at a layer's ends."""
+    model, signals = contract.converted("kolen_pollack"), {}
+    for key, layer in feedback_layers(model).items():
+        layer.register_full_backward_hook(lambda _m, _in, out, key=key: signals.setdefault(key, []).append(out[0]))
+        layer.register_forward_hook(lambda _m, ins, _out, key=key: signals.setdefault(key, []).append(ins[0]))
+    contract.gradients(model, *contract.batch())
+    for key, layer in feedback_layers(model).items():
+        y, delta = map(array, signals[key])
+        if isinstance(layer, nn.Linear):
+            product = np.einsum("no,ni->oi", delta, y)
+        else:
+            _, product, _ = contract.conv_backward(delta, y, np.zeros(layer.weight.shape), layer)
+        np.testing.assert_allclose(array(layer.feedback.grad), product, atol=1e-14)
+        assert torch.equal(layer.feedback.grad, layer.weight.grad)
+        assert layer.feedback.grad.data_ptr() != layer.weight.grad.data_ptr(), "clipping one would clip the other again"
+
+
+def gradients_after_scrambling(model, what):
+    inputs, targets = contract.batch()
+    model.zero_grad()
+    loss = F.cross_entropy(model(inputs), targets)
+    for layer in feedback_layers(model).values():
+        if what:
+            getattr(layer, what).data.normal_()  # behind autograd's back
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_backward_reads_no_W():
+    """T7: with W scrambled after the forward pass, every gradient is what it was; backprop's are not."""
+    model = contract.converted("kolen_pollack")
+    expected = gradients_after_scrambling(copy.deepcopy(model), None)
+    contract.assert_same_state(gradients_after_scrambling(model, "weight"), expected)
+
+    model = contract.converted("backprop")
+    expected = gradients_after_scrambling(copy.deepcopy(model), None)
+    found = gradients_after_scrambling(model, "weight")
+    assert torch.equal(found["7.weight"], expected["7.weight"])
+    assert not any(torch.allclose(found[key], expected[key]) for key in ("0.weight", "2.weight", "5.weight"))
+
+
+def test_backward_reads_B():
+    model = contract.converted("kolen_pollack")
+    expected = gradients_after_scrambling(copy.deepcopy(model), None)
+    found = gradients_after_scrambling(model, "feedback")
+    assert torch.equal(found["7.feedback"], expected["7.feedback"]), "made of y and δ alone, not of B"
+    assert not any(torch.allclose(found[key], expected[key]) for key in ("0.weight", "2.weight", "5.weight"))
+
+
+# -------------------------------------------------------------------------------------- clipping, scaling, accumulation
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_clipping_the_norm_clips_W_and_B_once_and_alike(foreach):
+    model = contract.converted("kolen_pollack")
+    contract.gradients(model, *contract.batch())
+    products = {key: layer.weight.grad.clone() for key, layer in feedback_layers(model).items()}
+    squares = sum(float(p.grad.square().sum()) for p in model.parameters())
+    total = nn.utils.clip_grad_norm_(model.parameters(), 0.01, foreach=foreach)
+    assert float(total) == pytest.approx(math.sqrt(squares))
+    for key, layer in feedback_layers(model).items():
+        expected = products[key] * 0.01 / (math.sqrt(squares) + 1e-6)
+        torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-9, atol=0)
+        torch.testing.assert_close(layer.feedback.grad, expected, rtol=1e-9, atol=0)
+
+
+def test_clipping_values_keeps_the_law():
+    model, before = model_and_gaps()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=0.5)
+    for _ in range(3):
+        contract.gradients(model, *contract.batch())
+        nn.utils.clip_grad_value_(model.parameters(), 1e-3)
+        optimizer.step()
+    assert_gaps(model, {key: 0.9**3 * gap for key, gap in before.items()})
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+def test_gradient_scaling_unscales_W_and_B_once(implementation, nesterov, clip):
+    """By a power of two, so that the scaled run must end where the plain one does."""
+    plain = contract.converted("kolen_pollack").float()
+    scaled = copy.deepcopy(plain)
+    inputs, targets = contract.batch()
+    settings = {"lr": 0.2, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1} | implementation
+    for model, enabled in ((plain, False), (scaled, True)):
+        optimizer = torch.optim.SGD(model.parameters(), **settings)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=enabled)
+        for _ in range(4):
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(inputs.float()), targets)).backward()
+            if clip:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+    for (name, found), expected in zip(scaled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+def test_a_step_that_overflows_moves_neither_W_nor_B(implementation):
+    model = contract.converted("kolen_pollack").float()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1, **implementation)
+    scaler = torch.amp.GradScaler("cpu")
+    inputs, targets = contract.batch()
+    scaler.scale(F.cross_entropy(model(inputs.float()), targets) * float("inf")).backward()
+    scaler.step(optimizer)
+    contract.assert_same_state(model.state_dict(), before)
+
+
+def test_accumulated_gradients_keep_the_law():
+    model, before = model_and_gaps()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        inputs, targets = contract.batch()
+        for part in (slice(0, 2), slice(2, 5)):
+            F.cross_entropy(model(inputs[part]), targets[part]).backward()
+        optimizer.step()
+    assert_gaps(model, {key: 0.9**3 * gap for key, gap in before.items()})
+
+
+# ----------------------------------------------------------------------------------------------- copies and checkpoints
+
+
+def through_torch_save(model):
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "torch_save": through_torch_save,
+    "deepcopy_of_a_layer": lambda model: nn.Sequential(*(copy.deepcopy(layer) for layer in model)),
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copys_B_learns_and_is_watched_as_the_originals(duplicate):
+    original, _ = model_and_gaps()
+    contract.train(original)
+    twin, state = duplicate(original), {key: value.clone() for key, value in original.state_dict().items()}
+    before = gaps(twin)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.2, weight_decay=0.5)
+    for _ in range(3):
+        step(twin, optimizer)
+    assert_gaps(twin, {key: 0.9**3 * gap for key, gap in before.items()})
+    contract.assert_same_state(original.state_dict(), state)
+    with pytest.raises(wtkit.WtkitError, match=r"given 'weight' of .* without 'feedback'"):
+        step(twin, torch.optim.SGD([p for n, p in twin.named_parameters() if "feedback" not in n], lr=0.2))
+
+
+def test_model_and_optimizer_resume_from_a_checkpoint():
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+    model = contract.converted("kolen_pollack")
+    optimizer = torch.optim.SGD(model.parameters(), **settings)
+    for _ in range(2):
+        step(model, optimizer)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    other = contract.converted("kolen_pollack", seed=9)
+    other_optimizer = torch.optim.SGD(other.parameters(), **settings)
+    other.load_state_dict(saved[0])
+    other_optimizer.load_state_dict(saved[1])
+    for net, its in ((model, optimizer), (other, other_optimizer)):
+        for _ in range(2):
+            step(net, its)
+    contract.assert_same_state(model.state_dict(), other.state_dict())
+
+
+# ----------------------------------------------------------------------------------- steps that would treat them unlike
+
+
+def named(model, kept):
+    return [p for name, p in model.named_parameters() if kept(name)]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+def test_an_optimizer_without_B_is_refused_before_anything_moves(implementation):
+    model = contract.converted("kolen_pollack")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(named(model, lambda name: "feedback" not in name), lr=0.1, **implementation)
+    with pytest.raises(wtkit.WtkitError, match=r"^kolen_pollack: .* 'weight' of Feedback\w+\(.*\) without 'feedback'"):
+        step(model, optimizer)
+    contract.assert_same_state(model.state_dict(), before)
+
+
+def test_an_optimizer_made_before_conversion_is_refused():
+    model = contract.network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    wtkit.convert(model, "kolen_pollack")
+    with pytest.raises(wtkit.WtkitError, match=r"taken after wtkit\.convert"):
+        step(model, optimizer)
+
+
+def test_an_optimizer_without_W_is_refused():
+    model = contract.converted("kolen_pollack")
+    with pytest.raises(wtkit.WtkitError, match=r"given 'feedback' .* without 'weight'"):
+        step(model, torch.optim.SGD(named(model, lambda name: "feedback" in name), lr=0.1))
+
+
+@pytest.mark.parametrize("setting", [{"weight_decay": 0.1}, {"lr": 0.2}, {"momentum": 0.5}], ids=str)
+def test_groups_that_differ_are_refused(setting):
+    model = contract.converted("kolen_pollack")
+    groups = [
+        {"params": named(model, lambda name: "feedback" in name), **setting},
+        {"params": named(model, lambda name: "feedback" not in name)},
+    ]
+    with pytest.raises(wtkit.WtkitError, match=f"different {next(iter(setting))}; put both in one group"):
+        step(model, torch.optim.SGD(groups, lr=0.1))
+
+
+def test_groups_that_agree_will_do():
+    model, before = model_and_gaps()
+    groups = [
+        {"params": [(n, p) for n, p in model.named_parameters() if ("feedback" in n) == feedback]}
+        for feedback in (False, True)
+    ]
+    step(model, torch.optim.SGD(groups, lr=0.2, weight_decay=0.5))
+    assert_gaps(model, {key: 0.9 * gap for key, gap in before.items()})
+
+
+@pytest.mark.parametrize("frozen", ["weight", "feedback"])
+def test_freezing_one_of_the_two_is_refused(frozen):
+    model = contract.converted("kolen_pollack")
+    getattr(model[5], frozen).requires_grad_(False)
+    with pytest.raises(wtkit.WtkitError, match=f"'{frozen}' of .*(8, 36).* has no gradient"):
+        step(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_freezing_both_holds_both():
+    model = contract.converted("kolen_pollack")
+    model[5].requires_grad_(False)
+    before = model[5].weight.clone(), model[5].B.clone()
+    step(model, torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1))
+    assert torch.equal(model[5].weight, before[0]) and torch.equal(model[5].B, before[1])
+    assert model[0].weight.grad.abs().sum() > 0, "δ still passes"
+
+
+def test_other_models_and_optimizers_are_left_in_peace():
+    watched = contract.converted("kolen_pollack")
+    contract.gradients(watched, *contract.batch())  # it has gradients, and another model's optimizer steps
+    contract.train(contract.network())
+    contract.train(contract.converted("feedback_alignment"))
+    part = [watched[0].bias, watched[5].bias]
+    torch.optim.SGD(part, lr=0.1).step()
+
+
+def test_a_model_converted_to_another_method_is_no_longer_watched():
+    model = wtkit.convert(contract.converted("kolen_pollack"), "feedback_alignment")
+    contract.train(model)
+    contract.train(wtkit.export(contract.converted("kolen_pollack")))
+
+
+def test_watching_keeps_no_model_alive():
+    gc.collect()
+    before = len(_learning)
+    model = contract.converted("kolen_pollack")
+    assert len(_learning) == before + 4
+    del model
+    gc.collect()
+    assert len(_learning) == before
+
+
+# ---------------------------------------------------------------------------------------- λ, converted in its one place
+
+
+def test_learning_rate_warms_up_and_drops():
+    config = RunConfig(method="kolen_pollack", lr=0.4, warmup_epochs=2, epochs=40, lr_drops=(32, 36))
+    found = [learning_rate(config, epoch) for epoch in (0, 0.5, 1, 2, 31.99, 32, 35, 36, 39)]
+    assert found == pytest.approx([0, 0.1, 0.2, 0.4, 0.4, 0.04, 0.04, 0.004, 0.004])
+
+
+def test_learning_rate_follows_the_cosine_to_zero():
+    config = RunConfig(method="kolen_pollack", lr=0.4, warmup_epochs=2, epochs=10, schedule="cosine")
+    found = [learning_rate(config, epoch) for epoch in (1, 2, 4, 6, 8, 10)]
+    assert found == pytest.approx([0.2, 0.4, *(0.2 * (1 + math.cos(math.pi * x)) for x in (0.25, 0.5, 0.75)), 0])
+
+
+def test_twenty_epochs_of_the_papers_size_make_ten_e_foldings():
+    """The arithmetic of Sec. 6's "near zero within 20 epochs": η 0.1, decay 1e-4, momentum 0.9, 5,000 steps."""
+    config = RunConfig(method="kolen_pollack", lr=0.1, weight_decay=1e-4, momentum=0.9, epochs=20)
+    assert decay_exponent(config, 5000) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_decay_exponent_predicts_the_mismatch_of_real_steps(schedule, momentum):
+    """To first order in λ m/(1−m)², here 2 %."""
+    config = RunConfig(
+        method="kolen_pollack", lr=0.05, weight_decay=0.05 * (1 - momentum), momentum=momentum,
+        schedule=schedule, warmup_epochs=1, lr_drops=(4,), epochs=6,
+    )  # fmt: skip
+    layer = wtkit.convert(nn.Linear(3, 2).double(), "kolen_pollack")
+    before = float((layer.weight - layer.B).detach().norm())
+    optimizer = torch.optim.SGD(
+        layer.parameters(), lr=1.0, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    )
+    steps_per_epoch = 150
+    for number in range(config.epochs * steps_per_epoch):
+        optimizer.param_groups[0]["lr"] = learning_rate(config, number / steps_per_epoch)
+        optimizer.zero_grad()
+        layer(torch.randn(4, 3, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+    fallen = -math.log(float((layer.weight - layer.B).detach().norm()) / before)
+    assert fallen == pytest.approx(decay_exponent(config, steps_per_epoch), rel=0.05)
+    assert fallen > 1

@@ -1,0 +1,575 @@
+"""convert() and the layers: every geometry against numpy, and everything that PyTorch does with a module."""
+
+import copy
+import itertools
+import pickle
+
+import contract
+import numpy as np
+import pytest
+import torch
+from contract import array
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+import wtkit
+from wtkit import methods
+from wtkit.layers import ConvMaps, FeedbackConv2d, FeedbackLinear, _used_taps, feedback_layers
+
+METHODS = methods.names()
+
+pytestmark = [  # what torch itself says of plain layers, and what its compiler says to itself at a graph break
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
+
+
+def engaged_step(layer, y, delta):
+    """Output and gradients of one layer for a given δ at its output."""
+    y = y.clone().requires_grad_()
+    layer.zero_grad()
+    out = layer(y)
+    out.backward(delta)
+    return out.detach(), y.grad
+
+
+# --------------------------------------------------------------------------------------------- the maps, every geometry
+
+GEOMETRIES = {
+    "1x1": {"kernel_size": 1},
+    "stride": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "unequal": {"kernel_size": (3, 2), "stride": (1, 2), "padding": (2, 1), "dilation": (1, 2)},
+    "stride_leaves_pixels": {"kernel_size": 2, "stride": 3},
+    "dilation": {"kernel_size": 3, "dilation": 2, "padding": 2},
+    "groups": {"kernel_size": 3, "groups": 2, "padding": 1},
+    "depthwise": {"kernel_size": 3, "groups": 4, "padding": 1},
+    "no_bias": {"kernel_size": 3, "bias": False},
+    "valid": {"kernel_size": 3, "padding": "valid"},
+    "same": {"kernel_size": 3, "padding": "same"},
+    "same_even": {"kernel_size": (4, 2), "padding": "same"},
+    "same_even_dilated": {"kernel_size": (2, 4), "padding": "same", "dilation": (3, 1), "groups": 2},
+    "reflect": {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
+    "replicate": {"kernel_size": 3, "padding": (1, 2), "padding_mode": "replicate", "stride": 2},
+    "circular": {"kernel_size": 3, "padding": 1, "padding_mode": "circular", "groups": 2},
+    "circular_same_even": {"kernel_size": (2, 4), "padding": "same", "padding_mode": "circular"},
+    "kernel_beyond_map": {"kernel_size": 7, "padding": 3, "stride": 2},
+    "only_padding_met": {"kernel_size": 3, "padding": 4, "stride": 3},
+}
+
+
+@pytest.mark.parametrize("size", [(6, 5), (3, 4)], ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_convolution_agrees_with_numpy(geometry, size):
+    plain = nn.Conv2d(4, 6 if geometry.get("groups") != 4 else 8, **geometry).double()
+    layer = wtkit.convert(copy.deepcopy(plain), "feedback_alignment")
+    y = torch.randn(3, 4, *size, dtype=torch.float64)
+    delta = torch.randn_like(plain(y))
+    out, below = engaged_step(layer, y, delta)
+    bias = None if plain.bias is None else array(plain.bias)
+    torch.testing.assert_close(out, plain(y), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        array(out), contract.conv_forward(array(y), array(plain.weight), bias, plain), atol=1e-12
+    )
+    expected = contract.conv_backward(array(delta), array(y), array(layer.B), plain)
+    np.testing.assert_allclose(array(below), expected[0], atol=1e-12)
+    np.testing.assert_allclose(array(layer.weight.grad), expected[1], atol=1e-12)
+    if plain.bias is not None:
+        np.testing.assert_allclose(array(layer.bias.grad), expected[2], atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 1, 3), (0,)], ids=str)
+def test_linear_agrees_with_numpy_for_inputs_of_any_rank(leading, bias):
+    plain = nn.Linear(5, 3, bias=bias).double()
+    layer = wtkit.convert(copy.deepcopy(plain), "feedback_alignment")
+    y, delta = torch.randn(*leading, 5, dtype=torch.float64), torch.randn(*leading, 3, dtype=torch.float64)
+    out, below = engaged_step(layer, y, delta)
+    assert torch.equal(out, plain(y))
+    expected = contract.linear_backward(array(delta), array(y), array(layer.B))
+    np.testing.assert_allclose(array(below), expected[0], atol=1e-12)
+    np.testing.assert_allclose(array(layer.weight.grad), expected[1], atol=1e-12)
+    if bias:
+        np.testing.assert_allclose(array(layer.bias.grad), expected[2], atol=1e-12)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_backprop_is_autograd(geometry):
+    """T1, eq. 2: with B = W the feedback path is backprop."""
+    plain = nn.Conv2d(4, 8, **geometry).double()
+    layer = wtkit.convert(copy.deepcopy(plain), "backprop")
+    y = torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    delta = torch.randn_like(plain(y))
+    for found, expected in zip(engaged_step(layer, y, delta), engaged_step(plain, y, delta), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for found, expected in zip(layer.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("geometry", [GEOMETRIES["stride"], GEOMETRIES["reflect"], GEOMETRIES["same_even"]])
+def test_one_image_without_a_batch_dimension(geometry):
+    layer = wtkit.convert(nn.Conv2d(2, 3, **geometry).double(), "feedback_alignment")
+    image = torch.randn(2, 5, 5, dtype=torch.float64)
+    delta = torch.randn_like(layer(image))
+    out, below = engaged_step(layer, image, delta)
+    product = layer.weight.grad.clone()
+    out_of_batch, below_of_batch = engaged_step(layer, image[None], delta[None])
+    assert torch.equal(out, out_of_batch[0])
+    assert torch.equal(below, below_of_batch[0])
+    assert torch.equal(product, layer.weight.grad)
+
+
+def test_an_empty_batch_gives_zero_products():
+    layer = wtkit.convert(nn.Conv2d(2, 3, 3), "kolen_pollack")
+    layer(torch.zeros(0, 2, 5, 5)).sum().backward()
+    assert not layer.weight.grad.any() and not layer.feedback.grad.any()
+
+
+# ----------------------------------------------------------------------------------------------- taps that meet nothing
+
+
+def test_used_taps_are_those_that_meet_an_input_by_brute_force():
+    """Cropping keeps every tap that meets an input, the outputs' number, and every tap's place relative to the map."""
+    cropped = 0
+    for size, kernel, stride, padding, dilation in itertools.product(
+        range(1, 8), range(1, 6), (1, 2, 3), range(6), (1, 2, 3)
+    ):
+        outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        if outputs < 1:
+            continue
+        met = {
+            tap
+            for tap, o in itertools.product(range(kernel), range(outputs))
+            if 0 <= o * stride + tap * dilation - padding < size
+        }
+        taps, left = _used_taps(size, kernel, stride, padding, dilation)
+        kept = range(kernel)[taps]
+        shape = (size, kernel, stride, padding, dilation)
+        assert met <= set(kept), shape
+        assert left == padding - taps.start * dilation >= 0, shape
+        assert (size + 2 * left - dilation * (len(kept) - 1) - 1) // stride + 1 == outputs, shape
+        cropped += len(kept) < kernel
+    assert cropped > 100
+
+
+def test_only_the_central_tap_of_a_3x3_kernel_meets_a_1x1_map():
+    assert _used_taps(size=1, kernel=3, stride=1, padding=1, dilation=1) == (slice(1, 2), 0)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation"), [
+    (1, 3, 1, 1, 1), (1, 3, 2, 1, 1), (2, 3, 2, 1, 1), (2, 7, 2, 3, 1), (1, 5, 1, 2, 1), (2, 3, 1, 2, 2),
+    (3, 3, 3, 3, 3), (1, 7, 2, 3, 1), (1, 3, 1, 2, 2),
+])  # fmt: skip
+def test_cropped_taps_change_no_gradient(size, kernel, stride, padding, dilation):
+    """Exactly: in float64 on small integers every sum is exact, in whatever order."""
+
+    def integers(*shape):
+        return torch.randint(-8, 9, shape).double()
+
+    y, W, M = integers(2, 4, size, size + 1), integers(6, 2, kernel, kernel), integers(6, 2, kernel, kernel)
+    geometry = (stride, padding, dilation, 2)
+    y.requires_grad_()
+    plain_M = M.clone().requires_grad_()
+    out = F.conv2d(y, W, None, *geometry)
+    delta = integers(*out.shape)
+    (below,) = torch.autograd.grad(F.conv2d(y, M, None, *geometry), y, delta)
+    (product,) = torch.autograd.grad(F.conv2d(y, plain_M, None, *geometry), plain_M, delta)
+    maps = ConvMaps((stride,) * 2, (padding,) * 2, (dilation,) * 2, 2)
+    assert maps._taps(y, W)[0] is not ..., "something is cropped"
+    assert torch.equal(maps.apply_weights(y, W), out)
+    found = maps.backward(delta, y.detach(), M, (True, True, True))
+    for value, expected in zip(found, (below, product, delta.sum((0, 2, 3))), strict=True):
+        assert torch.equal(value, expected)
+
+
+# --------------------------------------------------------------------------------------------------- what convert keeps
+
+
+def test_twins_are_subclasses_and_the_model_itself_returns():
+    model = contract.network()
+    assert wtkit.convert(model, "feedback_alignment") is model
+    assert isinstance(model[0], FeedbackConv2d) and isinstance(model[0], nn.Conv2d)
+    assert isinstance(model[5], FeedbackLinear) and isinstance(model[5], nn.Linear)
+    assert "method=feedback_alignment" in repr(model[0]) and "kernel_size=(3, 3)" in repr(model[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_keep_their_identity(name):
+    model = contract.network()
+    before = dict(model.named_parameters())
+    wtkit.convert(model, name)
+    after = dict(model.named_parameters())
+    assert all(after[key] is value for key, value in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", METHODS)
+def test_precision_is_kept(name, dtype):
+    model = wtkit.convert(nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 2)).to(dtype), name)
+    model(torch.randn(2, 2, 3, 3, dtype=dtype)).sum().backward()
+    for layer in feedback_layers(model).values():
+        assert layer.B.dtype == layer.weight.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_feedback_path_moves_with_the_model(name):
+    """Seen on the meta device, since there may be no other."""
+    model = wtkit.convert(contract.network(), name).to("meta")
+    assert all(layer.B.device.type == "meta" for layer in feedback_layers(model).values())
+
+
+def test_hooks_stay():
+    layer, calls = nn.Linear(3, 2), []
+    layer.register_forward_hook(lambda *_: calls.append("forward"))
+    layer.register_full_backward_hook(lambda *_: calls.append("backward"))
+    wtkit.convert(layer, "feedback_alignment")(torch.ones(1, 3, requires_grad=True)).sum().backward()
+    assert calls == ["forward", "backward"]
+
+
+def test_a_frozen_layer_stays_frozen():
+    layer = nn.Linear(3, 2).requires_grad_(False)
+    wtkit.convert(layer, "kolen_pollack")
+    assert not layer.feedback.requires_grad
+    y = torch.randn(4, 3, requires_grad=True)
+    layer(y).sum().backward()
+    assert torch.allclose(y.grad, layer.B.sum(0).expand(4, 3))
+    assert layer.weight.grad is None and layer.feedback.grad is None
+
+
+def test_training_and_evaluation_modes_agree_without_gradients():
+    model = wtkit.convert(contract.network(), "kolen_pollack").eval()
+    inputs, _ = contract.batch()
+    with torch.no_grad():
+        expected = model(inputs)
+    with torch.inference_mode():
+        assert torch.equal(model(inputs), expected)
+
+
+def test_options_beside_a_method_object_are_refused():
+    with pytest.raises(wtkit.WtkitError, match="options noise_std given beside a Method"):
+        wtkit.convert(nn.Linear(2, 2), methods.load("weight_mirror"), noise_std=1)
+
+
+def test_a_method_object_does_as_well_as_its_name():
+    method = methods.load("sign_symmetry", scale="unit")
+    assert wtkit.convert(nn.Linear(3, 2), method).B.abs().eq(1).all()
+
+
+def test_an_unknown_option_leaves_the_model_alone():
+    model = contract.network()
+    with pytest.raises(wtkit.WtkitError, match=r"option of weight_mirror 'mirror_lrr' \(did you mean 'mirror_lr'"):
+        wtkit.convert(model, "weight_mirror", mirror_lrr=0.1)
+    assert not feedback_layers(model)
+
+
+def test_torchvisions_checkpoint_loads_and_an_export_goes_back():
+    torchvision = pytest.importorskip("torchvision")
+    plain = torchvision.models.squeezenet1_1(num_classes=5)
+    model = wtkit.convert(torchvision.models.squeezenet1_1(num_classes=5), "kolen_pollack")
+    model.load_state_dict(plain.state_dict(), strict=True)
+    torchvision.models.squeezenet1_1(num_classes=5).load_state_dict(wtkit.export(model).state_dict(), strict=True)
+    contract.assert_same_state(wtkit.export(model).state_dict(), plain.state_dict())
+
+
+def test_strict_loading_still_finds_what_is_really_missing():
+    model = wtkit.convert(nn.Linear(3, 2), "feedback_alignment")
+    with pytest.raises(RuntimeError, match=r'Missing key.*"bias"'):
+        model.load_state_dict({"weight": torch.zeros(2, 3)}, strict=True)
+
+
+def test_layers_may_share_a_weight_where_B_does_not_learn_with_it():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    wtkit.convert(model, "feedback_alignment")
+    assert not torch.equal(model[0].B, model[1].B)
+    model(torch.randn(2, 3)).sum().backward()
+
+
+# ------------------------------------------------------------------------------------------------- what convert refuses
+
+
+class PositionEmbedding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(1, 4, 6))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, y):
+        return self.head((y + self.positions).mean(1))
+
+
+class Own(nn.Linear):
+    pass
+
+
+REFUSED = {
+    "ConvTranspose2d": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 2)), "'0' (ConvTranspose2d): 'weight'", "0"),
+    "Conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 2, 2)), "'0' (Conv1d): 'weight'", "0"),
+    "Bilinear": (lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "'0' (Bilinear): 'weight'", "0"),
+    "LSTM": (lambda: nn.Sequential(nn.LSTM(2, 2)), "'0' (LSTM): 'weight_ih_l0'", "0"),
+    "attention": (
+        lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), "'0' (MultiheadAttention): 'in_proj_weight'", "0"
+    ),
+    "encoder": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 8), "'self_attn' (MultiheadAttention): 'in_proj_weight'", "self_attn"
+    ),
+    "positions": (PositionEmbedding, "the model itself (PositionEmbedding): 'positions'", "positions"),
+    "subclass": (lambda: nn.Sequential(Own(2, 2)), "'0' (Own): 'weight'", "0"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(2)), "'0' (LazyLinear): 'weight'", "0"),
+    "weight_norm": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2))),
+        "'0.parametrizations.weight' (ParametrizationList): 'original1'", "0",
+    ),
+    "bare": (lambda: nn.GRU(2, 2), "the model itself (GRU): 'weight_ih_l0'", "*"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message", "pattern"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_converted_is_named_and_may_stay_on_backprop(make, message, pattern):
+    model = make()
+    with pytest.raises(wtkit.WtkitError) as error:
+        wtkit.convert(model, "feedback_alignment")
+    assert f"cannot convert {message}" in str(error.value)
+    assert "convert(..., backprop=[" in str(error.value)
+    assert not feedback_layers(model), "nothing was changed"
+    wtkit.convert(model, "feedback_alignment", backprop=[pattern])
+    assert not any(name.startswith(pattern) for name in feedback_layers(model))
+
+
+def test_element_wise_scales_are_left_alone():
+    model = nn.Sequential(
+        nn.Embedding(5, 4), nn.LayerNorm((3, 4)), nn.Linear(4, 4), nn.PReLU(4), nn.BatchNorm1d(3), nn.RMSNorm(4)
+    )
+    assert list(feedback_layers(wtkit.convert(model, "feedback_alignment"))) == ["2"]
+
+
+def test_a_pattern_that_matches_nothing_names_the_nearest():
+    model = nn.Sequential()
+    model.add_module("decoder", nn.Linear(2, 2))
+    with pytest.raises(wtkit.WtkitError, match=r"'decodr' matches no module .*did you mean 'decoder'\?"):
+        wtkit.convert(model, "feedback_alignment", backprop=["decodr"])
+
+
+def test_modules_by_pattern_stay_on_backprop():
+    inner = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+    model = nn.Sequential(nn.Linear(2, 2), inner, nn.Linear(2, 2))
+    assert list(feedback_layers(wtkit.convert(model, "feedback_alignment", backprop=["1"]))) == ["0", "2"]
+    assert list(feedback_layers(wtkit.convert(model, "feedback_alignment", backprop=["1.*"]))) == ["0", "2"]
+
+
+def test_a_layer_that_now_stays_on_backprop_forgets_its_former_method():
+    model = wtkit.convert(contract.network(), "kolen_pollack")
+    wtkit.convert(model, "feedback_alignment", backprop=["7"])
+    assert type(model[7]) is nn.Linear
+    assert not any("feedback" in name for name, _ in model.named_parameters())
+
+
+def test_the_output_layer_is_the_networks_last_even_if_that_stays_on_backprop():
+    def flags(**options):
+        return [
+            x.is_output for x in feedback_layers(wtkit.convert(contract.network(), "weight_mirror", **options)).values()
+        ]
+
+    assert flags() == [False, False, False, True]
+    assert flags(backprop=["7"]) == [False, False, False]
+
+
+def test_kolen_pollack_refuses_shared_weights():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    with pytest.raises(wtkit.WtkitError, match="'0' and '1' share one weight"):
+        wtkit.convert(model, "kolen_pollack")
+
+
+# -------------------------------------------------------------------------------------- what PyTorch does with a module
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", METHODS)
+def test_autocast(name, dtype):
+    """Output as plain autocast's; products in the parameters' own precision, within rounding of float32's."""
+    plain = contract.network().float()
+    model = wtkit.convert(copy.deepcopy(plain), name)
+    inputs, targets = contract.batch()
+    exact = {key: value.clone() for key, value in contract.gradients(model, inputs.float(), targets).items()}
+    with torch.autocast("cpu", dtype):
+        out, expected = model(inputs.float()), plain(inputs.float())
+    assert out.dtype == dtype and torch.equal(out, expected)
+    model.zero_grad()
+    F.cross_entropy(out.float(), targets).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32
+        error = (parameter.grad - exact[key]).norm() / exact[key].norm()
+        assert error < (0.1 if dtype == torch.bfloat16 else 0.01), key
+
+
+def test_backprop_under_autocast_is_plain_autocast():
+    plain = contract.network().float()
+    model = wtkit.convert(copy.deepcopy(plain), "backprop")
+    inputs, targets = contract.batch()
+    for net in (plain, model):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(inputs.float())
+        F.cross_entropy(out.float(), targets).backward()
+    for (key, parameter), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-2, atol=1e-4, msg=key)
+
+
+def test_autocast_leaves_the_update_of_kolen_pollack_equal_for_W_and_B():
+    model = wtkit.convert(contract.network().float(), "kolen_pollack")
+    inputs, targets = contract.batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(model(inputs.float()), targets)
+    loss.backward()
+    for layer in feedback_layers(model).values():
+        assert torch.equal(layer.weight.grad, layer.feedback.grad)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_channels_last(name):
+    model, (inputs, targets) = contract.converted(name), contract.batch()
+    expected = {key: value.clone() for key, value in contract.gradients(model, inputs, targets).items()}
+    model = model.to(memory_format=torch.channels_last)
+    found = contract.gradients(model, inputs.to(memory_format=torch.channels_last), targets)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12)
+    out = model[0](inputs.to(memory_format=torch.channels_last))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_accumulate(name):
+    model, (inputs, targets) = contract.converted(name), contract.batch()
+    model.zero_grad()
+    F.cross_entropy(model(inputs), targets).backward()
+    whole = {key: p.grad.clone() for key, p in model.named_parameters()}
+    model.zero_grad()
+    for half in (slice(0, 2), slice(2, 5)):
+        (F.cross_entropy(model(inputs[half]), targets[half], reduction="sum") / len(targets)).backward()
+    for key, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, whole[key], rtol=1e-12, atol=1e-14)
+
+
+def test_gradient_checkpointing():
+    model, (inputs, targets) = contract.converted("feedback_alignment"), contract.batch()
+    expected = {key: p.clone() for key, p in contract.gradients(model, inputs, targets).items()}
+    model.zero_grad()
+    hidden = torch.utils.checkpoint.checkpoint(model[:5], inputs, use_reentrant=False)
+    F.cross_entropy(model[5:](hidden), targets).backward()
+    for key, p in model.named_parameters():
+        assert torch.equal(p.grad, expected[key])
+
+
+@pytest.mark.slow
+def test_compiled_in_a_dynamic_batch_with_strides_padding_and_autocast():
+    model = wtkit.convert(
+        nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), nn.ReLU(inplace=True),
+            nn.Conv2d(4, 4, (2, 4), padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 7, 2, 3), nn.Flatten(),
+        ),
+        "kolen_pollack",
+    )  # fmt: skip
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for size in (2, 3):
+        inputs = torch.randn(size, 2, 4, 4)
+        grads = []
+        for net in (model, compiled):
+            model.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                out = net(inputs)
+            out.float().square().sum().backward()
+            grads.append([p.grad.clone() for p in model.parameters()])
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+    for layer in feedback_layers(compiled).values():
+        assert torch.equal(layer.weight.grad, layer.feedback.grad)
+        assert layer.weight.grad.data_ptr() != layer.feedback.grad.data_ptr()
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'init'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def wrapped(kind, model):
+    if kind == "compile":
+        return torch.compile(model, backend="aot_eager")
+    if kind == "compile_in_place":
+        model.compile(backend="aot_eager")
+        return model
+    if kind == "compile_inside":
+        model[5] = torch.compile(model[5], backend="aot_eager")
+        return model
+    if kind == "data_parallel":
+        return nn.DataParallel(model)
+    wrapper = nn.parallel.DistributedDataParallel(model)
+    return torch.compile(wrapper, backend="aot_eager") if kind == "compiled_ddp" else wrapper
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["compile", "compile_in_place", "compile_inside", "data_parallel", "ddp", "compiled_ddp"]
+)
+def test_wrapped_models_can_be_trained_mirrored_and_measured(kind, process_group):
+    torch.compiler.reset()
+    model, (inputs, targets) = contract.converted("weight_mirror"), contract.batch()
+    bare = copy.deepcopy(model)
+    model = wrapped(kind, model)
+    for net in (model, bare):
+        contract.train(net)
+        wtkit.mirror(net, 2)
+    found, expected = wtkit.matrix_angles(model), wtkit.matrix_angles(bare)
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-9)
+    found, expected = (wtkit.delta_angles(net, inputs, targets) for net in (model, bare))
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-9, atol=1e-9)
+    assert (expected.values[:-1] > 1).all(), "angles of 0 would hide a backward pass with its weights burnt in"
+    plain = wtkit.export(model)
+    assert not feedback_layers(plain)
+    assert feedback_layers(model)
+
+
+@pytest.mark.parametrize("kind", ["data_parallel", "ddp", "compile"])
+def test_kolen_pollack_keeps_its_law_in_a_wrapper(kind, process_group):
+    torch.compiler.reset()
+    model = contract.converted("kolen_pollack")
+    gaps = {key: (x.weight - x.B).detach() for key, x in feedback_layers(model).items()}
+    contract.train(wrapped(kind, model), steps=4, lr=0.2, momentum=0, weight_decay=0.5)
+    for key, layer in feedback_layers(model).items():
+        torch.testing.assert_close((layer.weight - layer.B).detach(), 0.9**4 * gaps[key], rtol=1e-9, atol=1e-12)
+
+
+def test_a_wrapped_model_can_be_converted_too(process_group):
+    model = nn.DataParallel(contract.network())
+    assert wtkit.convert(model, "feedback_alignment") is model
+    assert list(feedback_layers(model)) == ["0", "2", "5", "7"]
+
+
+def test_a_whole_model_goes_through_torch_save(tmp_path):
+    model = contract.converted("kolen_pollack")
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    contract.assert_same_state(model.state_dict(), loaded.state_dict())
+    assert pickle.loads(pickle.dumps(loaded))[0].method == model[0].method
+
+
+class OneModuleTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, y):
+        return self.layer(torch.tanh(self.layer(y)))
+
+
+def test_a_layer_used_twice_sums_its_products():
+    model = wtkit.convert(OneModuleTwice().double(), "feedback_alignment")
+    y, delta = (torch.randn(3, 4, dtype=torch.float64) for _ in range(2))
+    _, below = engaged_step(model, y, delta)
+    W, bias, B = (array(t) for t in (model.layer.weight, model.layer.bias, model.layer.B))
+    hidden = np.tanh(contract.linear_forward(array(y), W, bias))
+    signal, second, _ = contract.linear_backward(array(delta), hidden, B)
+    expected, first, _ = contract.linear_backward(signal * (1 - hidden**2), array(y), B)
+    np.testing.assert_allclose(array(below), expected, atol=1e-12)
+    np.testing.assert_allclose(array(model.layer.weight.grad), first + second, atol=1e-12)

@@ -1,0 +1,184 @@
+"""The figures: style, what is drawn, and what is said of runs that are missing, single or diverged."""
+
+import functools
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from results import METHODS, altered, diverge, synthetic
+
+from wtkit import paper, plotting
+from wtkit.errors import WtkitError
+
+mpl.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with mpl.rc_context():
+        plotting.style()
+        yield
+
+
+@functools.cache
+def base():
+    return synthetic(networks=("resnet18",), seeds=(0, 1), methods=(*METHODS, "weight_mirror:gaussian"))
+
+
+def node(*changes):
+    tree = base()
+    for change in changes:
+        tree = altered(tree, change)
+    return tree["resnet18"].to_dataset()
+
+
+def texts(ax):
+    return "\n".join(text.get_text() for text in ax.texts)
+
+
+def lightness(color):
+    """CIE L*, 0 for black and 100 for white."""
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    return 116 * np.cbrt(luminance) - 16 if luminance > 0.008856 else 903.3 * luminance
+
+
+def test_methods_can_be_told_apart_in_grey():
+    steps = np.diff(sorted(lightness(how.color) for how in plotting.LOOKS.values()))
+    assert steps.min() > 12
+    assert len({how.marker for how in plotting.LOOKS.values()}) == len(METHODS)
+
+
+def test_layers_grow_lighter_from_input_to_output():
+    levels = [lightness(color) for color in plotting.LAYER_COLORS(np.linspace(0, 1, 20))[:, :3]]
+    assert (np.diff(levels) > 0).all()
+
+
+def test_a_method_beyond_the_papers_has_a_look():
+    assert plotting.look("a_sixth").color not in {how.color for how in plotting.LOOKS.values()}
+
+
+def test_error_curves_are_means_with_bands():
+    ax = Figure().subplots()
+    plotting.test_error(ax, node())
+    curves = [line for line in ax.lines if len(line.get_xdata()) == 17]
+    assert len(curves) == len(METHODS)
+    np.testing.assert_allclose(curves[0].get_ydata(), node()["test_error"].isel(run=[0, 1]).mean("run"))
+    assert len([c for c in ax.collections if isinstance(c, mpl.collections.FillBetweenPolyCollection)]) == len(METHODS)
+    assert ax.get_yscale() == "log"
+    assert "mean ± standard error of 2 seeds" in texts(ax)
+    assert "paper, ImageNet" in texts(ax)
+
+
+def test_the_papers_values_stand_at_the_margin():
+    ax = Figure().subplots()
+    plotting.test_error(ax, node())
+    drawn = {float(line.get_ydata()[0]) for line in ax.lines if line.get_markerfacecolor() == "white"}
+    assert drawn == {estimate.mean for estimate in paper.FINAL_ERRORS["resnet18", "relu_bn"].values()}
+
+
+def test_one_seed_has_no_band_and_says_so():
+    ax = Figure().subplots()
+    plotting.test_error(ax, node(lambda n: n.isel(run=n["seed"].values == 0)))
+    assert "one seed: no standard error" in texts(ax)
+
+
+def test_diverged_runs_are_named_and_crossed():
+    ax = Figure().subplots()
+    plotting.test_error(ax, node(diverge("kolen_pollack", 1), diverge("feedback_alignment", 0, 1)))
+    assert "KP: 1 of 2 runs diverged" in texts(ax)
+    assert "FA: 2 of 2 runs diverged" in texts(ax)
+    assert len([line for line in ax.lines if line.get_marker() == "x"]) == 3
+    for method, words in (
+        ("kolen_pollack", "1 of 2 runs diverged, left out"),
+        ("feedback_alignment", "diverged, shown"),
+    ):
+        ax = Figure().subplots()
+        plotting.angles(
+            ax, node(diverge("kolen_pollack", 1), diverge("feedback_alignment", 0, 1)), method, "matrix_angle"
+        )
+        assert words in texts(ax)
+
+
+def test_an_error_of_zero_and_errors_of_tens_of_percent():
+    zero = node(lambda n: n["test_error"].values.__setitem__((slice(None), -1), 0.0))
+    ax = Figure().subplots()
+    plotting.test_error(ax, zero)
+    ax = Figure().subplots()
+    plotting.test_error(ax, node(lambda n: n["test_error"].values.__setitem__((slice(None), -1), 40.0)))
+    assert ax.get_yscale() == "linear"
+
+
+def test_every_layer_is_a_line():
+    ax = Figure().subplots()
+    plotting.angles(ax, node(), "weight_mirror", "matrix_angle")
+    layers = [line for line in ax.lines if len(line.get_xdata()) == 17]
+    assert len(layers) == node().sizes["layer"]
+    assert "paper: < 12°" in texts(ax)
+
+
+def test_a_method_that_was_not_run_is_said_to_be_missing():
+    ax = Figure().subplots()
+    plotting.angles(
+        ax, node(lambda n: n.isel(run=n["method"].values != "sign_symmetry")), "sign_symmetry", "delta_angle"
+    )
+    assert texts(ax) == "not run"
+
+
+def test_epochs_without_angles_leave_no_gap():
+    sparse = node(lambda n: n["matrix_angle"].values.__setitem__((slice(None), slice(1, 16, 2)), np.nan))
+    ax = Figure().subplots()
+    plotting.angles(ax, sparse, "weight_mirror", "matrix_angle")
+    assert all(np.isfinite(line.get_ydata()).all() for line in ax.lines)
+
+
+def test_the_grid_has_the_papers_letters_and_what_was_added():
+    columns = plotting.angle_columns([node()])
+    assert [paper.label(*column) for column in columns] == ["WM", "KP", "SS", "FA", "WM gaussian"]
+    axes = Figure().subplots(2, len(columns), sharex=True, sharey=True)
+    plotting.angle_grid(axes, node(), columns)
+    titles = [ax.get_title(loc="left") for ax in axes.flat]
+    assert [title[5] for title in titles if title.startswith("$")] == ["a", "c", "e", "b", "d", "f"]
+    assert "FA (added here)" in titles
+
+
+@pytest.mark.parametrize(("data", "drawn"), [("digits", False), ("imagenet", True)])
+def test_the_value_of_xiao_is_drawn_at_imagenet_scale_only(data, drawn):
+    ax = Figure().subplots()
+    plotting.norm_order(ax, node(lambda n: n.attrs.update(data=data)))
+    assert any("37.91" in text.get_text() for text in ax.get_legend().get_texts()) == drawn
+
+
+def test_saved_figures_are_the_same_bytes_every_time(tmp_path):
+    for name in ("once", "twice"):
+        fig = Figure(figsize=(4, 3), layout="constrained")
+        plotting.test_error(fig.subplots(), node())
+        plotting.method_legend(fig, [node()])
+        plotting.save(fig, tmp_path / "new" / name)
+        plotting.save(fig, tmp_path / "new" / f"{name}_again")
+    for ending in ("svg", "png"):
+        files = sorted((tmp_path / "new").glob(f"*.{ending}"))
+        assert len(files) == 4
+        assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_tables(tmp_path):
+    table = pd.DataFrame({"method": ["WM"], "error %": ["1.50 ± 0.10"]})
+    for ending in ("html", "csv", "tex"):
+        plotting.save_table(table, tmp_path / f"t.{ending}", "Errors")
+    assert 'charset="utf-8"' in (tmp_path / "t.html").read_text()
+    assert (tmp_path / "t.csv").read_text() == "method,error %\nWM,1.50 ± 0.10\n"
+    assert r"error \%" in (tmp_path / "t.tex").read_text()
+    assert r"1.50 $\pm$ 0.10" in (tmp_path / "t.tex").read_text()
+    with pytest.raises(WtkitError, match=r"endings are \.html, \.csv and \.tex"):
+        plotting.save_table(table, tmp_path / "t.xls")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WtkitError, match=r"cannot write .*file/fig"):
+        plotting.save(Figure(), tmp_path / "file" / "fig")

@@ -1,0 +1,303 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from images import image_folder
+
+import wtkit
+from wtkit import trajectory
+from wtkit.__main__ import main
+from wtkit.config import RunConfig
+
+METHODS = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
+MEASURED = [name for name in trajectory.VARIABLES if name != "seconds"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return image_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def config(images):
+    def build(method="weight_mirror", **settings):
+        tiny = {
+            "data": "image_folder", "data_root": str(images), "image_size": 8, "epochs": 2, "batch_size": 12,
+            "lr": 0.02, "weight_decay": 0.01, "delta_examples": 6,
+        }  # fmt: skip
+        if method == "weight_mirror":
+            tiny["options"] = {"noise": "orthogonal", "mirror_before": 4, "mirror_every": 2}
+        return RunConfig(method=method, **tiny | settings)
+
+    return build
+
+
+def assert_same(a: xr.Dataset, b: xr.Dataset) -> None:
+    """The same trajectory, bit for bit, but for the time that it took."""
+    for name in MEASURED:
+        np.testing.assert_array_equal(a[name].values, b[name].values, err_msg=name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_records_what_the_schema_promises(config, method):
+    epochs = []
+    run = wtkit.train(config(method), quiet=True, on_epoch=lambda so_far: epochs.append(so_far.sizes["epoch"]))
+    assert epochs == [1, 2, 3]
+    assert str(run.status.values) == "complete"
+    trajectory.check(run, "a run")
+    assert run.sizes == {"epoch": 3, "layer": 21}
+    assert not run.test_error.isnull().any()
+    assert np.isnan(run.train_loss[0])
+    assert not run.train_loss[1:].isnull().any()
+    assert float(run.delta_angle.sel(layer="fc").max()) == 0
+    start = run.matrix_angle.isel(epoch=0)
+    if method == "backprop":
+        assert (run.matrix_angle == 0).all()
+        assert (run.delta_angle == 0).all()
+    elif method == "sign_symmetry":
+        wide = start.where(run.fan_in > 500, drop=True)[:-1]  # torch draws the last layer uniformly: 30°
+        np.testing.assert_allclose(wide, 37.1, atol=0.6)
+    else:
+        np.testing.assert_allclose(start, 90, atol=10)
+    assert run.mirror_samples.notnull().all() == (method == "weight_mirror")
+    settings = trajectory.settings(run)
+    assert settings["method"] == method
+    assert json.loads(str(run.provenance.values))["torch"] == torch.__version__
+
+
+def test_a_seed_fixes_everything_and_another_changes_it(config):
+    first, second, other = (wtkit.train(config(epochs=1, seed=seed), quiet=True) for seed in (3, 3, 4))
+    assert_same(first, second)
+    assert not np.array_equal(first.train_loss, other.train_loss, equal_nan=True)
+
+
+def test_training_does_not_touch_the_random_stream_of_the_caller(config):
+    before = torch.get_rng_state()
+    wtkit.train(config(epochs=1), quiet=True)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_measuring_angles_changes_nothing(config):
+    measured = wtkit.train(config(epochs=3), quiet=True)
+    seldom = wtkit.train(config(epochs=3, angles_every=3), quiet=True)
+    for name in ("test_error", "train_loss"):
+        np.testing.assert_array_equal(measured[name].values, seldom[name].values)
+    assert seldom.matrix_angle.isnull().all("layer").values.tolist() == [False, True, True, False]
+    np.testing.assert_array_equal(measured.matrix_angle[3].values, seldom.matrix_angle[3].values)
+
+
+def test_weights_decay_and_biases_and_batchnorm_do_not(config):
+    from wtkit.layers import convert
+    from wtkit.resnet import build
+    from wtkit.training import _optimizer
+
+    model = convert(build("resnet18", num_classes=3), "kolen_pollack")
+    decaying, others = _optimizer(model, config("kolen_pollack")).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert decaying["weight_decay"] == 0.01
+    assert others["weight_decay"] == 0
+    assert len(decaying["params"]) == 2 * 21  # W and B
+    assert all(
+        "bn" in names[id(p)] or "bias" in names[id(p)] or "downsample.1" in names[id(p)] for p in others["params"]
+    )
+
+
+def test_kolen_pollacks_mismatch_falls_as_the_schedule_says(config):
+    """The exponent that configurations are chosen by, against ‖W − B‖ of a real run without momentum."""
+    from wtkit.config import decay_exponent
+
+    settings = config(
+        "kolen_pollack", momentum=0.0, lr=0.05, weight_decay=1.0, warmup_epochs=1, lr_drops=(2,), epochs=3
+    )
+    mismatch = []
+
+    def measure(run):  # law of cosines from what is recorded: ‖B‖/‖W‖ and the angle
+        ratio, angle = run.feedback_norm_ratio[-1], np.deg2rad(run.matrix_angle[-1])
+        mismatch.append(np.sqrt(1 + ratio**2 - 2 * ratio * np.cos(angle)))
+
+    run = wtkit.train(settings, quiet=True, on_epoch=measure)
+    assert run.status == "complete"
+    # relative to ‖W‖, which decays too; W and B share all that is learnt, so the unused layers decay by the law alone
+    assert decay_exponent(settings, steps_per_epoch=3) == pytest.approx(0.05 * (0 + 1 / 3 + 2 / 3 + 3 + 0.3))
+    assert (mismatch[-1] < mismatch[0]).all()
+
+
+def test_cosine_warmup_smoothing_and_nesterov_train(config):
+    run = wtkit.train(
+        config("backprop", schedule="cosine", warmup_epochs=1, label_smoothing=0.1, nesterov=True, epochs=3), quiet=True
+    )
+    rates = run.learning_rate.values[1:]
+    assert rates[0] < 0.02
+    assert rates[1] > rates[2] > 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_kept(config, tmp_path):
+    run = wtkit.train(config("backprop", lr=1e20, epochs=5), tmp_path, quiet=True)
+    assert str(run.status.values) == "diverged"
+    assert run.sizes["epoch"] < 6
+    assert np.isnan(run.test_error[-1])
+    assert str(trajectory.open_run(tmp_path / "trajectory.nc").status.values) == "diverged"
+    tree = trajectory.gather([tmp_path / "trajectory.nc"], "x")
+    assert tree["resnet18"]["status"].values.tolist() == ["diverged"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(config, precision):
+    run = wtkit.train(config("kolen_pollack", precision=precision, epochs=1), quiet=True)
+    assert np.isfinite(run.train_loss[-1])
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_goes_on_to_the_same_end(config, tmp_path, method):
+    settings = config(method, epochs=3)
+    unbroken = wtkit.train(settings, quiet=True)
+
+    def stop_after(epoch):
+        def on_epoch(run):
+            if run.sizes["epoch"] == epoch + 1:
+                raise Stop
+
+        return on_epoch
+
+    for epoch in (0, 2):
+        with pytest.raises(Stop):
+            wtkit.train(settings, tmp_path, quiet=True, on_epoch=stop_after(epoch))
+        assert (tmp_path / "checkpoint.pt").exists()
+    resumed = wtkit.train(settings, tmp_path, quiet=True)
+    assert_same(unbroken, resumed)
+    assert_same(unbroken, trajectory.open_run(tmp_path / "trajectory.nc"))
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(config, tmp_path):
+    settings = config("weight_mirror", epochs=4)
+    unbroken = wtkit.train(settings, quiet=True)
+    command = [sys.executable, "-m", "wtkit", "train", *settings.arguments(), "--output", str(tmp_path)]
+    delays = iter([0.0, 0.15, 0.4])  # seconds after a checkpoint appears, so in the midst of an epoch or of writing
+    for delay in delays:
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+        process.stdout.readline()  # the first line: a record, or where it goes on
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert_same(unbroken, trajectory.open_run(tmp_path / "trajectory.nc"))
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(config, tmp_path):
+    wtkit.train(config("backprop", epochs=1), tmp_path, quiet=True)
+    again = wtkit.train(config("backprop", epochs=1), tmp_path, quiet=True, on_epoch=lambda run: pytest.fail("trained"))
+    assert again.sizes["epoch"] == 2
+    with pytest.raises(wtkit.WtkitError, match="other settings"):
+        wtkit.train(config("backprop", epochs=2), tmp_path, quiet=True)
+
+
+def test_a_checkpoint_of_other_settings_is_left_aside(config, tmp_path, capsys):
+    def stop(run):
+        raise Stop
+
+    with pytest.raises(Stop):
+        wtkit.train(config("backprop", lr=0.5), tmp_path, on_epoch=stop)
+    run = wtkit.train(config("backprop", epochs=1), tmp_path)
+    assert "starting anew" in capsys.readouterr().out
+    assert_same(run, wtkit.train(config("backprop", epochs=1), quiet=True))
+
+
+def test_two_trainers_do_not_share_a_folder(config, tmp_path):
+    def second(run):
+        with pytest.raises(wtkit.WtkitError, match="another process"):
+            wtkit.train(config("backprop"), tmp_path, quiet=True)
+
+    wtkit.train(config("backprop", epochs=1), tmp_path, quiet=True, on_epoch=second)
+
+
+def test_a_damaged_checkpoint_is_named(config, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a fi")
+    with pytest.raises(wtkit.WtkitError, match=r"checkpoint\.pt.*delete it"):
+        wtkit.train(config("backprop"), tmp_path, quiet=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, monkeypatch):
+    def stop_at_2(run):
+        if run.sizes["epoch"] == 2:
+            raise Stop
+
+    settings = config("backprop", epochs=2)
+    with pytest.raises(Stop):
+        wtkit.train(settings, tmp_path, quiet=True, on_epoch=stop_at_2)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(wtkit.WtkitError, match="No space left on device.*free some space"):
+            wtkit.train(settings, tmp_path, quiet=True)
+    assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
+
+
+def test_progress_is_a_line_an_epoch(config, capsys):
+    wtkit.train(config("weight_mirror", epochs=1))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["epoch 0/1", "epoch 1/1"]
+    assert all(word in lines[1] for word in ("loss", "error", "matrix angles", "δ angles", " s", "left"))
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def test_the_command_line_trains_what_a_config_says(config, tmp_path, capsys):
+    settings = config("weight_mirror", epochs=1)
+    assert main(["train", *settings.arguments(), "--output", str(tmp_path)]) == 0
+    run = trajectory.open_run(tmp_path / "trajectory.nc")
+    assert str(run.settings.values) == settings.revision
+    out = tmp_path / "results.nc"
+    assert main(["gather", str(tmp_path / "trajectory.nc"), "--experiment", "mine", "--output", str(out)]) == 0
+    assert wtkit.open_results(out)["resnet18"].sizes["run"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--method", "kolen_polack"], ["kolen_polack", "kolen_pollack"]),
+        (["train", "--method", "backprop", "--lr", "fast"], ["lr", "fast"]),
+        (["train", "--method", "backprop", "--lr", "-1"], ["lr", "greater than 0", "-1"]),
+        (["train", "--method", "weight_mirror", "--option", "noise=pink"], ["noise", "pink", "gaussian"]),
+        (["train", "--method", "weight_mirror", "--option", "nois=uniform"], ["nois", "'noise'"]),
+        (["train", "--method", "weight_mirror", "--option", "noise"], ["noise", "NAME=VALUE"]),
+        (["train", "--method", "backprop", "--option", "noise=uniform"], ["noise", "none"]),
+        (
+            ["train", "--method", "backprop", "--data", "imagenet", "--data-root", "nowhere"],
+            ["nowhere", "image-net.org"],
+        ),
+        (["runs", "config/digit.yaml"], ["config/digit.yaml", "no experiment file"]),
+        (["gather", "nowhere.nc", "--experiment", "x", "--output", "x.nc"], ["nowhere.nc"]),
+    ],
+)
+def test_what_a_user_gets_wrong_is_said_in_two_lines(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("wtkit: ")
+    assert len(captured.err.splitlines()) <= 2
+    for word in words:
+        assert word in captured.err
+
+
+def test_an_unknown_flag_names_itself(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "backprop", "--learning-rate", "1"])
+    assert "--learning-rate" in capsys.readouterr().err

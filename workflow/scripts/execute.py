@@ -1,0 +1,31 @@
+"""Execute a notebook with papermill: execute.py INPUT OUTPUT [PARAMETER=VALUE …].
+
+Beyond papermill's own command line: an unknown parameter is an error rather than a line in a log, and the kernel is
+the one of this very environment, reached without opening a port.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+
+import papermill
+from jupyter_client.manager import KernelManager
+
+
+def main(source: str, target: str, *assignments: str) -> None:
+    parameters = dict(assignment.split("=", 1) for assignment in assignments)
+    unknown = parameters.keys() - papermill.inspect_notebook(source).keys()
+    if unknown:
+        sys.exit(f"{source}: no parameter {', '.join(sorted(unknown))} in its cell tagged 'parameters'")
+    KernelManager.transport.default_value = "ipc"
+    try:
+        papermill.execute_notebook(
+            source, target, parameters, kernel_name="python3", language="python", progress_bar=False
+        )
+    except papermill.PapermillExecutionError as error:
+        sys.exit(f"{source}: {error.ename}: {error.evalue}\nThe notebook with its traceback: {target}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
