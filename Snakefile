@@ -7,11 +7,9 @@
 #   snakemake                                 the experiment config/digits.yaml
 #   snakemake --config experiment=cifar10     another one
 #   snakemake -n                              what would be done
-import os
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from wtkit.config import expand as runs_of
@@ -42,7 +40,7 @@ include: "workflow/rules/notebooks.smk"
 rule all:
     default_target: True
     input:
-        RESULTS + "/results.nc",
+        f"{RESULTS}/results.nc",
         FIGURES,
         NOTEBOOK_PAGES,
 

@@ -19,7 +19,10 @@ import numpy as np
 
 from wtkit.config import RunConfig, expand, run_config
 
-COLUMNS = ["trial", "method", "validation_error", "train_loss", "matrix_angle_mean", "matrix_angle_max", "delta_angle_max", "seconds"]  # fmt: skip
+COLUMNS = [
+    "trial", "method", "validation_error", "train_loss", "matrix_angle_mean", "matrix_angle_max", "delta_angle_max",
+    "seconds",
+]  # fmt: skip
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wtkit import resnet
+from wtkit.config import NORM_ORDERS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -26,7 +27,7 @@ def word(module):
     return {nn.BatchNorm2d: "BatchNorm", nn.ReLU: "ReLU"}[type(module)]
 
 
-@pytest.mark.parametrize("norm_order", resnet.NORM_ORDERS)
+@pytest.mark.parametrize("norm_order", NORM_ORDERS)
 @pytest.mark.parametrize(("kind", "network"), [("BasicBlock", "resnet18"), ("Bottleneck", "resnet50")])
 def test_modules_are_called_in_the_order_that_is_drawn(kind, network, norm_order, block):
     path, shortcut = (words.split() for words in block.BLOCKS[kind, norm_order])

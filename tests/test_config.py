@@ -66,6 +66,8 @@ REFUSED = [
     ({"method": "weight_mirror", "options": {"noise": "orthogonal", "noise_size": 8}}, "leave noise_size at None"),
     ({"network": "resnet19"}, "setting 'network': "),
     ({"network": "resnet19"}, "'resnet18', 'resnet34', 'resnet50' or 'resnet101', got 'resnet19'"),
+    ({"network": "resnet19"}, ", got 'resnet19' (did you mean 'resnet18'?)"),
+    ({"method": "weight_mirror", "options": {"noise": "gausian"}}, ", got 'gausian' (did you mean 'gaussian'?)"),
     ({"norm_order": "bn"}, "setting 'norm_order': input should be 'relu_bn' or 'bn_relu', got 'bn'"),
     ({"data": "mnist"}, "setting 'data': "),
     ({"epochs": 0}, "setting 'epochs': input should be greater than 0, got 0"),

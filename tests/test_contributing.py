@@ -7,11 +7,12 @@ from pathlib import Path
 import contract
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import wtkit
-from wtkit import data, methods
-from wtkit.config import expand, run_config
+from wtkit import data, methods, resnet
+from wtkit.config import NETWORKS, expand, run_config
 
 TEXT = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
 
@@ -68,6 +69,15 @@ def test_the_ablation_expands(tmp_path):
     runs = expand(tmp_path / "mirror_rate.yaml")
     assert len(runs) == 9
     assert {run.options.get("mirror_lr") for run in runs} == {0.04, None, 0.0025}
+
+
+def test_the_network_is_torchvisions(monkeypatch):
+    for name, shape in eval(f"{{{example('Add a network', 'python')}}}").items():
+        monkeypatch.setitem(NETWORKS, name, shape)
+        with torch.device("meta"):
+            expected = getattr(torchvision.models, name)(num_classes=10).state_dict()
+            found = resnet.build(name, num_classes=10).state_dict()
+        assert {key: value.shape for key, value in found.items()} == {k: v.shape for k, v in expected.items()}
 
 
 def test_the_data_set_loads_or_says_what_is_missing(tmp_path, monkeypatch):

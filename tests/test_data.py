@@ -6,7 +6,7 @@ import torch
 from images import image_folder, tiny_imagenet
 
 from wtkit import data
-from wtkit.config import RunConfig
+from wtkit.config import DATA_SETS, RunConfig
 from wtkit.errors import WtkitError
 
 
@@ -17,6 +17,10 @@ def load(**settings):
 def all_held_out(loaded):
     images, labels = zip(*loaded.held_out_batches(4), strict=True)
     return torch.cat(images), torch.cat(labels)
+
+
+def test_every_data_set_has_a_loader():
+    assert data._LOADERS.keys() == set(DATA_SETS)
 
 
 def test_digits_are_split_once_and_evenly():

@@ -422,8 +422,7 @@ def test_twenty_epochs_of_the_papers_size_make_ten_e_foldings():
     assert decay_exponent(config, 5000) == pytest.approx(10)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("schedule", ["step", "cosine"])
+@pytest.mark.parametrize(("schedule", "momentum"), [("step", 0.0), ("cosine", 0.9)])
 def test_decay_exponent_predicts_the_mismatch_of_real_steps(schedule, momentum):
     """To first order in λ m/(1−m)², here 2 %."""
     config = RunConfig(

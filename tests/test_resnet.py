@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import wtkit
 from wtkit import resnet
+from wtkit.config import NORM_ORDERS, STEMS
 from wtkit.layers import feedback_layers
 
 SIZES = ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
@@ -37,8 +38,8 @@ def test_bn_relu_with_backprop_is_torchvisions(network):
     torch.testing.assert_close(model.eval()(inputs), plain.eval()(inputs), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm_order", resnet.NORM_ORDERS)
-@pytest.mark.parametrize("network", resnet.BLOCKS)
+@pytest.mark.parametrize("norm_order", NORM_ORDERS)
+@pytest.mark.parametrize("network", SIZES)
 def test_names_and_shapes_are_torchvisions(network, norm_order):
     with torch.device("meta"):
         expected = getattr(torchvision.models, network)(num_classes=10).state_dict()
@@ -47,7 +48,7 @@ def test_names_and_shapes_are_torchvisions(network, norm_order):
     assert list(found) == list(expected)
 
 
-@pytest.mark.parametrize("norm_order", resnet.NORM_ORDERS)
+@pytest.mark.parametrize("norm_order", NORM_ORDERS)
 def test_initial_weights_are_torchvisions(norm_order):
     torch.manual_seed(3)
     expected = torchvision.models.resnet18(num_classes=10).state_dict()
@@ -89,7 +90,7 @@ def relu_bn_forward(state, x, stem):
     return x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
 
 
-@pytest.mark.parametrize("stem", resnet.STEMS)
+@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("network", SIZES)
 def test_relu_bn_is_convolution_then_relu_then_batchnorm_with_the_sum_last(network, stem):
     model = resnet.build(network, num_classes=5, stem=stem).double().eval()
@@ -112,7 +113,7 @@ def test_relu_bn_is_the_default_and_differs():
         assert not torch.allclose(model(x), other(x))
 
 
-@pytest.mark.parametrize("norm_order", resnet.NORM_ORDERS)
+@pytest.mark.parametrize("norm_order", NORM_ORDERS)
 def test_small_stem_keeps_the_resolution(norm_order):
     model = resnet.build("resnet18", num_classes=5, norm_order=norm_order, stem="small").eval()
     sizes = []
@@ -134,7 +135,7 @@ def test_every_convolution_and_the_classifier_convert(network, layers):
     assert (len(names), names[0], names[-1]) == (layers, "conv1", "fc")
 
 
-@pytest.mark.parametrize("norm_order", resnet.NORM_ORDERS)
+@pytest.mark.parametrize("norm_order", NORM_ORDERS)
 def test_copies_and_exports(norm_order):
     model = wtkit.convert(
         resnet.build("resnet18", num_classes=5, stem="small", norm_order=norm_order), "backprop"

@@ -19,6 +19,16 @@ from .settings import frozen, known, validated
 NUMERICS = 1
 """Raised whenever a change to wtkit changes the results of a run, so that the pipeline trains anew."""
 
+NETWORKS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+}
+"""The kind of block and the number of blocks in each of the four stages; :func:`wtkit.resnet.build` makes them."""
+
+NORM_ORDERS = ("relu_bn", "bn_relu")
+STEMS = ("imagenet", "small")
 DATA_SETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -33,7 +43,7 @@ class RunConfig:
         method: one of the methods in :mod:`wtkit.methods`.
         options: the method's own hyper-parameters.
         variant: a word that tells two sets of options of one method apart; empty for the main one.
-        network: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
+        network: one of :data:`NETWORKS`.
         norm_order: ``relu_bn``, BatchNorm after the ReLU as in the paper, or ``bn_relu``.
         stem: ``imagenet`` or ``small``.
         data: name of the data set.
@@ -66,9 +76,9 @@ class RunConfig:
     method: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     variant: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
-    network: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet18"
-    norm_order: Literal["relu_bn", "bn_relu"] = "relu_bn"
-    stem: Literal["imagenet", "small"] = "imagenet"
+    network: Literal[tuple(NETWORKS)] = "resnet18"  # type: ignore[valid-type]
+    norm_order: Literal[NORM_ORDERS] = "relu_bn"  # type: ignore[valid-type]
+    stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
     data: Literal[DATA_SETS] = "digits"  # type: ignore[valid-type]
     data_root: str = "data"
     image_size: Positive | None = None
@@ -228,9 +238,9 @@ def _expand(content: Any) -> list[RunConfig]:
                 if run.name in runs:
                     raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
                 runs[run.name] = run
-    for number, (match, _) in enumerate(overrides):
-        if number not in used:
-            raise WtkitError(f"override {number + 1} matches no run: {match}")
+    unused = [number for number in range(len(overrides)) if number not in used]
+    if unused:
+        raise WtkitError(f"override {unused[0] + 1} matches no run: {overrides[unused[0]][0]}")
     return list(runs.values())
 
 

@@ -18,6 +18,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +50,10 @@ class LinearMaps(NamedTuple):
         )
 
 
+Taps = EllipsisType | tuple[slice, ...]
+"""An index into the weights of a layer: all of them, or those of some of a kernel's taps."""
+
+
 class ConvMaps(NamedTuple):
     """The maps of a 2-d convolution with zero padding. Shapes: y (N, in, H, W), W and M (out, in/groups, kh, kw)."""
 
@@ -58,12 +63,12 @@ class ConvMaps(NamedTuple):
     groups: int
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-        taps, padding = self._taps(y, W)
+        taps, padding = self.taps(y, W)
         return F.conv2d(y, W[taps], bias, self.stride, padding, self.dilation, self.groups)
 
     def backward(self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
         """(Mᵀ δ, δ yᵀ, Σ δ), each where ``needs`` asks for it: one call, whatever M is."""
-        taps, padding = self._taps(y, M)
+        taps, padding = self.taps(y, M)
         used = M[taps]
         below, product, total = torch.ops.aten.convolution_backward(
             delta, y, used, [M.shape[0]], self.stride, padding, self.dilation, False, [0, 0], self.groups, list(needs)
@@ -74,7 +79,7 @@ class ConvMaps(NamedTuple):
             product = whole
         return below, product, total
 
-    def _taps(self, y: Tensor, W: Tensor) -> tuple[Any, tuple[int, int]]:
+    def taps(self, y: Tensor, W: Tensor) -> tuple[Taps, tuple[int, int]]:
         """The kernel's taps that touch y at all, and the padding left for them.
 
         On a map smaller than the kernel (a 3×3 kernel on the 1×1 maps at the end of a ResNet) most taps only ever
@@ -152,6 +157,7 @@ class FeedbackLayer(nn.Module):
             a buffer, or None.
         is_output: whether it is the network's last layer.
         mirror_count: mirror steps taken so far, by which its noise is keyed.
+        taps: the part of ``weight`` whose inputs exist, where :func:`wtkit.mirroring.fit_noise` found some that do not.
     """
 
     method: Method
@@ -161,6 +167,7 @@ class FeedbackLayer(nn.Module):
     is_output: bool
     seed: int
     mirror_count: int
+    taps: Taps
 
     @property
     def B(self) -> Tensor:
@@ -370,6 +377,7 @@ def convert(
         layer.seed = stream_seed(seed, "layer", name)
         layer.is_output = name in last
         layer.mirror_count = 0
+        layer.taps = ...
         kept = method.initial(layer.weight.detach(), torch.Generator().manual_seed(stream_seed(layer.seed, "feedback")))
         if method.learns_engaged:
             layer.register_parameter("feedback", nn.Parameter(kept, requires_grad=layer.weight.requires_grad))
@@ -416,7 +424,7 @@ def _strip(layer: FeedbackLayer) -> None:
     _learning.discard(layer)
     layer._buffers.pop("feedback", None)
     layer._parameters.pop("feedback", None)
-    for attribute in ("method", "seed", "is_output", "mirror_count"):
+    for attribute in ("method", "seed", "is_output", "mirror_count", "taps"):
         delattr(layer, attribute)
     layer.__class__ = PLAIN[type(layer)]
 

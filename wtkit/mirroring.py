@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import WtkitError
-from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, stream_seed
+from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, stream_seed, unwrap
 from .methods.weight_mirror import WeightMirror
 
 
@@ -53,6 +54,35 @@ def mirror_step(layer: FeedbackLayer, averaged: int | None = None) -> None:
     layer.mirror_count += 1
 
 
+@torch.no_grad()
+def fit_noise(model: nn.Module, images: Tensor) -> None:
+    """Find, by one forward pass, which inputs of the layers exist, so that noise is fired by those alone.
+
+    On a map smaller than its kernel a convolution has taps that only ever meet padding: no cell stands there that could
+    fire, and no signal that δ is made of passes. Noise for them is work for nothing (a 3×3 kernel on a 1×1 map has
+    nine times the fan-in that it uses). Their B then only decays. Optional: without it every tap receives noise.
+
+    Args:
+        images: a batch of the size that the model is trained on; only its shape matters.
+    """
+
+    def note(layer: FeedbackConv2d, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].dim() == 4 and layer.maps.padding != (0, 0):
+            layer.taps, _ = layer.maps.taps(inputs[0], layer.weight)
+
+    model = unwrap(model)
+    training = {module: module.training for module in model.modules()}
+    with contextlib.ExitStack() as hooks:
+        for layer in feedback_layers(model).values():
+            if isinstance(layer, FeedbackConv2d):
+                hooks.callback(layer.register_forward_pre_hook(note).remove)
+        try:
+            model.eval()(images)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+
+
 def hebbian(layer: FeedbackLayer) -> Tensor:
     """The product of noise and response at unit gain, in W's shape: δ_{l+1} δ_lᵀ / (N σ² φ'_s), of expectation W.
 
@@ -75,7 +105,8 @@ def hebbian(layer: FeedbackLayer) -> Tensor:
     else:
         # every unit sees its own fan-in only: groups of a convolution are as many separate matrices
         groups = getattr(layer, "groups", 1)
-        weights = W.reshape(groups, -1, W[0].numel())  # (groups, out, fan_in)
+        used = W[layer.taps]
+        weights = used.reshape(groups, -1, used[0].numel())  # (groups, out, fan_in)
         noise = _noise_vectors(layer, groups)  # (groups, samples, fan_in)
         response = noise @ weights.mT  # (groups, samples, out)
         offset = 0 if bias is None else bias.reshape(groups, 1, -1)
@@ -86,7 +117,8 @@ def hebbian(layer: FeedbackLayer) -> Tensor:
             response, slope, samples = plus - minus, (slope_plus + slope_minus) / 2, 2 * samples
         else:
             response, slope = _respond(response + offset, phi)
-        product = (response.mT @ noise).reshape(W.shape)
+        product = torch.zeros_like(W, dtype=response.dtype)
+        product[layer.taps] = (response.mT @ noise).reshape(used.shape)
     # a layer that never fires has no slope to divide by, and then no product either
     return product / (samples * method.noise_std**2 * slope.clamp_min(1 / samples))
 
@@ -140,15 +172,15 @@ def _noise_images(layer: FeedbackConv2d) -> Tensor:
 def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:
     """(groups, samples, fan_in); of orthogonal noise half the samples, whose mirror images are the other half."""
     method: WeightMirror = layer.method
-    fan_in = layer.weight[0].numel()
+    fan_in = layer.weight[layer.taps][0].numel()
     samples = method.samples(fan_in)
     if method.noise != "orthogonal":
         return _draw(layer, (groups, samples, fan_in))
-    # The rows of one basis come in random order, a block a step, and each cycle through them has a basis of its own:
-    # the orthonormal DCT-II with the signs of its columns drawn anew. Elements are uncorrelated over the draw.
+    # A basis of the layer's own, the orthonormal DCT-II with the signs of its columns drawn at random, and a random
+    # order of its rows: a block of them a step, then the same again, so that no row waits longer than a cycle.
     blocks = math.ceil(fan_in / (samples // 2))
-    cycle, block = divmod(layer.mirror_count, blocks)
-    generator = _generator(layer, "basis", cycle)
+    block = layer.mirror_count % blocks
+    generator = _generator(layer, "basis")
     device, dtype = layer.weight.device, layer.weight.dtype
     rows = torch.randperm(fan_in, generator=generator, device=device)[block::blocks]
     signs = torch.randint(0, 2, (groups, 1, fan_in), generator=generator, device=device, dtype=dtype) * 2 - 1

@@ -718,5 +718,5 @@ _proven(
     "Q3",
     "Sec. 7",
     "Open: how sensitive both methods are to hyper-parameters, and how they fare on other tasks and architectures.",
-    "a question without a yes or no; config/ablations/ holds experiments on it",
+    "a question without a yes or no; it takes experiments of its own (see CONTRIBUTING.md)",
 )

@@ -343,7 +343,7 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
     if diverged:
         text = f"{diverged} of {runs.sizes['run']} runs diverged, {'shown' if kept is runs else 'left out'}"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        ax.text(0.98, 0.96, text, transform=ax.transAxes, ha="right", va="top", fontsize=7, color=GREY, bbox=box)
+        ax.text(0.98, 0.77, text, transform=ax.transAxes, ha="right", va="top", fontsize=7, color=GREY, bbox=box)
     colors = LAYER_COLORS(np.linspace(0, 1, values.sizes["layer"]))
     for index in range(values.sizes["layer"]):  # the output layer last, on top
         ax.plot(values["epoch"], values.isel(layer=index), color=colors[index], linewidth=0.8)

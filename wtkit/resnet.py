@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from .config import NETWORKS, NORM_ORDERS, STEMS
 from .settings import known
-
-BLOCKS: dict[str, tuple[type[nn.Module], list[int]]] = {
-    "resnet18": (BasicBlock, [2, 2, 2, 2]),
-    "resnet34": (BasicBlock, [3, 4, 6, 3]),
-    "resnet50": (Bottleneck, [3, 4, 6, 3]),
-    "resnet101": (Bottleneck, [3, 4, 23, 3]),
-}
-NORM_ORDERS = ("relu_bn", "bn_relu")
-STEMS = ("imagenet", "small")
 
 
 def build(
@@ -24,7 +15,7 @@ def build(
     """A ResNet with torchvision's module names, parameter shapes and initialisation.
 
     Args:
-        network: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
+        network: one of :data:`wtkit.config.NETWORKS`.
         norm_order: ``bn_relu``, torchvision's own network; or ``relu_bn``, the paper's variant (Sec. 6, App. D.3).
             The text says "BatchNorm after the ReLU" and no more, so the rest is our choice: every convolution, those
             of the stem and the shortcut included, is followed by ReLU and then BatchNorm, and the residual sum comes
@@ -38,12 +29,10 @@ def build(
     Raises:
         WtkitError: for a value that is none of these.
     """
-    block, depths = BLOCKS[known(network, BLOCKS, "network")]
+    kind, depths = NETWORKS[known(network, NETWORKS, "network")]
     known(stem, STEMS, "stem")
-    if known(norm_order, NORM_ORDERS, "norm_order") == "bn_relu":
-        model = torchvision.models.resnet.ResNet(block, depths, num_classes)
-    else:
-        model = ReluBnResNet(RELU_BN[block], depths, num_classes)
+    architecture, blocks = KINDS[known(norm_order, NORM_ORDERS, "norm_order")]
+    model = architecture(blocks[kind], list(depths), num_classes)
     if stem == "small":
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -79,7 +68,11 @@ class ReluBnResNet(ResNet):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-RELU_BN = {BasicBlock: ReluBnBasicBlock, Bottleneck: ReluBnBottleneck}
+KINDS: dict[str, tuple[type[ResNet], dict[str, type[BasicBlock | Bottleneck]]]] = {
+    "bn_relu": (ResNet, {"basic": BasicBlock, "bottleneck": Bottleneck}),
+    "relu_bn": (ReluBnResNet, {"basic": ReluBnBasicBlock, "bottleneck": ReluBnBottleneck}),
+}
+"""What each norm order builds its network and its blocks from."""
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:

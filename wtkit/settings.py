@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import pydantic
 
@@ -12,9 +13,13 @@ from .errors import WtkitError
 T = TypeVar("T")
 
 # Lax types on purpose: YAML reads 1e-3 as text, and a command line knows nothing else.
-frozen = pydantic.dataclasses.dataclass(
-    frozen=True, kw_only=True, config=pydantic.ConfigDict(validate_default=True, extra="forbid")
-)
+_CONFIG = pydantic.ConfigDict(validate_default=True, extra="forbid")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def frozen(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen dataclass that validates its fields."""
+    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
 
 
 def known(value: str, accepted: Iterable[str], what: str) -> str:
@@ -54,4 +59,6 @@ def validated(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         key = ".".join(str(part) for part in first["loc"]) or what
         message = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        if first["type"] == "literal_error":
+            given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
         raise WtkitError(f"{what} {key!r}: {message[0].lower()}{message[1:]}{given}") from None

@@ -30,7 +30,7 @@ from .config import RunConfig, learning_rate
 from .errors import WtkitError
 from .layers import convert, feedback_layers
 from .methods import load
-from .mirroring import mirror
+from .mirroring import fit_noise, mirror
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 256
@@ -126,6 +126,8 @@ class _Run:
         self.optimizer = _optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.examples = self.data.held_out_examples(config.delta_examples)
+        if self.method.learns_mirror:
+            fit_noise(self.model, self.examples[0])
         self.records: list[dict[str, Any]] = []
         self.status = "running"
         self.provenance = _provenance(device)
@@ -196,7 +198,9 @@ class _Run:
                 records[name] = [entry.get(name, missing) for entry in self.records]
         fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
         if self.method.learns_mirror:
-            records["mirror_samples"] = [self.method.samples(n) for n in fan_in]
+            records["mirror_samples"] = [
+                self.method.samples(layer.weight[layer.taps][0].numel()) for layer in self.layers.values()
+            ]
         run = {
             "method": self.config.method,
             "variant": self.config.variant,

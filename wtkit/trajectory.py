@@ -193,7 +193,8 @@ def _joined(runs: list[xr.Dataset]) -> xr.Dataset:
     node = xr.concat(
         runs, "run", join="outer", data_vars="all", coords=list(RUN_COORDS), compat="equals", combine_attrs="override"
     )
-    return node.transpose("run", ...)
+    # what a file said of the width of its texts would cut those of the others
+    return node.transpose("run", ...).drop_encoding()
 
 
 def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.DataTree:

@@ -4,12 +4,14 @@ localrules:
 
 rule gather:
     input:
-        expand(RESULTS + "/runs/{run}/trajectory.nc", run=RUNS),
+        expand(f"{RESULTS}/runs/{{run}}/trajectory.nc", run=RUNS),
     output:
-        RESULTS + "/results.nc",
+        f"{RESULTS}/results.nc",
     log:
-        RESULTS + "/logs/gather.log",
+        f"{RESULTS}/logs/gather.log",
     conda:
         "../../environment.yml"
+    params:
+        experiment=EXPERIMENT,
     shell:
-        "python -m wtkit gather {input} --experiment " + EXPERIMENT + " --output {output} 2>&1 | tee {log}"
+        "python -m wtkit gather {input} --experiment {params.experiment} --output {output} 2>&1 | tee {log}"

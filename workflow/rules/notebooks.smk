@@ -12,10 +12,6 @@ FIGURES = [f"{RESULTS}/figures/{file}" for _, files, _ in NOTEBOOKS.values() for
 NOTEBOOK_PAGES = [f"{RESULTS}/notebooks/{name}.html" for name in NOTEBOOKS]
 
 
-localrules:
-    *NOTEBOOKS,
-
-
 for notebook, (reads_results, files, category) in NOTEBOOKS.items():
 
     rule:
@@ -23,7 +19,7 @@ for notebook, (reads_results, files, category) in NOTEBOOKS.items():
             notebook
         input:
             notebook=workflow.source_path(f"../../notebooks/{notebook}.ipynb"),
-            results=[RESULTS + "/results.nc"] if reads_results else [],
+            results=[f"{RESULTS}/results.nc"] if reads_results else [],
         output:
             report(
                 [f"{RESULTS}/figures/{file}" for file in files if not file.endswith(".tex")],
@@ -41,12 +37,13 @@ for notebook, (reads_results, files, category) in NOTEBOOKS.items():
             # executed here, and moved when it is whole: a notebook that failed stays, with its traceback
             notebook=f"{RESULTS}/logs/notebooks/{notebook}.ipynb",
             text=f"{RESULTS}/logs/notebooks/{notebook}.log",
+        localrule: True
+        conda:
+            "../../environment.yml"
         params:
             script=workflow.source_path("../scripts/execute.py"),
             given=lambda wildcards, input: " ".join(f"results={path}" for path in input.results),
-            figures=f"{RESULTS}/figures",
-        conda:
-            "../../environment.yml"
+            figures=subpath(output[0], parent=True),
         shell:
             "python {params.script} {input.notebook} {log.notebook} {params.given} figures={params.figures}"
             " > {log.text} 2>&1"

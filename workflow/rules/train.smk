@@ -3,9 +3,15 @@ import shlex
 
 rule train:
     output:
-        RESULTS + "/runs/{run}/trajectory.nc",
+        f"{RESULTS}/runs/{{run}}/trajectory.nc",
     log:
-        RESULTS + "/logs/train/{run}.log",
+        f"{RESULTS}/logs/train/{{run}}.log",
+    wildcard_constraints:
+        run="|".join(RUNS),
+    conda:
+        "../../environment.yml"
+    # two runs side by side learn more a second than one run on two cores
+    threads: 1
     params:
         # The command says what differs from the defaults; the revision says everything that the numbers depend on, so
         # that a run is trained anew if, and only if, that changes. Checkpoints lie in the folder undeclared: Snakemake
@@ -13,11 +19,5 @@ rule train:
         arguments=lambda wildcards: shlex.join(RUNS[wildcards.run].arguments()),
         revision=lambda wildcards: RUNS[wildcards.run].revision,
         folder=subpath(output[0], parent=True),
-    wildcard_constraints:
-        run="|".join(RUNS),
-    # two runs side by side learn more a second than one run on two cores
-    threads: 1
-    conda:
-        "../../environment.yml"
     shell:
         "python -m wtkit train {params.arguments} --output {params.folder} 2>&1 | tee {log}"

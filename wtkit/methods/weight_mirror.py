@@ -33,8 +33,8 @@ class WeightMirror(Method):
         mirror_steps: mirror steps after each engaged phase.
         mirror_every: engaged steps between two mirror phases.
         mirror_before: mirror steps before training, averaged with weight max(λ_B, 1/t).
-        noise: ``gaussian`` or ``uniform``, independent as in the paper; or ``orthogonal`` (ours): rows of a randomised
-            orthonormal basis, each fired with both signs, the basis gone through in many steps and then redrawn.
+        noise: ``gaussian`` or ``uniform``, independent as in the paper; or ``orthogonal`` (ours): rows of a random
+            orthonormal basis, each fired with both signs; many steps go through the basis once, then again.
         noise_std: σ of the noise, in units of the layer's input.
         noise_batch: noise samples a layer and mirror step, at least.
         noise_fraction: the same as a share of the layer's fan-in, where that is more.

@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import pytest
+
+from wtkit.__main__ import main
+from wtkit.config import expand
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--method", "kolen_polack"], ["kolen_polack", "kolen_pollack"]),
+        (["train", "--method", "backprop", "--lr", "fast"], ["lr", "fast"]),
+        (["train", "--method", "backprop", "--lr", "-1"], ["lr", "greater than 0", "-1"]),
+        (["train", "--method", "weight_mirror", "--option", "noise=pink"], ["noise", "pink", "gaussian"]),
+        (["train", "--method", "weight_mirror", "--option", "nois=uniform"], ["nois", "'noise'"]),
+        (["train", "--method", "weight_mirror", "--option", "noise"], ["noise", "NAME=VALUE"]),
+        (["train", "--method", "backprop", "--option", "noise=uniform"], ["noise", "none"]),
+        (
+            ["train", "--method", "backprop", "--data", "imagenet", "--data-root", "nowhere"],
+            ["nowhere", "image-net.org"],
+        ),
+        (["runs", "config/digit.yaml"], ["config/digit.yaml", "no experiment file"]),
+        (["gather", "nowhere.nc", "--experiment", "x", "--output", "x.nc"], ["nowhere.nc"]),
+    ],
+)
+def test_what_a_user_gets_wrong_is_said_in_two_lines(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("wtkit: ")
+    assert len(captured.err.splitlines()) <= 2
+    for word in words:
+        assert word in captured.err
+
+
+def test_an_unknown_flag_names_itself(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "backprop", "--learning-rate", "1"])
+    assert "--learning-rate" in capsys.readouterr().err
+
+
+def test_runs_prints_commands_that_make_the_same_runs(tmp_path, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text("methods: [weight_mirror]\nnetworks: [resnet50]\nsettings: {lr_drops: [1, 2], lr: 1e-3}\n")
+    assert main(["runs", str(path)]) == 0
+    name, *arguments = capsys.readouterr().out.split()
+    (run,) = expand(path)
+    assert name == run.name
+    assert arguments == run.arguments()
+
+
+def test_help_needs_no_torch():
+    code = """
+import sys, wtkit.__main__
+try:
+    wtkit.__main__.main(["--help"])
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,78 @@
+"""What the README shows is run, or, where that takes minutes, held to what is there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wtkit.config import expand
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+# training, a download, a shell's own business: these are not for a test
+LONG = ("make ", "wtkit data ", "source ", "snakemake --config experiment=mirror_rate")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line.split("  ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+
+
+def run(*command, cwd=ROOT):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "MPLBACKEND": "agg"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith(LONG)])
+def test_commands_run(command):
+    run(*shlex.split(command))
+
+
+def test_make_targets_exist():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    assert named
+    assert set(named) <= set(targets)
+    for target in re.findall(r"`make ([a-z-]+)`", TEXT):
+        assert target in targets
+
+
+@pytest.mark.slow
+def test_the_loop_runs(tmp_path):
+    (code,) = [block for block in blocks("python") if "optimizer" in block]
+    assert "delta_angle" in run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_results_open(tmp_path):
+    (code,) = [block for block in blocks("python") if "select" in block]
+    assert "matrix_angle" in run(sys.executable, "-W", "error", "-c", code)
+
+
+def test_experiments_expand(tmp_path):
+    files = blocks("yaml")
+    assert len(files) == 2
+    for number, text in enumerate(files):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        assert len(expand(path)) in (3, 9)
+
+
+def test_files_that_it_links_to_exist():
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"@[A-Z]+@", TEXT)
