@@ -125,10 +125,10 @@ def test_a_failed_run_leaves_the_others_and_names_its_log(tmp_path):
         methods=["backprop", "backprop:broken"],
         overrides=[{"match": {"variant": "broken"}, "set": {"data_root": "nowhere"}}],
     )
-    arguments = ("--cores", "2", "--keep-going", "--config", f"experiment={path}")
-    done = snakemake(tmp_path, *arguments, "results/tiny/results.nc")
+    arguments = ("results/tiny/results.nc", "--cores", "2", "--keep-going", "--config", f"experiment={path}")
+    done = snakemake(tmp_path, *arguments)
     assert done.returncode != 0
     assert (tmp_path / "results/tiny/runs/resnet18-relu_bn-backprop-seed0/trajectory.nc").exists()
     assert "results/tiny/logs/train/resnet18-relu_bn-backprop-broken-seed0.log" in done.stderr
     assert "no images in nowhere" in done.stdout + done.stderr
-    assert planned(snakemake(tmp_path, "-n", *arguments, "results/tiny/results.nc"))["train"] == 1
+    assert planned(snakemake(tmp_path, "-n", *arguments))["train"] == 1

@@ -112,7 +112,7 @@ def _path(
     forwards = 1 if receivers[0] > senders[0] else -1
     heights = [y + side * (ROOM + PITCH * k) for k in reversed(range(len(senders)))]
     end = (max if forwards > 0 else min)(receivers) + forwards * MARGIN
-    line = {"color": INK, "lw": 1.1, "solid_joinstyle": "round", "solid_capstyle": "butt", "zorder": 2}
+    line: dict[str, Any] = {"color": INK, "lw": 1.1, "solid_joinstyle": "round", "solid_capstyle": "butt", "zorder": 2}
     _array(ax, receivers, heights, learns)
     for x, height in zip(senders, heights, strict=True):
         ax.plot([x, x, end], [y, height, height], **line)
@@ -146,8 +146,8 @@ def _convey_y(ax: Axes, x: float) -> None:
 
 
 def _arrow(ax: Axes, start: Point, end: Point, **look: Any) -> None:
-    look = {"color": INK, "lw": 1.1, "mutation_scale": 8, "zorder": 3} | look
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>,head_width=0.28", shrinkA=0, shrinkB=0, **look))
+    usual: dict[str, Any] = {"color": INK, "lw": 1.1, "mutation_scale": 8, "zorder": 3}
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>,head_width=0.28", shrinkA=0, shrinkB=0, **usual | look))
 
 
 def _noise(ax: Axes) -> None:

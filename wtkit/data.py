@@ -117,7 +117,7 @@ class InMemory(Data):
 
 
 def _in_memory(
-    config: RunConfig, device: torch.device, train: Batch, test: Batch, num_classes: int, *, augment: str
+    config: RunConfig, device: torch.device, train: Batch, test: Batch, *, num_classes: int, augment: str
 ) -> InMemory:
     images, labels = train
     held_out, held_out_labels = test
@@ -162,7 +162,7 @@ def _digits(config: RunConfig, device: torch.device) -> Data:
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(range(len(labels)), test_size=360, stratify=digits.target, random_state=0)
     parts = [(images[part], labels[part]) for part in (sorted(train), sorted(test))]
-    return _in_memory(config, device, *parts, 10, augment="crop")
+    return _in_memory(config, device, *parts, num_classes=10, augment="crop")
 
 
 def _cifar(config: RunConfig, device: torch.device) -> Data:
@@ -180,7 +180,7 @@ def _cifar(config: RunConfig, device: torch.device) -> Data:
             ) from None
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
         parts.append((_resized(images, config.image_size), torch.tensor(part.targets)))
-    return _in_memory(config, device, *parts, len(part.classes), augment="crop_flip")
+    return _in_memory(config, device, *parts, num_classes=len(part.classes), augment="crop_flip")
 
 
 def _resized(images: Tensor, size: int | None) -> Tensor:
@@ -227,7 +227,7 @@ def _image_folder(config: RunConfig, device: torch.device) -> Data:
     train, test, num_classes = _folder(Path(config.data_root), how)
     if config.image_size and config.image_size <= IN_MEMORY_PIXELS:
         parts = [_decoded(part, config.image_size) for part in (train, test)]
-        return _in_memory(config, device, *parts, num_classes, augment="crop_flip")
+        return _in_memory(config, device, *parts, num_classes=num_classes, augment="crop_flip")
     return Streamed(config, device, train, test, num_classes, size=config.image_size or 224)
 
 
@@ -246,7 +246,7 @@ def _tiny_imagenet(config: RunConfig, device: torch.device) -> Data:
     annotations = (line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines())
     test = [(root / "val" / "images" / name, label_of[wnid]) for name, wnid, *_ in annotations]
     parts = [_decoded(part, config.image_size or 64) for part in (train, test)]
-    return _in_memory(config, device, *parts, len(label_of), augment="crop_flip")
+    return _in_memory(config, device, *parts, num_classes=len(label_of), augment="crop_flip")
 
 
 def _decode(path: Path) -> Tensor:

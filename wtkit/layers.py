@@ -57,9 +57,9 @@ Taps = EllipsisType | tuple[slice, ...]
 class ConvMaps(NamedTuple):
     """The maps of a 2-d convolution with zero padding. Shapes: y (N, in, H, W), W and M (out, in/groups, kh, kw)."""
 
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -79,7 +79,7 @@ class ConvMaps(NamedTuple):
             product = whole
         return below, product, total
 
-    def taps(self, y: Tensor, W: Tensor) -> tuple[Taps, tuple[int, int]]:
+    def taps(self, y: Tensor, W: Tensor) -> tuple[Taps, tuple[int, ...]]:
         """The kernel's taps that touch y at all, and the padding left for them.
 
         On a map smaller than the kernel (a 3×3 kernel on the 1×1 maps at the end of a ResNet) most taps only ever
@@ -162,8 +162,8 @@ class FeedbackLayer(nn.Module):
 
     method: Method
     feedback: Tensor | None
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
     is_output: bool
     seed: int
     mirror_count: int
@@ -207,7 +207,7 @@ class FeedbackLayer(nn.Module):
         _watch(self)
 
 
-class FeedbackLinear(FeedbackLayer, nn.Linear):
+class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch says its bias is never None
     """``nn.Linear`` with a feedback path of its own."""
 
     @property
@@ -304,7 +304,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a is b or a == b)
 
 
-def _sketch(layer: nn.Module) -> str:
+def _sketch(layer: FeedbackLayer) -> str:
     return f"{type(layer).__name__}{tuple(layer.weight.shape)}"
 
 
@@ -368,18 +368,18 @@ def convert(
     chosen = _choose(model, backprop)
     if method.learns_engaged:
         _refuse_shared(chosen)
-    for layer in feedback_layers(model).values():
-        _strip(layer)  # also where it now stays on backprop
+    for converted in feedback_layers(model).values():
+        _strip(converted)  # also where it now stays on backprop
     last = [name for name, module in unwrap(model).named_modules() if isinstance(module, tuple(TWINS))][-1:]
-    for name, layer in chosen.items():
-        layer.__class__ = TWINS[type(layer)]
+    for name, module in chosen.items():
+        layer = _twin(module)
         layer.method = method
         layer.seed = stream_seed(seed, "layer", name)
         layer.is_output = name in last
         layer.mirror_count = 0
         layer.taps = ...
         kept = method.initial(layer.weight.detach(), torch.Generator().manual_seed(stream_seed(layer.seed, "feedback")))
-        if method.learns_engaged:
+        if method.learns_engaged and kept is not None:
             layer.register_parameter("feedback", nn.Parameter(kept, requires_grad=layer.weight.requires_grad))
         else:
             layer.register_buffer("feedback", kept)
@@ -419,6 +419,13 @@ def stream_seed(*key: Any) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
 
 
+def _twin(layer: nn.Module) -> FeedbackLayer:
+    """Make a plain layer its feedback twin."""
+    layer.__class__ = TWINS[type(layer)]
+    assert isinstance(layer, FeedbackLayer)
+    return layer
+
+
 def _strip(layer: FeedbackLayer) -> None:
     """Make a feedback layer the plain layer that it was."""
     _learning.discard(layer)
@@ -426,7 +433,7 @@ def _strip(layer: FeedbackLayer) -> None:
     layer._parameters.pop("feedback", None)
     for attribute in ("method", "seed", "is_output", "mirror_count", "taps"):
         delattr(layer, attribute)
-    layer.__class__ = PLAIN[type(layer)]
+    layer.__class__ = PLAIN[type(layer)]  # type: ignore[assignment]  # it is a FeedbackLayer no more
 
 
 def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:

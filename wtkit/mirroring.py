@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,13 @@ from torch.nn import functional as F
 
 from .errors import WtkitError
 from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, stream_seed, unwrap
+from .methods import Method
 from .methods.weight_mirror import WeightMirror
+
+
+def learns_mirror(method: Method) -> TypeGuard[WeightMirror]:
+    """Whether B learns in mirror mode; a method that says so has the options of :class:`WeightMirror`."""
+    return method.learns_mirror
 
 
 @torch.no_grad()
@@ -30,7 +37,7 @@ def mirror(model: nn.Module, steps: int = 1, *, settle: bool = False) -> None:
     Raises:
         WtkitError: if no layer of the model learns in mirror mode.
     """
-    layers = [layer for layer in feedback_layers(model).values() if layer.method.learns_mirror]
+    layers = [layer for layer in feedback_layers(model).values() if learns_mirror(layer.method)]
     if not layers:
         raise WtkitError(
             "mirror: no layer of this model learns in mirror mode; convert it: wtkit.convert(model, 'weight_mirror')"
@@ -47,10 +54,12 @@ def mirror_step(layer: FeedbackLayer, averaged: int | None = None) -> None:
     Args:
         averaged: the number t of this step in a plain average: then both weights are at least 1/t.
     """
-    method: WeightMirror = layer.method
+    method = _method(layer)
     least = 1 / averaged if averaged else 0.0
-    product = hebbian(layer).to(layer.feedback.dtype)
-    layer.feedback.mul_(1 - max(method.decay, least)).add_(product, alpha=max(method.mirror_lr, least))
+    B = layer.feedback
+    assert B is not None
+    product = hebbian(layer).to(B.dtype)
+    B.mul_(1 - max(method.decay, least)).add_(product, alpha=max(method.mirror_lr, least))
     layer.mirror_count += 1
 
 
@@ -89,19 +98,20 @@ def hebbian(layer: FeedbackLayer) -> Tensor:
     δ_l and δ_{l+1} are the noise and the response, which mirror mode copies into the feedback path (eq. 6). φ'_s is the
     mean of φ' over units and samples. Orthogonal noise fires each of its vectors with both signs.
     """
-    method: WeightMirror = layer.method
+    method = _method(layer)
     W = layer.weight
     bias = None if method.bias_blocking else layer.bias
     phi = method.output_phi if layer.is_output else method.phi
 
     if isinstance(layer, FeedbackConv2d) and method.noise_size is not None:
         maps = ConvMaps(layer.stride, (0, 0), layer.dilation, layer.groups)  # no padding: it would bias the border
-        noise = _noise_images(layer)
+        noise = _noise_images(layer, method.noise_size)
         response = maps.apply_weights(noise, W, bias)
         samples = response.numel() // response.shape[1]
         response, slope = _respond(response, phi)
         like = response.dtype  # under autocast the response is narrower than the noise
         _, product, _ = maps.backward(response, noise.to(like), W.to(like), (False, True, False))
+        assert product is not None
     else:
         # every unit sees its own fan-in only: groups of a convolution are as many separate matrices
         groups = getattr(layer, "groups", 1)
@@ -121,6 +131,11 @@ def hebbian(layer: FeedbackLayer) -> Tensor:
         product[layer.taps] = (response.mT @ noise).reshape(used.shape)
     # a layer that never fires has no slope to divide by, and then no product either
     return product / (samples * method.noise_std**2 * slope.clamp_min(1 / samples))
+
+
+def _method(layer: FeedbackLayer) -> WeightMirror:
+    assert learns_mirror(layer.method)
+    return layer.method
 
 
 def _respond(drive: Tensor, phi: str) -> tuple[Tensor, Tensor]:
@@ -146,7 +161,7 @@ def _generator(layer: FeedbackLayer, *key: object) -> torch.Generator:
 
 def _draw(layer: FeedbackLayer, shape: tuple[int, ...]) -> Tensor:
     """Independent noise with mean 0 and variance σ²."""
-    method: WeightMirror = layer.method
+    method = _method(layer)
     generator = _generator(layer, "noise", layer.mirror_count)
     noise = torch.empty(shape, dtype=layer.weight.dtype, device=layer.weight.device)
     if method.noise == "uniform":
@@ -154,10 +169,9 @@ def _draw(layer: FeedbackLayer, shape: tuple[int, ...]) -> Tensor:
     return noise.normal_(0, method.noise_std, generator=generator)
 
 
-def _noise_images(layer: FeedbackConv2d) -> Tensor:
-    """(images, in channels, noise_size, noise_size), as many images as give the method's samples."""
-    method: WeightMirror = layer.method
-    size = method.noise_size
+def _noise_images(layer: FeedbackConv2d, size: int) -> Tensor:
+    """(images, in channels, size, size), as many images as give the method's samples."""
+    method = _method(layer)
     reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     if size < max(reach):
         raise WtkitError(
@@ -171,7 +185,7 @@ def _noise_images(layer: FeedbackConv2d) -> Tensor:
 
 def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:
     """(groups, samples, fan_in); of orthogonal noise half the samples, whose mirror images are the other half."""
-    method: WeightMirror = layer.method
+    method = _method(layer)
     fan_in = layer.weight[layer.taps][0].numel()
     samples = method.samples(fan_in)
     if method.noise != "orthogonal":

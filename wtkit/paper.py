@@ -122,7 +122,7 @@ def mean_and_error(values: xr.DataArray, dim: str = "run") -> tuple[xr.DataArray
     count = values.count(dim)
     mean = values.sum(dim) / count.where(count > 0)
     variance = ((values - mean) ** 2).sum(dim) / (count - 1).where(count > 1)
-    return mean, np.sqrt(variance / count.where(count > 0))
+    return mean, (variance / count.where(count > 0)) ** 0.5
 
 
 def complete(runs: xr.Dataset) -> xr.Dataset:

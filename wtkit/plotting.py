@@ -25,6 +25,7 @@ from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.typing import ColorType
 
 from . import methods, paper
 from .errors import WtkitError
@@ -37,7 +38,7 @@ from .trajectory import select
 class Look:
     """How a method is drawn: colours step in lightness, and line and marker differ too, so that grey print will do."""
 
-    color: str
+    color: ColorType
     linestyle: Any
     marker: str
 
@@ -183,8 +184,9 @@ def norm_order(ax: Axes, node: xr.Dataset, method: str = paper.SS) -> None:
         ax.legend(loc="upper right", handlelength=3.2)
 
 
-def _dark(method: str) -> tuple[float, ...]:
-    return tuple(0.5 * channel for channel in to_rgb(look(method).color))
+def _dark(method: str) -> tuple[float, float, float]:
+    red, green, blue = to_rgb(look(method).color)
+    return red / 2, green / 2, blue / 2
 
 
 ORDERS = {"relu_bn": "after ReLU", "bn_relu": "before ReLU"}
@@ -226,7 +228,7 @@ def _epoch_axis(ax: Axes, node: xr.Dataset) -> int:
     last = max(1, int(node["epoch"].max()))
     ax.set_xlim(-0.02 * last, 1.02 * last)
     ticks = MaxNLocator(integer=True, nbins=7).tick_values(0, last)
-    ax.xaxis.set_major_locator(FixedLocator(ticks[(ticks >= 0) & (ticks <= last)]))
+    ax.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if 0 <= tick <= last]))
     ax.set_xlabel("epoch")
     return last
 

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 
@@ -19,7 +19,7 @@ _CONFIG = pydantic.ConfigDict(validate_default=True, extra="forbid")
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def frozen(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that validates its fields."""
-    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+    return cast(type[T], pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=_CONFIG))
 
 
 def known(value: str, accepted: Iterable[str], what: str) -> str:

@@ -30,7 +30,7 @@ from .config import RunConfig, learning_rate
 from .errors import WtkitError
 from .layers import convert, feedback_layers
 from .methods import load
-from .mirroring import fit_noise, mirror
+from .mirroring import fit_noise, learns_mirror, mirror
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 256
@@ -90,7 +90,7 @@ def _loop(run: _Run, folder: Path | None, on_epoch: Callable[[xr.Dataset], None]
         if epoch == 0:
             loss = float("nan")
         else:
-            if epoch == 1 and run.method.learns_mirror:
+            if epoch == 1 and learns_mirror(run.method):
                 run.mirror(run.method.mirror_before, settle=True)
             loss = run.engaged_epoch(epoch - 1, quiet)
         run.record(epoch, loss, start)
@@ -126,7 +126,7 @@ class _Run:
         self.optimizer = _optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.examples = self.data.held_out_examples(config.delta_examples)
-        if self.method.learns_mirror:
+        if learns_mirror(self.method):
             fit_noise(self.model, self.examples[0])
         self.records: list[dict[str, Any]] = []
         self.status = "running"
@@ -156,7 +156,7 @@ class _Run:
             self.scaler.update()
             self.optimizer.zero_grad()
             total += loss.detach()  # stays on the device: nothing in this loop waits for it
-            if method.learns_mirror and (epoch * self.steps + step + 1) % method.mirror_every == 0:
+            if learns_mirror(method) and (epoch * self.steps + step + 1) % method.mirror_every == 0:
                 self.mirror(method.mirror_steps)
         return total.item() / self.steps
 
@@ -197,7 +197,7 @@ class _Run:
             if "epoch" in dims:
                 records[name] = [entry.get(name, missing) for entry in self.records]
         fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
-        if self.method.learns_mirror:
+        if learns_mirror(self.method):
             records["mirror_samples"] = [
                 self.method.samples(layer.weight[layer.taps][0].numel()) for layer in self.layers.values()
             ]

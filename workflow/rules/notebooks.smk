@@ -18,6 +18,7 @@ for notebook, (reads_results, files, category) in NOTEBOOKS.items():
         name:
             notebook
         input:
+            script=workflow.source_path("../scripts/execute.py"),
             notebook=workflow.source_path(f"../../notebooks/{notebook}.ipynb"),
             results=[f"{RESULTS}/results.nc"] if reads_results else [],
         output:
@@ -41,11 +42,10 @@ for notebook, (reads_results, files, category) in NOTEBOOKS.items():
         conda:
             "../../environment.yml"
         params:
-            script=workflow.source_path("../scripts/execute.py"),
             given=lambda wildcards, input: " ".join(f"results={path}" for path in input.results),
             figures=subpath(output[0], parent=True),
         shell:
-            "python {params.script} {input.notebook} {log.notebook} {params.given} figures={params.figures}"
+            "python {input.script} {input.notebook} {log.notebook} {params.given} figures={params.figures}"
             " > {log.text} 2>&1"
             " && cp {log.notebook} {output.notebook}"
             " && jupyter nbconvert --log-level WARN --to html --output-dir $(dirname {output.page})"
