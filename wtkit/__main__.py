@@ -8,10 +8,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import __version__, config, trajectory
 from .errors import WtkitError
+from .settings import nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,12 +29,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's, but an error is a line, with the nearest option where one was misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        parsed, unknown = super().parse_known_args(args, namespace)
+        for argument in unknown:  # here, where the options of the command in question are known
+            option = argument.partition("=")[0]
+            self.error(f"unrecognized argument {argument}{nearest(option, self._option_string_actions)}")
+        return parsed, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("wtkit", description="Deep learning without weight transport.")
+    parser = _Parser("wtkit", description="Deep learning without weight transport.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"wtkit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("train", help="train one run", description="Train one run and save its trajectory.")
+    command = commands.add_parser(
+        "train", help="train one run", description="Train one run and save its trajectory.", allow_abbrev=False
+    )
     command.set_defaults(run=_train)
     command.add_argument("--output", type=Path, help="the run's folder; default: runs/<name of the run>")
     command.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")

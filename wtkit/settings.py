@@ -56,9 +56,9 @@ def validated(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         return cls(**values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or what
+        where = f"{what} {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
         if first["type"] == "literal_error":
             given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
-        raise WtkitError(f"{what} {key!r}: {message[0].lower()}{message[1:]}{given}") from None
+        raise WtkitError(f"{where}{message[0].lower()}{message[1:]}{given}") from None

@@ -10,11 +10,12 @@ import sys
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 
 import papermill
+import yaml
 from jupyter_client.manager import KernelManager
 
 
 def main(source: str, target: str, *assignments: str) -> None:
-    parameters = dict(assignment.split("=", 1) for assignment in assignments)
+    parameters = {name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in assignments)}
     unknown = parameters.keys() - papermill.inspect_notebook(source).keys()
     if unknown:
         sys.exit(f"{source}: no parameter {', '.join(sorted(unknown))} in its cell tagged 'parameters'")
