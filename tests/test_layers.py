@@ -182,6 +182,33 @@ def test_cropped_taps_change_no_gradient(size, kernel, stride, padding, dilation
         assert torch.equal(value, expected)
 
 
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), [
+    ((2, 2), (1, 1), 2, 0), ((2, 2), (3, 3), 2, 1), ((1, 1), (3, 3), 1, 1), ((5, 4), (5, 4), 1, 0),
+    ((3, 3), (2, 2), 2, 0),
+])  # fmt: skip
+def test_an_output_of_one_position_equals_the_convolution(size, kernel, stride, padding):
+    """Though it is computed as a matrix product; exactly, as above, and with an in-place ReLU behind it."""
+
+    def integers(*shape):
+        return torch.randint(-8, 9, shape).double()
+
+    plain = nn.Sequential(nn.Conv2d(4, 6, kernel, stride, padding), nn.ReLU(inplace=True))
+    with torch.no_grad():
+        plain[0].weight.copy_(integers(*plain[0].weight.shape))
+        plain[0].bias.copy_(integers(6))
+    plain.double()
+    ours = wtkit.convert(copy.deepcopy(plain), "backprop")
+    x = integers(3, 4, *size)
+    assert ours[0](x).shape[2:] == (1, 1)
+    results = []
+    for model in (plain, ours):
+        y = x.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+        out = model(y)
+        (out * torch.arange(6).view(1, 6, 1, 1)).sum().backward()
+        results.append((out, y.grad, model[0].weight.grad, model[0].bias.grad))
+    assert all(map(torch.equal, *results))
+
+
 # --------------------------------------------------------------------------------------------------- what convert keeps
 
 

@@ -6,12 +6,25 @@ the one of this very environment, reached without opening a port.
 
 import os
 import sys
+import tempfile
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 
 import papermill
 import yaml
-from jupyter_client.manager import KernelManager
+from jupyter_client.manager import AsyncKernelManager
+
+
+class PrivateKernel(AsyncKernelManager):
+    """Reached through socket files; two kernels at a time must not choose the same ones."""
+
+    _folder = tempfile.TemporaryDirectory(prefix="kernel")
+
+    def _transport_default(self):
+        return "ipc"
+
+    def _ip_default(self):
+        return os.path.join(self._folder.name, "socket")
 
 
 def main(source: str, target: str, *assignments: str) -> None:
@@ -19,11 +32,11 @@ def main(source: str, target: str, *assignments: str) -> None:
     unknown = parameters.keys() - papermill.inspect_notebook(source).keys()
     if unknown:
         sys.exit(f"{source}: no parameter {', '.join(sorted(unknown))} in its cell tagged 'parameters'")
-    KernelManager.transport.default_value = "ipc"
     try:
         papermill.execute_notebook(
-            source, target, parameters, kernel_name="python3", language="python", progress_bar=False
-        )
+            source, target, parameters, kernel_name="python3", language="python", progress_bar=False,
+            kernel_manager_class=PrivateKernel,
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         sys.exit(f"{source}: {error.ename}: {error.evalue}\nThe notebook with its traceback: {target}")
 
