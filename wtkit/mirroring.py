@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import TypeGuard
 
@@ -198,13 +199,15 @@ def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:
     device, dtype = layer.weight.device, layer.weight.dtype
     rows = torch.randperm(fan_in, generator=generator, device=device)[block::blocks]
     signs = torch.randint(0, 2, (groups, 1, fan_in), generator=generator, device=device, dtype=dtype) * 2 - 1
-    return signs * (_cosine_rows(rows, fan_in, dtype) * (method.noise_std * fan_in**0.5))
+    return _cosines(fan_in, dtype, device)[rows] * (signs * (method.noise_std * fan_in**0.5))
 
 
-def _cosine_rows(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """The given rows of the orthonormal DCT-II matrix of ``size``: (len(rows), size)."""
+@functools.lru_cache(maxsize=16)  # one a fan-in: to compute it takes longer than to use it
+def _cosines(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II matrix, whose rows are cosines of rising frequency: (size, size)."""
     # integers keep the phase exact; cos has the period 4·size in it
-    phase = (rows[:, None] * (2 * torch.arange(size, device=rows.device) + 1)) % (4 * size)
-    table = torch.cos(torch.arange(4 * size, device=rows.device, dtype=torch.float64) * (math.pi / (2 * size)))
-    scale = torch.where(rows == 0, (1 / size) ** 0.5, (2 / size) ** 0.5).to(dtype)
-    return table.to(dtype)[phase] * scale[:, None]
+    phase = torch.outer(torch.arange(size), 2 * torch.arange(size) + 1) % (4 * size)
+    table = torch.cos(torch.arange(4 * size, dtype=torch.float64) * (math.pi / (2 * size))) * math.sqrt(2 / size)
+    matrix = table.to(device, dtype)[phase.to(device)]
+    matrix[0] = size**-0.5
+    return matrix
