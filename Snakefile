@@ -7,6 +7,7 @@
 #   snakemake                                 the experiment config/digits.yaml
 #   snakemake --config experiment=cifar10     another one
 #   snakemake -n                              what would be done
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from snakemake.utils import min_version
 
 from wtkit.config import expand as runs_of
 from wtkit.errors import WtkitError
+from wtkit.settings import known
 
 min_version("9.0")
 
@@ -24,12 +26,14 @@ EXPERIMENT = FILE.stem
 RESULTS = f"results/{EXPERIMENT}"
 
 try:
+    for key in config:
+        known(key, ["experiment"], "config key")
     RUNS = {run.name: run for run in runs_of(FILE)}
 except WtkitError as error:
     sys.exit(f"wtkit: {error}")
 
 # without an activated environment a shell would find another python
-shell.prefix(f"export PATH={Path(sys.executable).parent}:$PATH; ")
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 include: "workflow/rules/train.smk"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -50,13 +51,29 @@ def experiment(folder, **changes):
 
 
 def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = snakemake(tmp_path, "-n")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 4  # seconds
     plan = planned(done)
     assert plan["train"] == len(expand(ROOT / "config" / "digits.yaml"))
     assert plan["gather"] == 1
     notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"explore"}
     assert notebooks <= plan.keys()
+
+
+def test_a_misspelt_config_key_is_named(tmp_path):
+    done = snakemake(tmp_path, "-n", "--config", "experimnt=cifar10")
+    assert done.returncode != 0
+    assert "unknown config key 'experimnt' (did you mean 'experiment'?)" in done.stderr
+
+
+def test_no_rule_reads_the_reference_results(tmp_path):
+    done = snakemake(tmp_path, "-n", "-p")
+    inputs = [line for line in done.stdout.splitlines() if line.strip().startswith("input:")]
+    assert len(inputs) > 7
+    assert not any("reference" in line for line in inputs)
 
 
 @pytest.mark.slow
@@ -67,7 +84,7 @@ def test_every_experiment_plans_its_own_runs_and_no_others_settings(tmp_path, na
     runs = expand(ROOT / "config" / f"{name}.yaml")
     assert planned(done)["train"] == len(runs)
     commands = sorted(line.strip() for line in done.stdout.splitlines() if "wtkit train" in line)
-    for run, command in zip(sorted(runs, key=lambda run: run.name), sorted(commands), strict=False):
+    for run, command in zip(sorted(runs, key=lambda run: run.name), sorted(commands), strict=True):
         assert f"results/{name}/" in command
         assert (f"--data={run.data}" in command) == (run.data != "digits")
 
@@ -125,7 +142,7 @@ def test_a_failed_run_leaves_the_others_and_names_its_log(tmp_path):
         methods=["backprop", "backprop:broken"],
         overrides=[{"match": {"variant": "broken"}, "set": {"data_root": "nowhere"}}],
     )
-    arguments = ("results/tiny/results.nc", "--cores", "2", "--keep-going", "--config", f"experiment={path}")
+    arguments = ("results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
     done = snakemake(tmp_path, *arguments)
     assert done.returncode != 0
     assert (tmp_path / "results/tiny/runs/resnet18-relu_bn-backprop-seed0/trajectory.nc").exists()

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import wtkit
+from wtkit import methods
 from wtkit.config import expand
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +48,24 @@ def test_make_targets_exist():
     assert set(named) <= set(targets)
     for target in re.findall(r"`make ([a-z-]+)`", TEXT):
         assert target in targets
+
+
+def test_the_method_works(tmp_path, monkeypatch):
+    (code,) = [block for block in blocks("python") if "class RandomSign" in block]
+    (tmp_path / "random_sign.py").write_text(code)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    layer = wtkit.convert(torch.nn.Sequential(torch.nn.Linear(8, 4)), "random_sign")[0]
+    assert torch.allclose(layer.B.abs(), layer.weight.detach().square().mean().sqrt())
+    sys.modules.pop("wtkit.methods.random_sign")
+
+
+@pytest.mark.slow
+def test_the_ablation_is_planned(tmp_path):
+    (text,) = [block for block in blocks("yaml") if "mirror_lr" in block]
+    (tmp_path / "mirror_rate.yaml").write_text(text)
+    (command,) = [command for command in COMMANDS if "experiment=mirror_rate" in command]
+    words = shlex.split(command.replace("=mirror_rate", f"={tmp_path}/mirror_rate.yaml"))
+    assert run(*words[:1], "-n", "--directory", str(tmp_path), *words[1:]).count("rule train:") == 3
 
 
 @pytest.mark.slow

@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(config, tmp_path, method):
 
         return on_epoch
 
-    for epoch in (0, 2):
+    for epoch in (0, 2, 3):  # 3 is the last: only its trajectory is not written yet
         with pytest.raises(Stop):
             wtkit.train(settings, tmp_path, quiet=True, on_epoch=stop_after(epoch))
         assert (tmp_path / "checkpoint.pt").exists()
@@ -213,8 +213,15 @@ def test_a_checkpoint_of_other_settings_is_left_aside(config, tmp_path, capsys):
     with pytest.raises(Stop):
         wtkit.train(config("backprop", lr=0.5), tmp_path, on_epoch=stop)
     run = wtkit.train(config("backprop", epochs=1), tmp_path)
-    assert "starting anew" in capsys.readouterr().out
+    assert "starts anew" in capsys.readouterr().out
+    assert (tmp_path / "checkpoint.other.pt").exists()
     assert_same(run, wtkit.train(config("backprop", epochs=1), quiet=True))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(config, device):
+    with pytest.raises(wtkit.WtkitError, match=f"no device '{device}'"):
+        wtkit.train(config("backprop"), device=device)
 
 
 def test_two_trainers_do_not_share_a_folder(config, tmp_path):

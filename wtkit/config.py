@@ -49,8 +49,9 @@ class RunConfig:
         data: name of the data set.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with ``train`` and ``val``.
         image_size: height and width that images are brought to, in pixels; None for the data set's own.
-        augment: ``none``, ``crop`` (random shifts) or ``crop_flip``; for ``imagenet`` and ``image_folder``
-            ``crop_flip`` is a random resized crop with a flip; None for the data set's own.
+        augment: ``none``, ``crop`` or ``crop_flip``; None for the data set's own. A crop is a random shift by up to an
+            eighth of images held in memory, and a random resized crop of those that are streamed (``imagenet``, and
+            ``image_folder`` above 64 pixels).
         evaluate_on: ``test``, or ``validation``: a fifth of the training images, held out, for choosing settings.
         seed: fixes everything that is drawn.
         epochs: passes through the training images.
@@ -193,6 +194,8 @@ def expand(path: str | Path) -> list[RunConfig]:
     except FileNotFoundError:
         others = sorted(other.stem for other in path.parent.glob("*.yaml"))
         raise WtkitError(f"no experiment file {path}; experiments in {path.parent}: {', '.join(others)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
     except yaml.YAMLError as error:
         raise WtkitError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     try:
@@ -201,14 +204,20 @@ def expand(path: str | Path) -> list[RunConfig]:
         raise WtkitError(f"{path}: {error}") from None
 
 
-def _expand(content: Any) -> list[RunConfig]:
+def _axes(content: Any) -> dict[str, Any]:
+    """What an experiment is the product of."""
     if not isinstance(content, dict):
         raise WtkitError(f"expected a mapping with the keys {', '.join(_KEYS)}")
     for key in content:
         known(str(key), _KEYS, "key")
-    base: dict[str, Any] = {"norm_orders": ["relu_bn"], "seeds": [0]} | content
+    axes: dict[str, Any] = {"norm_orders": ["relu_bn"], "seeds": [0]} | content
     for axis in _AXES:
-        _check_axis(axis, base.get(axis))
+        _check_axis(axis, axes.get(axis))
+    return axes
+
+
+def _expand(content: Any) -> list[RunConfig]:
+    base = _axes(content)
     settings = _mapping("settings", content.get("settings") or {})
     for key in settings:
         known(str(key), _SETTINGS, "setting")
@@ -216,6 +225,7 @@ def _expand(content: Any) -> list[RunConfig]:
     excluded = [_match("exclude", entry) for entry in _list("exclude", content.get("exclude") or [])]
 
     used: set[int] = set()
+    left_out: set[int] = set()
     runs: dict[str, RunConfig] = {}
     for choice, network in itertools.product(base["methods"], base["networks"]):
         method, _, variant = str(choice).partition(":")
@@ -224,7 +234,9 @@ def _expand(content: Any) -> list[RunConfig]:
         for _, change in _matching(overrides, who):
             norm_orders = change.get("norm_orders", norm_orders)
         for norm_order in norm_orders:
-            if any(_matches(match, who | {"norm_order": norm_order}) for match in excluded):
+            found = {n for n, match in enumerate(excluded) if _matches(match, who | {"norm_order": norm_order})}
+            left_out |= found
+            if found:
                 continue
             values = settings | who | {"norm_order": norm_order}
             seeds, options = base["seeds"], dict(_mapping("options", settings.get("options") or {}))
@@ -238,10 +250,15 @@ def _expand(content: Any) -> list[RunConfig]:
                 if run.name in runs:
                     raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
                 runs[run.name] = run
-    unused = [number for number in range(len(overrides)) if number not in used]
-    if unused:
-        raise WtkitError(f"override {unused[0] + 1} matches no run: {overrides[unused[0]][0]}")
+    _check_all_used("override", [match for match, _ in overrides], used)
+    _check_all_used("exclude", excluded, left_out)
     return list(runs.values())
+
+
+def _check_all_used(what: str, matches: list[dict[str, str]], used: set[int]) -> None:
+    for number, match in enumerate(matches):
+        if number not in used:
+            raise WtkitError(f"{what} {number + 1} matches no run: {match}")
 
 
 def _matching(overrides: list[tuple[dict, dict]], who: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:

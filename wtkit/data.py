@@ -243,8 +243,16 @@ def _tiny_imagenet(config: RunConfig, device: torch.device) -> Data:
     root = found[0].parent
     label_of = {wnid: label for label, wnid in enumerate(sorted(found[0].read_text().split()))}
     train = [(p, label) for w, label in label_of.items() for p in sorted((root / "train" / w / "images").glob("*.*"))]
-    annotations = (line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines())
-    test = [(root / "val" / "images" / name, label_of[wnid]) for name, wnid, *_ in annotations]
+    annotations = root / "val" / "val_annotations.txt"
+    try:
+        rows = [line.split("\t") for line in annotations.read_text().splitlines()]
+        test = [(root / "val" / "images" / name, label_of[wnid]) for name, wnid, *_ in rows]
+    except (OSError, ValueError, KeyError) as error:
+        raise WtkitError(
+            f"{annotations}: expected a line 'name, class, …' for each image ({error!r}); unpack the archive again"
+        ) from None
+    if not train or not test:
+        raise WtkitError(f"no images in {root}/{'val' if train else 'train'}; unpack the archive again")
     parts = [_decoded(part, config.image_size or 64) for part in (train, test)]
     return _in_memory(config, device, *parts, num_classes=len(label_of), augment="crop_flip")
 
@@ -384,6 +392,8 @@ def fetch(name: str, root: str) -> str:
         return f"{name} is in place."
     try:
         kinds[name](root, download=True)
-    except OSError as error:
-        raise WtkitError(f"cannot download {name}: {error}; check the connection and try again") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError is what a wrong checksum raises
+        raise WtkitError(
+            f"cannot put {name} into {root}/: {error}; check the folder and the connection and try again"
+        ) from None
     return f"{name} is in {root}/."

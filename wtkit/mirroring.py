@@ -172,6 +172,11 @@ def _draw(layer: FeedbackLayer, shape: tuple[int, ...]) -> Tensor:
 
 def _noise_images(layer: FeedbackConv2d, size: int) -> Tensor:
     """(images, in channels, size, size), as many images as give the method's samples."""
+    return _draw(layer, (_images(layer, size)[0], layer.in_channels, size, size))
+
+
+def _images(layer: FeedbackConv2d, size: int) -> tuple[int, int]:
+    """How many noise images of ``size`` pixels a step takes, and the positions in each at which a unit responds."""
     method = _method(layer)
     reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     if size < max(reach):
@@ -180,8 +185,15 @@ def _noise_images(layer: FeedbackConv2d, size: int) -> Tensor:
             f"network spans; use {max(reach)} or more, or null for patches"
         )
     positions = math.prod((size - r) // s + 1 for r, s in zip(reach, layer.stride, strict=True))
-    images = math.ceil(method.samples(layer.weight[0].numel()) / positions)
-    return _draw(layer, (images, layer.in_channels, size, size))
+    return math.ceil(method.samples(layer.weight[0].numel()) / positions), positions
+
+
+def noise_samples(layer: FeedbackLayer) -> int:
+    """N: the noise samples that every unit of ``layer`` responds to in a mirror step."""
+    method = _method(layer)
+    if isinstance(layer, FeedbackConv2d) and method.noise_size is not None:
+        return math.prod(_images(layer, method.noise_size))
+    return method.samples(layer.weight[layer.taps][0].numel())
 
 
 def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:

@@ -157,12 +157,13 @@ def variants_of(node: xr.Dataset, method: str) -> list[str]:
 
 
 def lr_drops(node: xr.Dataset) -> list[int]:
-    """Epochs after which η_W falls to half or less at once."""
-    if not node.sizes["run"]:
-        return []
-    rates = node["learning_rate"].max("run").dropna("epoch")
-    ratio = rates.values[1:] / np.where(rates.values[:-1] > 0, rates.values[:-1], np.inf)
-    return [int(epoch) for epoch in rates["epoch"].values[:-1][(ratio > 0) & (ratio <= 0.5)]]
+    """Epochs after which a step schedule lowers η_W at once, of the runs together."""
+    drops: set[int] = set()
+    for index in range(node.sizes["run"]):
+        chosen = settings(node.isel(run=index))
+        if chosen["schedule"] == "step":
+            drops |= {drop for drop in chosen["lr_drops"] if 0 < drop < chosen["epochs"]}
+    return sorted(drops)
 
 
 def networks(tree: xr.DataTree) -> dict[str, xr.Dataset]:
@@ -628,15 +629,18 @@ def _(node: xr.Dataset) -> Finding:
     parts = []
     for quantity, name in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
         angles = _by_layer(node, KP, quantity)
-        start = min(20, int(angles["epoch"].max()))
-        held = angles.sel(epoch=angles["epoch"] >= start)
-        parts.append(
-            _decide(
-                bool(held.max() < NEAR_ZERO),
-                f"{name} from epoch {start} on {_largest(held)}",
-                f"{name} not below {NEAR_ZERO:g}° (our threshold)",
-            )
-        )
+        away = angles["epoch"].values[(angles.max(["run", "layer"]) >= NEAR_ZERO).values]
+        last = int(angles["epoch"].max())
+        if away.size and (away[-1] >= 20 or away[-1] == last):
+            where = f"{name} at epoch {away[-1]} {_largest(angles.sel(epoch=[away[-1]]))}"
+            parts.append(Finding("fails", where, f"{name} not below {NEAR_ZERO:g}° (our threshold)"))
+            continue
+        held = angles.sel(epoch=angles["epoch"] > (away[-1] if away.size else -1))
+        measured = f"{name} from epoch {int(held['epoch'][0])} to {last} {_largest(held)}"
+        if held.sizes["epoch"] > 1:
+            parts.append(Finding("holds", measured))
+        else:
+            parts.append(Finding("cannot be tested", measured, f"{name} were near zero at the last epoch only"))
     return _all("", *parts)
 
 
@@ -654,7 +658,7 @@ def _(node: xr.Dataset) -> Finding:
 def _(node: xr.Dataset) -> Finding:
     parts = []
     for quantity, name in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
-        lowest = _by_layer(node, FA, quantity, output=quantity == "matrix_angle").mean("run").min("epoch")
+        lowest = _by_layer(node, FA, quantity, output=quantity == "matrix_angle").min(["run", "epoch"])
         share = float((lowest > ANGLE_BOUNDS[FA, quantity][1]).mean())
         parts.append(_decide(share > 0.5, f"{name} above 80° throughout in {share:.0%} of layers"))
     return _all("", *parts)

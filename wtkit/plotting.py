@@ -181,7 +181,7 @@ def norm_order(ax: Axes, node: xr.Dataset, method: str = paper.SS) -> None:
     _margin(ax, node, margin)
     _remarks(ax, select(node, method))
     if margin:
-        ax.legend(loc="upper right", handlelength=3.2)
+        ax.legend(loc="lower left", handlelength=3.2)
 
 
 def _dark(method: str) -> tuple[float, float, float]:

@@ -30,7 +30,7 @@ from .config import RunConfig, learning_rate
 from .errors import WtkitError
 from .layers import convert, feedback_layers
 from .methods import load
-from .mirroring import fit_noise, learns_mirror, mirror
+from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 256
@@ -68,7 +68,7 @@ def train(
                 _say(f"{folder} holds this run already, finished.", quiet)
                 return finished
         _keep_memory()
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        target = _device(device)
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
         run = _Run(config, target)
         if folder is not None:
@@ -79,6 +79,18 @@ def train(
             trajectory.save(result, folder / "trajectory.nc")
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         return result
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise WtkitError(
+            f"no device {name!r} here, expected 'cpu', or 'cuda' where there is a GPU ({reason})"
+        ) from None
+    return device
 
 
 def _loop(run: _Run, folder: Path | None, on_epoch: Callable[[xr.Dataset], None] | None, quiet: bool) -> None:
@@ -198,9 +210,7 @@ class _Run:
                 records[name] = [entry.get(name, missing) for entry in self.records]
         fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
         if learns_mirror(self.method):
-            records["mirror_samples"] = [
-                self.method.samples(layer.weight[layer.taps][0].numel()) for layer in self.layers.values()
-            ]
+            records["mirror_samples"] = [noise_samples(layer) for layer in self.layers.values()]
         run = {
             "method": self.config.method,
             "variant": self.config.variant,
@@ -234,22 +244,29 @@ class _Run:
         return "  ".join(words)
 
     def state(self) -> dict[str, Any]:
-        """All that another process needs to go on from here."""
-        return {
+        """All that another process needs to go on from here; of a run that ended, what its trajectory is made of."""
+        ended = {
             "revision": self.config.revision,
+            "records": self.records,
+            "status": self.status,
+            "provenance": self.provenance,
+        }
+        if self.status != "running":
+            return ended
+        return ended | {
             "model": self.model.state_dict(),
             "mirror_counts": {name: layer.mirror_count for name, layer in self.layers.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "records": self.records,
-            "status": self.status,
-            "provenance": self.provenance,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
+        self.records, self.status, self.provenance = state["records"], state["status"], state["provenance"]
+        if self.status != "running":
+            return
         self.model.load_state_dict(state["model"])
         for name, layer in self.layers.items():
             layer.mirror_count = state["mirror_counts"][name]
@@ -258,7 +275,6 @@ class _Run:
         torch.set_rng_state(state["random"].cpu())
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
-        self.records, self.status, self.provenance = state["records"], state["status"], state["provenance"]
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
@@ -332,7 +348,9 @@ def _resume(run: _Run, folder: Path, quiet: bool) -> None:
     except Exception as error:  # whatever a damaged file makes of itself
         raise WtkitError(f"cannot read {path} ({type(error).__name__}); delete it to train anew") from None
     if state["revision"] != run.config.revision:
-        _say(f"{path} belongs to other settings: starting anew.", quiet)
+        aside = path.with_name("checkpoint.other.pt")
+        os.replace(path, aside)
+        _say(f"{path} belongs to other settings: it is {aside.name} now, and this run starts anew.", quiet)
         return
     run.restore(state)
     _say(f"Going on after epoch {len(run.records) - 1} of {run.config.epochs}.", quiet)

@@ -177,6 +177,9 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
         runs = of_network.setdefault(run.attrs["network"], [])
         if runs and list(runs[0]["layer"].values) != list(run["layer"].values):
             raise WtkitError(f"{path}: its layers differ from those of the other {run.attrs['network']} runs")
+        for name in LAYER_COORDS:
+            if runs and list(runs[0][name].values) != list(run[name].values):
+                raise WtkitError(f"{path}: {name!r} of its layers differs from that of the other runs: another stem?")
         if runs and runs[0].attrs["data"] != run.attrs["data"]:
             raise WtkitError(f"{path}: its data are {run.attrs['data']}, those of other runs {runs[0].attrs['data']}")
         runs.append(run)
@@ -229,7 +232,7 @@ def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.
     for network, node in tree.children.items():
         check(node.to_dataset(), f"{path} ({network})")
     if not quiet:
-        reference = "reference" in path.parts
+        reference = path.parts[-4:-2] == ("results", "reference")
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
         print(f"Results of {tree.attrs.get('experiment', '?')}: {_shown(path)}{note}", file=sys.stderr)
     return tree

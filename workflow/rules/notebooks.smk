@@ -9,6 +9,8 @@ NOTEBOOKS = {
     "claims": (True, ["claims.html", "claims.csv"], "Claims"),
 }
 FIGURES = [f"{RESULTS}/figures/{file}" for _, files, _ in NOTEBOOKS.values() for file in files]
+# what a notebook shows is computed and drawn here
+DRAWN_BY = [BASE / "wtkit" / f"{module}.py" for module in ("paper", "plotting", "circuits")]
 NOTEBOOK_PAGES = [f"{RESULTS}/notebooks/{name}.html" for name in NOTEBOOKS]
 
 
@@ -21,6 +23,7 @@ for notebook, (reads_results, files, category) in NOTEBOOKS.items():
             script=workflow.source_path("../scripts/execute.py"),
             notebook=workflow.source_path(f"../../notebooks/{notebook}.ipynb"),
             results=[f"{RESULTS}/results.nc"] if reads_results else [],
+            drawn_by=DRAWN_BY,
         output:
             report(
                 [f"{RESULTS}/figures/{file}" for file in files if not file.endswith(".tex")],
@@ -45,7 +48,7 @@ for notebook, (reads_results, files, category) in NOTEBOOKS.items():
             given=lambda wildcards, input: " ".join(f"results={path}" for path in input.results),
             figures=subpath(output[0], parent=True),
         shell:
-            "python {input.script} {input.notebook} {log.notebook} {params.given} figures={params.figures}"
+            "python {input.script:q} {input.notebook:q} {log.notebook} {params.given} figures={params.figures}"
             " > {log.text} 2>&1"
             " && cp {log.notebook} {output.notebook}"
             " && jupyter nbconvert --log-level WARN --to html --output-dir $(dirname {output.page})"

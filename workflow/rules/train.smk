@@ -13,8 +13,8 @@ rule train:
     # two runs side by side learn more a second than one run on two cores
     threads: 1
     params:
-        # The command says what differs from the defaults; the revision says everything that the numbers depend on, so
-        # that a run is trained anew if, and only if, that changes. Checkpoints lie in the folder undeclared: Snakemake
+        # The command says what differs from the defaults; the revision says all settings, so that a run is trained
+        # anew when a default changes, too. Checkpoints lie in the folder undeclared: Snakemake
         # would delete them before the second attempt that is to go on from them.
         arguments=lambda wildcards: shlex.join(RUNS[wildcards.run].arguments()),
         revision=lambda wildcards: RUNS[wildcards.run].revision,
