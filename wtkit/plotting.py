@@ -373,10 +373,12 @@ def _angle_axes(ax: Axes, quantity: str) -> None:
 
 def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
     """Below all panels: what the lines are means of, and how to read the axes."""
+    nodes = list(nodes)
     counts = ", ".join(
         f"{paper.network_label(node.attrs['network'])}: {len(set(node['seed'].values.tolist()))}" for node in nodes
     )
-    text = f"Every line a layer, mean over seeds ({counts}); square-root axis; dotted: $\\eta_W$ drops."
+    drops = "; dotted: $\\eta_W$ drops" if any(map(paper.lr_drops, nodes)) else ""
+    text = f"Every line a layer, mean over seeds ({counts}); square-root axis{drops}."
     fig.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 
