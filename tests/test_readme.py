@@ -17,7 +17,7 @@ from wtkit.config import expand
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 # training, a download, a shell's own business: these are not for a test
-LONG = ("make ", "wtkit data ", "source ", "snakemake --config experiment=mirror_rate")
+LONG = ("make ", "wtkit data ", "source ", "snakemake results/mirror_rate")
 
 
 def blocks(language):
