@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from results import synthetic
+from synthetic import synthetic
 
 from wtkit import trajectory
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from results import METHODS, altered, diverge, put, synthetic
+from synthetic import METHODS, altered, diverge, put, synthetic
 
 from wtkit import paper
 from wtkit.paper import BP, FA, KP, SS, WM

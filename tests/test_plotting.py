@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from results import METHODS, altered, diverge, synthetic
+from synthetic import METHODS, altered, diverge, synthetic
 
 from wtkit import paper, plotting
 from wtkit.errors import WtkitError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from results import METHODS, altered, diverge, labels_of, layers, records, synthetic
+from synthetic import METHODS, altered, diverge, labels_of, layers, records, synthetic
 
 from wtkit import trajectory
 from wtkit.config import run_config
