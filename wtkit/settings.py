@@ -13,7 +13,7 @@ from .errors import WtkitError
 T = TypeVar("T")
 
 # Lax types on purpose: YAML reads 1e-3 as text, and a command line knows nothing else.
-_CONFIG = pydantic.ConfigDict(validate_default=True, extra="forbid")
+_CONFIG = pydantic.ConfigDict(validate_default=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
