@@ -229,6 +229,15 @@ def test_examples_without_any_delta_are_left_out_of_the_mean():
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("model", "x"), [(nn.Sequential(nn.Linear(8, 2)), torch.randn(8)), (nn.Conv2d(3, 2, 3), torch.randn(3, 5, 5))]
+)
+def test_an_example_without_a_batch_is_refused(model, x):
+    model = wtkit.convert(model, "feedback_alignment")
+    with pytest.raises(wtkit.WtkitError, match=r"expected a batch, .* got one example of shape \("):
+        wtkit.delta_angles(model, x, None, loss=lambda output, _: output.sum())
+
+
 def test_delta_angles_under_autocast():
     model, (inputs, targets) = wtkit.convert(network().float(), "feedback_alignment"), contract.batch()
     expected = wtkit.delta_angles(model, inputs.float(), targets)

@@ -1,16 +1,20 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from wtkit.__main__ import main
 from wtkit.config import expand
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["train", "--method", "kolen_polack"], ["kolen_polack", "kolen_pollack"]),
+        (["train", "--lr", "1"], ["method", "is required"]),
         (["train", "--method", "backprop", "--lr", "fast"], ["lr", "fast"]),
         (["train", "--method", "backprop", "--lr", "-1"], ["lr", "greater than 0", "-1"]),
         (["train", "--method", "weight_mirror", "--option", "noise=pink"], ["noise", "pink", "gaussian"]),
@@ -35,10 +39,33 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(arguments, words, capsys, t
         assert word in captured.err
 
 
-def test_an_unknown_flag_names_itself(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--learning-rate", "1"], ["--learning-rate"]),
+        (["train", "--metod", "backprop"], ["--metod", "'--method'"]),
+        (["trian"], ["'trian'", "'train'", "runs, gather, data"]),
+        (["data", "cifar"], ["'cifar'", "'cifar10'"]),
+    ],
+)
+def test_an_unknown_word_names_itself_and_the_nearest(arguments, words, capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--method", "backprop", "--learning-rate", "1"])
-    assert "--learning-rate" in capsys.readouterr().err
+        main(arguments)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    for word in words:
+        assert word in error
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "from wtkit.__main__ import main; import sys; sys.exit(main(['runs', 'config/digits.yaml']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # before anything was written
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+    process.stderr.close()
 
 
 def test_runs_prints_commands_that_make_the_same_runs(tmp_path, capsys):

@@ -88,7 +88,7 @@ def test_what_is_not_so_is_named(settings, message):
 
 
 def test_a_run_without_a_method_is_refused():
-    with pytest.raises(WtkitError, match="setting 'method': field required"):
+    with pytest.raises(WtkitError, match="setting 'method': is required"):
         run_config({})
 
 
@@ -102,8 +102,8 @@ def test_what_yaml_reads_as_text_is_a_number():
 EVERYTHING = {
     "method": "weight_mirror", "options": {"noise": "uniform", "noise_size": None, "bias_blocking": True},
     "variant": "v2", "network": "resnet50", "norm_order": "bn_relu", "stem": "small", "data": "cifar10",
-    "data_root": "some where", "image_size": 40, "augment": "crop", "evaluate_on": "validation", "seed": 7,
-    "epochs": 3, "batch_size": 32, "lr": 0.125, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5,
+    "data_root": "some where", "classes": 5, "image_size": 40, "augment": "crop", "evaluate_on": "validation",
+    "seed": 7, "epochs": 3, "batch_size": 32, "lr": 0.125, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5,
     "schedule": "cosine", "lr_drops": [1, 2], "lr_drop_factor": 0.5, "warmup_epochs": 0.5, "label_smoothing": 0.1,
     "precision": "bf16", "angles_every": 2, "delta_examples": 16, "compile": True, "workers": 0,
 }  # fmt: skip
@@ -254,10 +254,13 @@ BROKEN = [
     ("a: [", "not valid YAML"),
     ("just text", "expected a mapping with the keys methods, networks, "),
     (SMALL | {"method": ["backprop"]}, "unknown key 'method' (did you mean 'methods'?); accepted: methods, "),
-    ({"networks": ["resnet18"]}, "'methods': expected a list that is not empty, got None"),
-    (SMALL | {"methods": "backprop"}, "'methods': expected a list that is not empty, got 'backprop'"),
-    (SMALL | {"seeds": []}, "'seeds': expected a list that is not empty, got []"),
-    (SMALL | {"seeds": 3}, "'seeds': expected a list that is not empty, got 3"),
+    ({"networks": ["resnet18"]}, "'methods': expected a list of names that is not empty, got None"),
+    ("seeds: [0]\nseeds: [1]", "two keys are called 'seeds'"),
+    (SMALL | {"methods": "backprop"}, "'methods': expected a list of names that is not empty, got 'backprop'"),
+    (SMALL | {"methods": [{"backprop": 1}]}, "'methods': expected a list of names, got {'backprop': 1} in it"),
+    (SMALL | {"seeds": []}, "'seeds': expected a list of whole numbers that is not empty, got []"),
+    (SMALL | {"seeds": 3}, "'seeds': expected a list of whole numbers that is not empty, got 3"),
+    (SMALL | {"seeds": [True]}, "'seeds': expected a list of whole numbers, got True in it"),
     (SMALL | {"methods": ["bakprop"]}, "unknown method 'bakprop' (did you mean 'backprop'?)"),
     (SMALL | {"networks": ["resnet19"]}, "setting 'network': "),
     (SMALL | {"settings": ["lr"]}, "'settings': expected a mapping, got ['lr']"),
@@ -270,9 +273,16 @@ BROKEN = [
     (override({"methods": "backprop"}, {}), "unknown key of 'match' 'methods' (did you mean 'method'?)"),
     (override({"method": "backprop"}, {"lrr": 1}), "unknown key of 'set' 'lrr' (did you mean 'lr'?); accepted: "),
     (override({"method": "backprop"}, {"seed": 1}), "unknown key of 'set' 'seed' (did you mean 'seeds'?)"),
-    (override({"method": "backprop"}, {"seeds": 1}), "'seeds': expected a list that is not empty, got 1"),
+    (
+        override({"method": "backprop"}, {"seeds": 1}),
+        "'seeds': expected a list of whole numbers that is not empty, got 1",
+    ),
     (override({"method": "backprop"}, {"options": 1}), "'options': expected a mapping, got 1"),
-    (override({"method": "bakprop"}, {"lr": 1}), "override 1 matches no run: {'method': 'bakprop'}"),
+    (
+        override({"method": "bakprop"}, {"lr": 1}),
+        "override 1 matches no run: {'method': 'bakprop'} (did you mean 'backprop'?)",
+    ),
+    (override({"method": ["backprop"]}, {"lr": 1}), "override 1 matches no run: {'method': ['backprop']}"),
     (override({"norm_order": "bn_relu"}, {"lr": 1}), "override 1 matches no run: {'norm_order': 'bn_relu'}"),
     (override({"norm_order": "relu_bn"}, {"norm_orders": ["bn_relu"]}), "by 'norm_order' cannot set 'norm_orders'"),
     (SMALL | {"methods": ["backprop", "backprop"]}, "two runs are called resnet18-relu_bn-backprop-seed0; give one"),
@@ -288,7 +298,7 @@ def test_what_is_not_so_in_an_experiment_is_named_with_its_file(content, message
 
 def test_a_missing_experiment_is_named_with_those_that_there_are(tmp_path):
     (tmp_path / "digits.yaml").touch()
-    with pytest.raises(WtkitError, match=r"no experiment file .*digts\.yaml; experiments in .*: digits"):
+    with pytest.raises(WtkitError, match=r"no experiment file .*digts\.yaml \(did you mean '.*digits\.yaml'\?\)"):
         expand(tmp_path / "digts.yaml")
 
 

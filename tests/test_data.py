@@ -125,6 +125,30 @@ def test_streamed_images_are_the_same_for_any_number_of_workers(tmp_path):
     assert torch.equal(*batches)
 
 
+def test_some_classes_are_spread_over_all(tmp_path):
+    digits, whole = load(classes=5), load()
+    for part, labels in (("images", "labels"), ("held_out", "held_out_labels")):
+        wanted = getattr(whole, labels) % 2 == 0
+        assert torch.equal(getattr(digits, part), getattr(whole, part)[wanted])
+        assert torch.equal(2 * getattr(digits, labels), getattr(whole, labels)[wanted])
+    assert digits.num_classes == 5
+
+    image_folder(tmp_path / "folder")
+    tiny_imagenet(tmp_path)
+    for settings in (
+        {"data": "image_folder", "data_root": str(tmp_path / "folder"), "image_size": 8},
+        {"data": "image_folder", "data_root": str(tmp_path / "folder"), "image_size": 80, "workers": 0},
+        {"data": "tiny_imagenet", "data_root": str(tmp_path)},
+    ):
+        loaded = load(**settings, classes=2)
+        assert loaded.num_classes == 2
+        x, y = all_held_out(loaded)
+        assert torch.equal(x.mean((2, 3)).argmax(1), y)
+        assert y.unique().tolist() == [0, 1]
+        with pytest.raises(WtkitError, match=r"setting 'classes': 4 is more than the 3 classes of "):
+            load(**settings, classes=4)
+
+
 def test_tiny_imagenet_reads_the_official_layout(tmp_path):
     tiny_imagenet(tmp_path)
     loaded = load(data="tiny_imagenet", data_root=str(tmp_path))

@@ -206,15 +206,16 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(conf
         wtkit.train(config("backprop", epochs=2), tmp_path, quiet=True)
 
 
-def test_a_checkpoint_of_other_settings_is_left_aside(config, tmp_path, capsys):
+def test_checkpoints_of_other_settings_are_left_aside(config, tmp_path, capsys):
     def stop(run):
         raise Stop
 
-    with pytest.raises(Stop):
-        wtkit.train(config("backprop", lr=0.5), tmp_path, on_epoch=stop)
+    for lr in (0.5, 0.25):
+        with pytest.raises(Stop):
+            wtkit.train(config("backprop", lr=lr), tmp_path, on_epoch=stop)
     run = wtkit.train(config("backprop", epochs=1), tmp_path)
-    assert "starts anew" in capsys.readouterr().out
-    assert (tmp_path / "checkpoint.other.pt").exists()
+    assert capsys.readouterr().out.count("starts anew") == 2
+    assert len(list(tmp_path.glob("checkpoint.*.pt"))) == 2
     assert_same(run, wtkit.train(config("backprop", epochs=1), quiet=True))
 
 

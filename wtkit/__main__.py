@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +13,21 @@ from typing import Any, NoReturn
 
 from . import __version__, config, trajectory
 from .errors import WtkitError
-from .settings import nearest
+from .settings import known, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for an error that the user can mend, 130 when interrupted."""
+    """Run one command; returns the exit status: 0, 1 after an error that the user can mend, 130 when interrupted."""
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
+        sys.stdout.flush()  # here, where it may fail
     except WtkitError as error:
         print(f"wtkit: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has gone: `wtkit runs … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
+        return 141
     except KeyboardInterrupt:
         print("wtkit: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
         return 130
@@ -30,10 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, but an error is a line, with the nearest option where one was misspelt."""
+    """argparse's, but an error is a line, with the nearest command or option where one was misspelt."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def _check_value(self, action, value):  # type: ignore[no-untyped-def]
+        if action.choices is not None:
+            try:
+                known(value, action.choices, action.metavar or action.dest)
+            except WtkitError as error:
+                raise argparse.ArgumentError(None, str(error)) from None
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         parsed, unknown = super().parse_known_args(args, namespace)
@@ -63,9 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     for field in dataclasses.fields(config.RunConfig):
         if field.name != "options":
+            # what is required is missed with the other settings, when a misspelt option has already been named
             required = field.default is dataclasses.MISSING
             text = "required" if required else f"default: {config._typed(field.default) or 'none'}"
-            command.add_argument(f"--{field.name.replace('_', '-')}", required=required, metavar="VALUE", help=text)
+            command.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text)
 
     command = commands.add_parser("runs", help="list the runs of an experiment file")
     command.set_defaults(run=_runs)
@@ -79,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("data", help="fetch a data set, or say how to")
     command.set_defaults(run=_data)
-    command.add_argument("name", choices=config.DATA_SETS)
+    command.add_argument("name", metavar="DATA_SET", choices=config.DATA_SETS, help=", ".join(config.DATA_SETS))
     command.add_argument("--data-root", default="data", help="folder of data sets; default: data")
     return parser
 

@@ -100,6 +100,12 @@ def delta_statistics(
         value = loss(model(inputs), targets)
         reached = [out for calls in outputs.values() for out in calls]
         sent = torch.autograd.grad(value, reached, retain_graph=True, allow_unused=True)
+        for layer, calls in zip(layers.values(), outputs.values(), strict=True):
+            if any(out.dim() < (4 if isinstance(layer, nn.Conv2d) else 2) for out in calls):
+                raise WtkitError(
+                    f"inputs: expected a batch, examples first, got one example of shape {tuple(inputs.shape)}; "
+                    f"give inputs[None] and a target for it"
+                )
         with deltas_of_backprop():
             exact = torch.autograd.grad(value, reached, allow_unused=True)
 

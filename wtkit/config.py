@@ -14,7 +14,7 @@ from pydantic import Field
 
 from . import methods
 from .errors import WtkitError
-from .settings import frozen, known, validated
+from .settings import frozen, known, nearest, validated
 
 NUMERICS = 1
 """Raised whenever a change to wtkit changes the results of a run, so that the pipeline trains anew."""
@@ -48,6 +48,7 @@ class RunConfig:
         stem: ``imagenet`` or ``small``.
         data: name of the data set.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with ``train`` and ``val``.
+        classes: how many of the data set's classes, spread evenly over them in their sorted order; None for all.
         image_size: height and width that images are brought to, in pixels; None for the data set's own.
         augment: ``none``, ``crop`` or ``crop_flip``; None for the data set's own. A crop is a random shift by up to an
             eighth of images held in memory, and a random resized crop of those that are streamed (``imagenet``, and
@@ -82,6 +83,7 @@ class RunConfig:
     stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
     data: Literal[DATA_SETS] = "digits"  # type: ignore[valid-type]
     data_root: str = "data"
+    classes: Annotated[int, Field(ge=2)] | None = None
     image_size: Positive | None = None
     augment: Literal["none", "crop", "crop_flip"] | None = None
     evaluate_on: Literal["test", "validation"] = "test"
@@ -190,10 +192,12 @@ def expand(path: str | Path) -> list[RunConfig]:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
-        others = sorted(other.stem for other in path.parent.glob("*.yaml"))
-        raise WtkitError(f"no experiment file {path}; experiments in {path.parent}: {', '.join(others)}") from None
+        others = sorted(str(other) for other in {*path.parent.glob("[!.]*.yaml"), *Path("config").glob("*.yaml")})
+        raise WtkitError(
+            f"no experiment file {path}{nearest(str(path), others)}; there are: {', '.join(others) or 'none'}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
     except yaml.YAMLError as error:
@@ -202,6 +206,17 @@ def expand(path: str | Path) -> list[RunConfig]:
         return _expand(content)
     except WtkitError as error:
         raise WtkitError(f"{path}: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which lets the last of two equal keys win; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"two keys are called {name!r}", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _axes(content: Any) -> dict[str, Any]:
@@ -224,6 +239,7 @@ def _expand(content: Any) -> list[RunConfig]:
     overrides = [_override(entry) for entry in _list("overrides", content.get("overrides") or [])]
     excluded = [_match("exclude", entry) for entry in _list("exclude", content.get("exclude") or [])]
 
+    whos: list[dict[str, str]] = []
     used: set[int] = set()
     left_out: set[int] = set()
     runs: dict[str, RunConfig] = {}
@@ -239,6 +255,7 @@ def _expand(content: Any) -> list[RunConfig]:
             if found:
                 continue
             values = settings | who | {"norm_order": norm_order}
+            whos.append(who | {"norm_order": norm_order})
             seeds, options = base["seeds"], dict(_mapping("options", settings.get("options") or {}))
             for number, change in _matching(overrides, who | {"norm_order": norm_order}):
                 used.add(number)
@@ -250,15 +267,17 @@ def _expand(content: Any) -> list[RunConfig]:
                 if run.name in runs:
                     raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
                 runs[run.name] = run
-    _check_all_used("override", [match for match, _ in overrides], used)
-    _check_all_used("exclude", excluded, left_out)
+    _check_all_used("override", [match for match, _ in overrides], used, whos)
+    _check_all_used("exclude", excluded, left_out, whos)
     return list(runs.values())
 
 
-def _check_all_used(what: str, matches: list[dict[str, str]], used: set[int]) -> None:
+def _check_all_used(what: str, matches: list[dict[str, str]], used: set[int], runs: list[dict[str, str]]) -> None:
     for number, match in enumerate(matches):
         if number not in used:
-            raise WtkitError(f"{what} {number + 1} matches no run: {match}")
+            there = {key: sorted({run[key] for run in runs}) for key in match}
+            near = "".join(nearest(value, there[key]) for key, value in match.items() if value not in there[key])
+            raise WtkitError(f"{what} {number + 1} matches no run: {match}{near}")
 
 
 def _matching(overrides: list[tuple[dict, dict]], who: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -293,8 +312,12 @@ def _override(entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _check_axis(axis: str, values: Any) -> None:
+    kind, word = (int, "whole numbers") if axis == "seeds" else (str, "names")
     if not isinstance(values, list) or not values:
-        raise WtkitError(f"{axis!r}: expected a list that is not empty, got {values!r}")
+        raise WtkitError(f"{axis!r}: expected a list of {word} that is not empty, got {values!r}")
+    for value in values:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise WtkitError(f"{axis!r}: expected a list of {word}, got {value!r} in it")
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:

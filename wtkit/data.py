@@ -51,9 +51,7 @@ def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
     """
     data = _LOADERS[config.data](config, torch.device(device))
     if data.steps(config.batch_size) < 1:
-        raise WtkitError(
-            f"setting 'batch_size': {config.batch_size} is more than the training images; choose a smaller"
-        )
+        raise WtkitError(f"setting 'batch_size': {config.batch_size} is more than the {data.steps(1)} training images")
     return data
 
 
@@ -138,6 +136,19 @@ def _in_memory(
     )
 
 
+def _chosen(config: RunConfig, total: int) -> dict[int, int]:
+    """The classes to use: the label of each among the ``total`` of the whole set, and the label that it gets."""
+    number = config.classes or total
+    if number > total:
+        raise WtkitError(f"setting 'classes': {number} is more than the {total} classes of {config.data}")
+    return {new * total // number: new for new in range(number)}
+
+
+def _relabelled(images: Tensor, labels: Tensor, chosen: dict[int, int]) -> Batch:
+    kept = [i for i, label in enumerate(labels.tolist()) if label in chosen]
+    return images[kept], torch.tensor([chosen[label] for label in labels[kept].tolist()])
+
+
 def _validation_split(labels: list[int]) -> tuple[list[int], list[int]]:
     """Indices to train on and indices held out: a stratified fifth, the same for every run."""
     from sklearn.model_selection import train_test_split
@@ -161,8 +172,9 @@ def _digits(config: RunConfig, device: torch.device) -> Data:
     images = F.interpolate(grey, size=(size, size), mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(range(len(labels)), test_size=360, stratify=digits.target, random_state=0)
-    parts = [(images[part], labels[part]) for part in (sorted(train), sorted(test))]
-    return _in_memory(config, device, *parts, num_classes=10, augment="crop")
+    chosen = _chosen(config, 10)
+    parts = [_relabelled(images[part], labels[part], chosen) for part in (sorted(train), sorted(test))]
+    return _in_memory(config, device, *parts, num_classes=len(chosen), augment="crop")
 
 
 def _cifar(config: RunConfig, device: torch.device) -> Data:
@@ -179,8 +191,9 @@ def _cifar(config: RunConfig, device: torch.device) -> Data:
                 f"wtkit data {config.data} --data-root {config.data_root}"
             ) from None
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
-        parts.append((_resized(images, config.image_size), torch.tensor(part.targets)))
-    return _in_memory(config, device, *parts, num_classes=len(part.classes), augment="crop_flip")
+        chosen = _chosen(config, len(part.classes))
+        parts.append(_relabelled(_resized(images, config.image_size), torch.tensor(part.targets), chosen))
+    return _in_memory(config, device, *parts, num_classes=len(chosen), augment="crop_flip")
 
 
 def _resized(images: Tensor, size: int | None) -> Tensor:
@@ -195,23 +208,23 @@ Sample = tuple[Path, int]
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
-def _folder(root: Path, how: str) -> tuple[list[Sample], list[Sample], int]:
+def _folder(config: RunConfig, root: Path, how: str) -> tuple[list[Sample], list[Sample], int]:
     """Samples of ``root/train/<class>/…`` and ``root/val/<class>/…``, and the number of classes."""
     classes = sorted(p.name for p in root.glob("train/*") if p.is_dir())
     if not classes or not (root / "val").is_dir():
         raise WtkitError(f"no images in {root}/: expected train/<class>/ and val/<class>/; {how}")
-    parts = []
+    chosen, parts = _chosen(config, len(classes)), []
     for part in ("train", "val"):
         found = [
             (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((root / part / name).rglob("*"))
+            for place, label in chosen.items()
+            for path in sorted((root / part / classes[place]).rglob("*"))
             if path.suffix.lower() in _SUFFIXES
         ]
         if not found:
             raise WtkitError(f"no images in {root / part}/: expected <class>/*.jpg for the classes of train/")
         parts.append(found)
-    return parts[0], parts[1], len(classes)
+    return parts[0], parts[1], len(chosen)
 
 
 def _imagenet(config: RunConfig, device: torch.device) -> Data:
@@ -219,12 +232,13 @@ def _imagenet(config: RunConfig, device: torch.device) -> Data:
         "get ILSVRC2012 from https://image-net.org (free registration), unpack it there with one folder a class, "
         f"or link it: ln -s /where/it/is {config.data_root}/imagenet"
     )
-    return Streamed(config, device, *_folder(Path(config.data_root, "imagenet"), how), size=config.image_size or 224)
+    parts = _folder(config, Path(config.data_root, "imagenet"), how)
+    return Streamed(config, device, *parts, size=config.image_size or 224)
 
 
 def _image_folder(config: RunConfig, device: torch.device) -> Data:
     how = "put your images there, or name another folder with data_root"
-    train, test, num_classes = _folder(Path(config.data_root), how)
+    train, test, num_classes = _folder(config, Path(config.data_root), how)
     if config.image_size and config.image_size <= IN_MEMORY_PIXELS:
         parts = [_decoded(part, config.image_size) for part in (train, test)]
         return _in_memory(config, device, *parts, num_classes=num_classes, augment="crop_flip")
@@ -241,13 +255,17 @@ def _tiny_imagenet(config: RunConfig, device: torch.device) -> Data:
             f"-d {config.data_root}"
         )
     root = found[0].parent
-    label_of = {wnid: label for label, wnid in enumerate(sorted(found[0].read_text().split()))}
+    wnids = sorted(found[0].read_text().split())
+    label_of = {wnids[place]: label for place, label in _chosen(config, len(wnids)).items()}
     train = [(p, label) for w, label in label_of.items() for p in sorted((root / "train" / w / "images").glob("*.*"))]
     annotations = root / "val" / "val_annotations.txt"
     try:
         rows = [line.split("\t") for line in annotations.read_text().splitlines()]
-        test = [(root / "val" / "images" / name, label_of[wnid]) for name, wnid, *_ in rows]
-    except (OSError, ValueError, KeyError) as error:
+        unknown = {wnid for _, wnid, *_ in rows} - set(wnids)
+        test = [(root / "val" / "images" / name, label_of[wnid]) for name, wnid, *_ in rows if wnid in label_of]
+        if unknown:
+            raise ValueError(f"no class {unknown.pop()} in wnids.txt")
+    except (OSError, ValueError) as error:
         raise WtkitError(
             f"{annotations}: expected a line 'name, class, …' for each image ({error!r}); unpack the archive again"
         ) from None

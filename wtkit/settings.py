@@ -58,6 +58,8 @@ def validated(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         first = error.errors()[0]
         where = f"{what} {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            message = "is required"
         given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
         if first["type"] == "literal_error":
             given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from . import __version__, angles, data, resnet, trajectory
 from .config import RunConfig, learning_rate
 from .errors import WtkitError
-from .layers import convert, feedback_layers
+from .layers import convert, feedback_layers, stream_seed
 from .methods import load
 from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
 
@@ -348,7 +348,7 @@ def _resume(run: _Run, folder: Path, quiet: bool) -> None:
     except Exception as error:  # whatever a damaged file makes of itself
         raise WtkitError(f"cannot read {path} ({type(error).__name__}); delete it to train anew") from None
     if state["revision"] != run.config.revision:
-        aside = path.with_name("checkpoint.other.pt")
+        aside = path.with_name(f"checkpoint.{stream_seed(state['revision']):016x}.pt")
         os.replace(path, aside)
         _say(f"{path} belongs to other settings: it is {aside.name} now, and this run starts anew.", quiet)
         return
