@@ -1,9 +1,11 @@
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from images import image_folder
 import wtkit
 from wtkit import trajectory
 from wtkit.__main__ import main
-from wtkit.config import RunConfig
+from wtkit.config import RunConfig, expand
 
 pytestmark = pytest.mark.slow  # a ResNet-18 takes seconds, however small its images
 
+ROOT = Path(__file__).resolve().parent.parent
 METHODS = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
 MEASURED = [name for name in trajectory.VARIABLES if name != "seconds"]
 
@@ -276,3 +279,28 @@ def test_the_command_line_trains_what_a_config_says(config, tmp_path, capsys):
     out = tmp_path / "results.nc"
     assert main(["gather", str(tmp_path / "trajectory.nc"), "--experiment", "mine", "--output", str(out)]) == 0
     assert wtkit.open_results(out)["resnet18"].sizes["run"] == 1
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    image_folder(root / "imagenet", classes=2, train=4, held_out=2, size=250)
+    return root
+
+
+PAPER = {
+    (run.network, run.norm_order, run.method): run
+    for run in expand(ROOT / "config" / "imagenet.yaml")
+    if run.network == "resnet18" or run.method in ("weight_mirror", "kolen_pollack")  # the others on 50 add only time
+}
+
+
+@pytest.mark.parametrize("run", PAPER.values(), ids=map("-".join, PAPER))
+def test_the_papers_experiment_runs_on_a_folder_of_imagenets_layout(run, imagenet):
+    """The kinds of run of config/imagenet.yaml, at 224×224, cut to one epoch of two steps."""
+    shorter = {"epochs": 1, "warmup_epochs": 0.5, "batch_size": 4, "workers": 0, "delta_examples": 2}
+    options = run.options | {"mirror_before": 1} if run.method == "weight_mirror" else run.options
+    result = wtkit.train(dataclasses.replace(run, data_root=str(imagenet), options=options, **shorter), quiet=True)
+    assert str(result.status.values) == "complete"
+    assert result.test_error.notnull().all()
+    assert result.sizes["layer"] == {"resnet18": 21, "resnet50": 54}[run.network]

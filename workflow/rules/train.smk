@@ -14,8 +14,8 @@ rule train:
     threads: 1
     params:
         # The command says what differs from the defaults; the revision says all settings, so that a run is trained
-        # anew when a default changes, too. Checkpoints lie in the folder undeclared: Snakemake
-        # would delete them before the second attempt that is to go on from them.
+        # anew when a default changes, too. Checkpoints lie in the folder undeclared: Snakemake would delete them
+        # before the second attempt that is to go on from them.
         arguments=lambda wildcards: shlex.join(RUNS[wildcards.run].arguments()),
         revision=lambda wildcards: RUNS[wildcards.run].revision,
         folder=subpath(output[0], parent=True),
