@@ -6,6 +6,8 @@
 #
 #   snakemake                                 the experiment config/digits.yaml
 #   snakemake --config experiment=cifar10     another one
+#   snakemake kp_decay                        an ablation, config/ablations/kp_decay.yaml
+#   snakemake ablations                       all of them
 #   snakemake -n                              what would be done
 import shlex
 import sys
@@ -13,7 +15,8 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from wtkit.config import expand as runs_of
+from wtkit.config import expand as runs_of_file
+from wtkit.config import is_ablation
 from wtkit.errors import WtkitError
 from wtkit.settings import known
 
@@ -21,37 +24,51 @@ min_version("9.0")
 
 BASE = Path(workflow.basedir)
 CHOICE = config.get("experiment", "digits")
-FILE = Path(CHOICE) if str(CHOICE).endswith(".yaml") else BASE / "config" / f"{CHOICE}.yaml"
-EXPERIMENT = FILE.stem
-RESULTS = f"results/{EXPERIMENT}"
-
-try:
-    for key in config:
-        known(key, ["experiment"], "config key")
-    RUNS = {run.name: run for run in runs_of(FILE)}
-except WtkitError as error:
-    sys.exit(f"wtkit: {error}")
+EXPERIMENT = Path(CHOICE).stem if str(CHOICE).endswith(".yaml") else str(CHOICE)
+ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*.yaml"))
 
 # without an activated environment a shell would find another python
 shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/gather.smk"
 include: "workflow/rules/notebooks.smk"
 
 
+try:
+    for key in config:
+        known(key, ["experiment"], "config key")
+    runs_of(EXPERIMENT)
+    CHOSEN = list(products_of(EXPERIMENT, OF_ABLATIONS if is_ablation(file_of(EXPERIMENT)) else OF_EXPERIMENTS))
+except WtkitError as error:
+    sys.exit(f"wtkit: {error}")
+
+
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/results.nc",
-        FIGURES,
-        NOTEBOOK_PAGES,
+        CHOSEN,
+
+
+rule ablations:
+    input:
+        [list(products_of(name, OF_ABLATIONS)) for name in ABLATIONS],
+
+
+for ablation in ABLATIONS:
+
+    rule:
+        name:
+            ablation
+        input:
+            list(products_of(ablation, OF_ABLATIONS)),
 
 
 onsuccess:
-    print(f"Figures and tables: {RESULTS}/figures   executed notebooks: {RESULTS}/notebooks")
+    print("Figures and tables: results/<experiment>/figures   executed notebooks: results/<experiment>/notebooks")
 
 
 onerror:
-    print(f"Not all runs ended; their logs are in {RESULTS}/logs. What is done stays; the same command goes on.")
+    print("Not all jobs ended; logs are in results/<experiment>/logs. What is done stays; the same command goes on.")

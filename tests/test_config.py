@@ -306,3 +306,96 @@ def test_a_missing_experiment_is_named_with_those_that_there_are(tmp_path):
 def test_an_experiment_expands_without_torch():
     code = f"import sys, wtkit.config; wtkit.config.expand({str(EXPERIMENTS[0])!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------------- ablations
+
+BASE = {
+    "methods": ["weight_mirror", "weight_mirror:gaussian", "kolen_pollack"], "networks": ["resnet18", "resnet50"],
+    "seeds": [0, 1, 2], "settings": {"epochs": 8, "lr": 0.1},
+    "overrides": [
+        {"match": {"network": "resnet50"}, "set": {"epochs": 4, "seeds": [0]}},
+        {"match": {"method": "weight_mirror"}, "set": {"options": {"mirror_lr": 0.1, "mirror_every": 2}}},
+        {"match": {"variant": "gaussian"}, "set": {"options": {"noise": "gaussian"}}},
+    ],
+    "exclude": [{"variant": "gaussian", "network": "resnet50"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def ablation(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    (tmp_path / "ablations").mkdir()
+    path = tmp_path / "ablations" / "mine.yaml"
+
+    def build(content):
+        path.write_text(yaml.safe_dump({"base": "base"} | content, sort_keys=False))
+        return expand(path)
+
+    return build
+
+
+def test_a_sweep_is_a_grid_over_the_bases_runs(ablation):
+    runs = ablation({"sweep": {"mirror_lr": [0.01, 0.5], "lr": [0.1, 0.2]}, "methods": ["weight_mirror"]})
+    points = {
+        (run.network, run.seed, run.variant, run.lr, run.options["mirror_lr"], run.options["mirror_every"], run.epochs)
+        for run in runs
+    }
+    assert points == {
+        (network, seed, f"mirror_lr={rate},lr={lr}", lr, rate, 2, epochs)
+        for network, epochs, seeds in (("resnet18", 8, (0, 1, 2)), ("resnet50", 4, (0,)))
+        for seed in seeds
+        for rate in (0.01, 0.5)
+        for lr in (0.1, 0.2)
+    }
+    assert len({run.name for run in runs}) == len(runs) == 16
+
+
+def test_an_ablation_outdoes_its_base(ablation):
+    runs = ablation(
+        {
+            "methods": ["kolen_pollack", "backprop"], "networks": ["resnet50"], "seeds": [5, 6],
+            "settings": {"epochs": 2}, "overrides": [{"match": {"method": "backprop"}, "set": {"momentum": 0.5}}],
+            "sweep": {"lr_drops": [[], [1, 2]]},
+        }
+    )  # fmt: skip
+    assert [(run.method, run.seed, run.variant, run.epochs, run.lr, run.momentum, run.lr_drops) for run in runs] == [
+        (method, seed, f"lr_drops={word}", 2, 0.1, momentum, drops)
+        for method, momentum in (("kolen_pollack", 0.9), ("backprop", 0.5))
+        for seed in (5, 6)
+        for word, drops in (("", ()), ("1+2", (1, 2)))
+    ]
+
+
+def test_variants_have_names(ablation):
+    runs = ablation({"networks": ["resnet18"], "seeds": [0], "variants": {"short": {"epochs": 1}, "as_it_is": {}}})
+    assert [(run.method, run.variant, run.epochs) for run in runs] == [
+        ("weight_mirror", "short", 1), ("weight_mirror", "as_it_is", 8),
+        ("kolen_pollack", "short", 1), ("kolen_pollack", "as_it_is", 8),
+    ]  # fmt: skip
+
+
+BROKEN_ABLATIONS = [
+    ({"sweep": {"lrr": [1]}}, "unknown setting or option of weight_mirror 'lrr' (did you mean 'lr'?)"),
+    ({"sweep": {"mirror_lr": [1]}}, "unknown setting or option of kolen_pollack 'mirror_lr'"),
+    ({"sweep": {"lr": []}}, "'sweep': expected a list of values for 'lr' that is not empty, got []"),
+    ({"sweep": {"lr": 1}}, "'sweep': expected a list of values for 'lr' that is not empty, got 1"),
+    ({"sweep": {}}, "'sweep': expected at least one setting or option"),
+    ({"sweep": {"lr": [-1]}}, "setting 'lr': input should be greater than 0, got -1"),
+    (
+        {"sweep": {"mirror_lr": [2]}, "methods": ["weight_mirror"]},
+        "option of weight_mirror 'mirror_lr': input should be",
+    ),
+    ({}, "an ablation needs either a 'sweep' or 'variants'"),
+    ({"sweep": {"lr": [1]}, "variants": {"a": {}}}, "an ablation needs either a 'sweep' or 'variants'"),
+    ({"variants": {}}, "'variants': expected at least one"),
+    ({"variants": {"a b": {}}}, "setting 'variant': string should match pattern"),
+    ({"sweeps": {"lr": [1]}}, "unknown key of an ablation 'sweeps' (did you mean 'sweep'?)"),
+    ({"base": "bass", "sweep": {"lr": [1]}}, "unknown base 'bass' (did you mean 'base'?); accepted: base"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BROKEN_ABLATIONS, ids=[message for _, message in BROKEN_ABLATIONS])
+def test_what_is_not_so_in_an_ablation_is_named_with_its_file(content, message, ablation):
+    with pytest.raises(WtkitError, match=r"mine\.yaml: .*" + re.escape(message)):
+        ablation(content)

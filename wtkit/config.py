@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,7 +78,7 @@ class RunConfig:
 
     method: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    variant: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,=+-]*$")] = ""
     network: Literal[tuple(NETWORKS)] = "resnet18"  # type: ignore[valid-type]
     norm_order: Literal[NORM_ORDERS] = "relu_bn"  # type: ignore[valid-type]
     stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
@@ -179,20 +180,41 @@ _SETTINGS = [field.name for field in dataclasses.fields(RunConfig) if field.name
 
 
 def expand(path: str | Path) -> list[RunConfig]:
-    """The runs of an experiment file: methods × networks × norm orders × seeds, with settings and overrides.
+    """The runs of an experiment file, or of an ablation, which is a file with a ``base``.
 
-    The file is YAML with the keys ``methods`` (names, or ``name:variant``), ``networks``, ``norm_orders``, ``seeds``,
-    ``settings`` for all runs, and ``overrides``: a list of ``{match: …, set: …}``, applied in order to the runs that
-    match. An override sets settings, and may give the runs that match their own ``seeds``, or, if it does not itself
-    match by norm order, ``norm_orders``. ``exclude`` is a list of matches whose runs are left out.
+    **An experiment** is methods × networks × norm orders × seeds, with settings and overrides. The file is YAML with
+    the keys ``methods`` (names, or ``name:variant``), ``networks``, ``norm_orders``, ``seeds``, ``settings`` for all
+    runs, and ``overrides``: a list of ``{match: …, set: …}``, applied in order to the runs that match. An override sets
+    settings, and may give the runs that match their own ``seeds``, or, if it does not itself match by norm order,
+    ``norm_orders``. ``exclude`` is a list of matches whose runs are left out.
+
+    **An ablation** names an experiment of the same folder, or of the one above, as its ``base``, and may change its
+    ``methods``, ``networks``, ``norm_orders`` and ``seeds`` (none of the base's variants is in it unless named) and its
+    ``settings``, and add ``overrides``. Each of these runs is made once a point of the ``sweep``: a mapping of settings
+    or method options to lists of values, of which all combinations are taken; or once for each of the ``variants``: a
+    mapping of names to settings and options. A run's variant says its point: ``lr=0.1,momentum=0``.
 
     Raises:
         WtkitError: naming file and key, for anything that is not so; for an override that matches no run, and for two
             runs of one name.
     """
     path = Path(path)
+    content = _read(path)
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        return _ablate(content, path) if is_ablation(path) else _expand(content)
+    except WtkitError as error:
+        raise WtkitError(f"{path}: {error}") from None
+
+
+def is_ablation(path: str | Path) -> bool:
+    """Whether the file is an ablation, which names its base. Raises WtkitError for a file that cannot be read."""
+    content = _read(Path(path))
+    return isinstance(content, dict) and "base" in content
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         others = sorted(str(other) for other in {*path.parent.glob("[!.]*.yaml"), *Path("config").glob("*.yaml")})
         raise WtkitError(
@@ -202,10 +224,6 @@ def expand(path: str | Path) -> list[RunConfig]:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
     except yaml.YAMLError as error:
         raise WtkitError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return _expand(content)
-    except WtkitError as error:
-        raise WtkitError(f"{path}: {error}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -231,7 +249,8 @@ def _axes(content: Any) -> dict[str, Any]:
     return axes
 
 
-def _expand(content: Any) -> list[RunConfig]:
+def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
+    """The runs of an experiment; its first ``unchecked`` overrides and all that it excludes may match none."""
     base = _axes(content)
     settings = _mapping("settings", content.get("settings") or {})
     for key in settings:
@@ -267,8 +286,9 @@ def _expand(content: Any) -> list[RunConfig]:
                 if run.name in runs:
                     raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
                 runs[run.name] = run
-    _check_all_used("override", [match for match, _ in overrides], used, whos)
-    _check_all_used("exclude", excluded, left_out, whos)
+    _check_all_used("override", [match for match, _ in overrides], used | set(range(unchecked)), whos)
+    if not unchecked:
+        _check_all_used("exclude", excluded, left_out, whos)
     return list(runs.values())
 
 
@@ -330,3 +350,67 @@ def _list(key: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise WtkitError(f"{key!r}: expected a list, got {value!r}")
     return value
+
+
+# ----------------------------------------------------------------------------------------------------- ablations
+
+_ABLATION_KEYS = ("base", *_AXES, "settings", "overrides", "sweep", "variants")
+
+
+def _ablate(content: dict[str, Any], path: Path) -> list[RunConfig]:
+    for key in content:
+        known(str(key), _ABLATION_KEYS, "key of an ablation")
+    experiments = {file.stem: file for folder in (path.parent.parent, path.parent) for file in folder.glob("*.yaml")}
+    base = _axes(_read(experiments[known(content["base"], set(experiments) - {path.stem}, "base")]))
+    changed = {key: content[key] for key in _AXES if key in content}
+    main = {"methods": [method for method in base["methods"] if ":" not in str(method)]}
+    before = _list("overrides", base.get("overrides") or [])
+    # an override that all runs match, so that a change made here outdoes the base's own overrides
+    change = _mapping("settings", content.get("settings") or {}) | {
+        key: changed[key] for key in ("norm_orders", "seeds") if key in changed
+    }
+    after = [{"match": {}, "set": change}, *_list("overrides", content.get("overrides") or [])]
+    runs = _expand(base | main | changed | {"overrides": before + after}, unchecked=len(before) + 1)
+    points = _points(content)
+    return [_at(run, point, change) for run in runs for point, change in points.items()]
+
+
+def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is changed at each point of an ablation, by the word for it."""
+    if ("sweep" in content) == ("variants" in content):
+        raise WtkitError("an ablation needs either a 'sweep' or 'variants'")
+    if "variants" in content:
+        variants = _mapping("variants", content["variants"])
+        if not variants:
+            raise WtkitError("'variants': expected at least one")
+        return {str(name): _mapping(str(name), change) for name, change in variants.items()}
+    sweep = _mapping("sweep", content["sweep"])
+    for key, values in sweep.items():
+        if not isinstance(values, list) or not values:
+            raise WtkitError(f"'sweep': expected a list of values for {key!r} that is not empty, got {values!r}")
+    if not sweep:
+        raise WtkitError("'sweep': expected at least one setting or option with a list of values")
+    combinations = [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+    return {",".join(f"{key}={_word(value)}" for key, value in change.items()): change for change in combinations}
+
+
+def _word(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
+
+
+def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
+    """``run`` with the settings, and options of its method, that ``change`` names."""
+    values = dataclasses.asdict(run)
+    method = methods.load(run.method, **run.options)
+    options = [field.name for field in dataclasses.fields(method)]  # type: ignore[arg-type]
+    for key, value in change.items():
+        known(str(key), [*_SETTINGS, *options], f"setting or option of {run.method}")
+        if key == "options":
+            values["options"] |= _mapping("options", value)
+        elif key in options:
+            values["options"][key] = value
+        else:
+            values[key] = value
+    values["variant"] = "_".join(filter(None, [run.variant, point]))
+    return run_config(values)

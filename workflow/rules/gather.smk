@@ -4,14 +4,14 @@ localrules:
 
 rule gather:
     input:
-        expand(f"{RESULTS}/runs/{{run}}/trajectory.nc", run=RUNS),
+        lambda wildcards: [
+            f"results/{wildcards.experiment}/runs/{run}/trajectory.nc" for run in runs_of(wildcards.experiment)
+        ],
     output:
-        f"{RESULTS}/results.nc",
+        "results/{experiment}/results.nc",
     log:
-        f"{RESULTS}/logs/gather.log",
+        "results/{experiment}/logs/gather.log",
     conda:
         "../../environment.yml"
-    params:
-        experiment=EXPERIMENT,
     shell:
-        "python -m wtkit gather {input} --experiment {params.experiment} --output {output} 2>&1 | tee {log}"
+        "python -m wtkit gather {input} --experiment {wildcards.experiment} --output {output} 2>&1 | tee {log}"

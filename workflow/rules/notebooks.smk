@@ -1,20 +1,34 @@
-# notebook: (whether it reads the results, what it draws or writes, where the report shows it)
-NOTEBOOKS = {
-    "fig1_weight_mirror": (False, ["fig1_weight_mirror.svg", "fig1_weight_mirror.png"], "Circuits"),
-    "fig2_kolen_pollack": (False, ["fig2_kolen_pollack.svg", "fig2_kolen_pollack.png"], "Circuits"),
-    "fig3_test_error": (True, ["fig3_test_error.svg", "fig3_test_error.png"], "Results"),
-    "fig4_angles": (True, ["fig4_angles.svg", "fig4_angles.png"], "Results"),
-    "fig_d3_norm_order": (True, ["fig_d3_norm_order.svg", "fig_d3_norm_order.png"], "Results"),
-    "table1_errors": (True, ["table1_errors.html", "table1_errors.csv", "table1_errors.tex"], "Results"),
-    "claims": (True, ["claims.html", "claims.csv"], "Claims"),
+from typing import NamedTuple
+
+
+class Notebook(NamedTuple):
+    reads_results: bool
+    files: list[str]  # what it draws or writes
+    category: str  # where the report shows it
+
+
+OF_EXPERIMENTS = {
+    "fig1_weight_mirror": Notebook(False, ["fig1_weight_mirror.svg", "fig1_weight_mirror.png"], "Circuits"),
+    "fig2_kolen_pollack": Notebook(False, ["fig2_kolen_pollack.svg", "fig2_kolen_pollack.png"], "Circuits"),
+    "fig3_test_error": Notebook(True, ["fig3_test_error.svg", "fig3_test_error.png"], "Results"),
+    "fig4_angles": Notebook(True, ["fig4_angles.svg", "fig4_angles.png"], "Results"),
+    "fig_d3_norm_order": Notebook(True, ["fig_d3_norm_order.svg", "fig_d3_norm_order.png"], "Results"),
+    "table1_errors": Notebook(True, ["table1_errors.html", "table1_errors.csv", "table1_errors.tex"], "Results"),
+    "claims": Notebook(True, ["claims.html", "claims.csv"], "Claims"),
 }
-FIGURES = [f"{RESULTS}/figures/{file}" for _, files, _ in NOTEBOOKS.values() for file in files]
+OF_ABLATIONS = {
+    "ablation": Notebook(
+        True,
+        ["ablation.svg", "ablation.png", "ablation_epochs.svg", "ablation_epochs.png", "ablation.csv"],
+        "Ablations",
+    )
+}
+NOTEBOOKS = OF_EXPERIMENTS | OF_ABLATIONS
 # what a notebook shows is computed and drawn here
-DRAWN_BY = [BASE / "wtkit" / f"{module}.py" for module in ("paper", "plotting", "circuits")]
-NOTEBOOK_PAGES = [f"{RESULTS}/notebooks/{name}.html" for name in NOTEBOOKS]
+DRAWN_BY = [BASE / "wtkit" / f"{module}.py" for module in ("ablation", "paper", "plotting", "circuits")]
 
 
-for notebook, (reads_results, files, category) in NOTEBOOKS.items():
+for notebook, described in NOTEBOOKS.items():
 
     rule:
         name:
@@ -22,25 +36,25 @@ for notebook, (reads_results, files, category) in NOTEBOOKS.items():
         input:
             script=workflow.source_path("../scripts/execute.py"),
             notebook=workflow.source_path(f"../../notebooks/{notebook}.ipynb"),
-            results=[f"{RESULTS}/results.nc"] if reads_results else [],
+            results=["results/{experiment}/results.nc"] if described.reads_results else [],
             drawn_by=DRAWN_BY,
         output:
             report(
-                [f"{RESULTS}/figures/{file}" for file in files if not file.endswith(".tex")],
-                category=category,
-                labels={"notebook": notebook},
+                [f"results/{{experiment}}/figures/{file}" for file in described.files if not file.endswith(".tex")],
+                category=described.category,
+                labels={"experiment": "{experiment}", "notebook": notebook},
             ),
-            *[f"{RESULTS}/figures/{file}" for file in files if file.endswith(".tex")],
-            notebook=f"{RESULTS}/notebooks/{notebook}.ipynb",
+            *[f"results/{{experiment}}/figures/{file}" for file in described.files if file.endswith(".tex")],
+            notebook=f"results/{{experiment}}/notebooks/{notebook}.ipynb",
             page=report(
-                f"{RESULTS}/notebooks/{notebook}.html",
+                f"results/{{experiment}}/notebooks/{notebook}.html",
                 category="Executed notebooks",
-                labels={"notebook": notebook},
+                labels={"experiment": "{experiment}", "notebook": notebook},
             ),
         log:
             # executed here, and moved when it is whole: a notebook that failed stays, with its traceback
-            notebook=f"{RESULTS}/logs/notebooks/{notebook}.ipynb",
-            text=f"{RESULTS}/logs/notebooks/{notebook}.log",
+            notebook=f"results/{{experiment}}/logs/notebooks/{notebook}.ipynb",
+            text=f"results/{{experiment}}/logs/notebooks/{notebook}.log",
         localrule: True
         conda:
             "../../environment.yml"

@@ -1,0 +1,108 @@
+"""Ablations of every shape, from made-up runs to their tables and figures."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import yaml
+from synthetic import labels_of, layers, records
+
+from wtkit import ablation, plotting, trajectory
+from wtkit.config import expand
+
+ONE = {"sweep": {"weight_decay": [0, 0.1, 1.0]}}
+SHAPES = {
+    "one quantity": ONE,
+    "an option": {"sweep": {"mirror_lr": [0.01, 0.05, 0.25]}, "methods": ["weight_mirror"]},
+    "two quantities": {"sweep": {"lr": [0.01, 0.1], "weight_decay": [0, 0.1, 1.0]}},
+    "three quantities": {"sweep": {"lr": [0.01, 0.1], "weight_decay": [0, 1.0], "momentum": [0, 0.9]}},
+    "lists": {"sweep": {"lr_drops": [[], [1, 2]]}},
+    "names": {"variants": {"as_it_is": {}, "fast": {"lr": 1}}, "norm_orders": ["relu_bn", "bn_relu"]},
+    "two networks": ONE | {"networks": ["resnet18", "resnet50"]},
+    "one seed": ONE | {"seeds": [0]},
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Gathered made-up runs of an ablation, a node a network."""
+
+    def build(content):
+        base = {"methods": ["backprop", "kolen_pollack"], "networks": ["resnet18"], "settings": {"epochs": 4}}
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({"base": "base", "seeds": [0, 1]} | content, sort_keys=False))
+        rng, nodes = np.random.default_rng(0), {}
+        for number, run in enumerate(expand(path)):
+            values = records(run, 5 + number, rng, 4)
+            made = trajectory.dataset(values, layers(run.network), labels_of(run), network=run.network, data=run.data)
+            nodes.setdefault(run.network, []).append(made)
+        return [trajectory._joined(runs) for runs in nodes.values()]
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys"),
+    [
+        ("one quantity", ["weight_decay"]),
+        ("two quantities", ["lr", "weight_decay"]),
+        ("lists", ["lr_drops"]),
+        ("names", ["variant"]),
+    ],
+)
+def test_what_was_swept_is_read_off_the_runs(shape, keys, results):
+    (node,) = results(SHAPES[shape])
+    assert ablation.swept(node) == keys
+
+
+def test_the_table_has_a_row_a_run_with_what_it_ended_with(results):
+    (node,) = results(ONE)
+    node["status"][3] = "diverged"
+    table = ablation.runs(node)
+    assert table["weight_decay"].tolist() == [0, 0.1, 1.0] * 4
+    assert table["seed"].tolist() == [0, 0, 0, 1, 1, 1] * 2
+    for index, row in table.iterrows():
+        run = node.isel(run=index)
+        expected = [
+            run.test_error.values[-1],
+            np.mean(run.matrix_angle.values[-1]),
+            np.max(run.matrix_angle.values[-1]),
+            np.mean(run.delta_angle.values[-1]),
+        ]
+        found = row[["test_error", "matrix_angle", "matrix_angle_max", "delta_angle"]].to_list()
+        np.testing.assert_allclose(found, np.full(4, np.nan) if index == 3 else expected)
+
+
+def test_the_epochs_are_those_of_the_runs(results):
+    (node,) = results(ONE)
+    table = ablation.epochs(node)
+    last = table[(table.epoch == 4) & (table.method == "kolen_pollack") & (table.weight_decay == 1) & (table.seed == 1)]
+    (index,) = np.flatnonzero(
+        (node["method"] == "kolen_pollack") & (node["variant"] == "weight_decay=1.0") & (node["seed"] == 1)
+    )
+    assert last["test_error"].item() == node["test_error"].isel(run=index, epoch=4).item()
+    assert last["delta_angle"].item() == pytest.approx(node["delta_angle"].isel(run=index, epoch=4).mean().item())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_drawn(shape, results, tmp_path):
+    plotting.style()
+    nodes = results(SHAPES[shape])
+    for name, draw in (("ends", ablation.draw), ("epochs", ablation.draw_epochs)):
+        fig = draw(nodes)
+        plotting.save(fig, tmp_path / name)
+        plt.close(fig)
+        assert (tmp_path / f"{name}.svg").stat().st_size > 10_000
+
+
+def test_a_point_is_drawn_at_the_mean_of_its_seeds(results):
+    (node,) = results(ONE)
+    fig, ax = plt.subplots()
+    table = ablation.runs(node)
+    ablation.against(ax, table, ["weight_decay"], "test_error")
+    line = ax.get_lines()[0]
+    mean = table[table.method == "backprop"].groupby("weight_decay")["test_error"].mean()
+    np.testing.assert_allclose(line.get_xdata(orig=False), mean.index)
+    np.testing.assert_allclose(line.get_ydata(orig=False), mean)
+    plt.close(fig)
