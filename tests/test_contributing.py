@@ -1,6 +1,7 @@
 """The examples of CONTRIBUTING.md do what it says."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import wtkit
 from wtkit import data, methods, resnet
 from wtkit.config import NETWORKS, expand, run_config
 
-TEXT = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def example(section, language):
@@ -65,10 +67,13 @@ def test_a_misspelt_option_of_the_method_is_named(random_sign):
 
 
 def test_the_ablation_expands(tmp_path):
-    (tmp_path / "mirror_rate.yaml").write_text(example("Add an ablation", "yaml"))
-    runs = expand(tmp_path / "mirror_rate.yaml")
-    assert len(runs) == 9
-    assert {run.options.get("mirror_lr") for run in runs} == {0.04, None, 0.0025}
+    shutil.copy(ROOT / "config" / "digits.yaml", tmp_path)
+    sweep, variants = re.findall(r"```yaml\n(.*?)```", TEXT.split("\n## Add an ablation\n")[1], re.DOTALL)[:2]
+    (tmp_path / "mine.yaml").write_text(sweep)
+    runs = expand(tmp_path / "mine.yaml")
+    assert [(run.seed, run.options["mirror_steps"]) for run in runs] == [(s, m) for s in range(3) for m in (1, 2, 4)]
+    (tmp_path / "mine.yaml").write_text(sweep.split("sweep:")[0] + variants)
+    assert [run.options.get("bias_blocking", False) for run in expand(tmp_path / "mine.yaml")] == [False, True] * 3
 
 
 def test_the_network_is_torchvisions(monkeypatch):

@@ -18,6 +18,7 @@ from wtkit.config import expand
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "config").glob("*.yaml"))
+ABLATIONS = sorted(path.stem for path in (ROOT / "config" / "ablations").glob("*.yaml"))
 
 
 def snakemake(folder, *arguments, **environment):
@@ -133,6 +134,30 @@ def test_from_an_experiment_to_its_figures(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "fig4_angles" in page
     assert "table1_errors" in page
+
+
+@pytest.mark.slow
+def test_an_ablation_from_its_file_to_its_figures(tmp_path):
+    experiment(tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: tiny\nmethods: [kolen_pollack]\nsweep: {weight_decay: [0, 1]}\n")
+    done = snakemake(tmp_path, "--cores", "2", "--config", f"experiment={path}")
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = tmp_path / "results" / "mine"
+    for figure in ("ablation", "ablation_epochs"):
+        assert (results / "figures" / f"{figure}.svg").stat().st_size > 10_000
+    rows = (results / "figures" / "ablation.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert "weight_decay" in rows[0]
+
+
+@pytest.mark.parametrize("target", [*ABLATIONS, "ablations"])
+def test_an_ablation_is_a_target(tmp_path, target):
+    done = snakemake(tmp_path, "-n", target)
+    assert done.returncode == 0, done.stderr
+    names = ABLATIONS if target == "ablations" else [target]
+    assert planned(done)["train"] == sum(len(expand(ROOT / "config" / "ablations" / f"{name}.yaml")) for name in names)
+    assert planned(done)["ablation"] == len(names)
 
 
 @pytest.mark.slow

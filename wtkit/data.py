@@ -117,8 +117,9 @@ class InMemory(Data):
 def _in_memory(
     config: RunConfig, device: torch.device, train: Batch, test: Batch, *, num_classes: int, augment: str
 ) -> InMemory:
-    images, labels = train
-    held_out, held_out_labels = test
+    chosen = _chosen(config, num_classes)  # all of them, where a folder was read and only some classes of it
+    images, labels = _relabelled(*train, chosen)
+    held_out, held_out_labels = _relabelled(*test, chosen)
     if config.evaluate_on == "validation":
         kept, aside = _validation_split(labels.tolist())
         held_out, held_out_labels = images[aside], labels[aside]
@@ -129,7 +130,7 @@ def _in_memory(
         labels.to(device),
         held_out.to(device),
         held_out_labels.to(device),
-        num_classes,
+        len(chosen),
         shift=0 if augment == "none" else images.shape[-1] // 8,
         flip=augment == "crop_flip",
         seed=config.seed,
@@ -172,9 +173,8 @@ def _digits(config: RunConfig, device: torch.device) -> Data:
     images = F.interpolate(grey, size=(size, size), mode="bilinear").round().to(torch.uint8).expand(-1, 3, -1, -1)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(range(len(labels)), test_size=360, stratify=digits.target, random_state=0)
-    chosen = _chosen(config, 10)
-    parts = [_relabelled(images[part], labels[part], chosen) for part in (sorted(train), sorted(test))]
-    return _in_memory(config, device, *parts, num_classes=len(chosen), augment="crop")
+    parts = [(images[part], labels[part]) for part in (sorted(train), sorted(test))]
+    return _in_memory(config, device, *parts, num_classes=10, augment="crop")
 
 
 def _cifar(config: RunConfig, device: torch.device) -> Data:
@@ -191,9 +191,8 @@ def _cifar(config: RunConfig, device: torch.device) -> Data:
                 f"wtkit data {config.data} --data-root {config.data_root}"
             ) from None
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
-        chosen = _chosen(config, len(part.classes))
-        parts.append(_relabelled(_resized(images, config.image_size), torch.tensor(part.targets), chosen))
-    return _in_memory(config, device, *parts, num_classes=len(chosen), augment="crop_flip")
+        parts.append((_resized(images, config.image_size), torch.tensor(part.targets)))
+    return _in_memory(config, device, *parts, num_classes=len(part.classes), augment="crop_flip")
 
 
 def _resized(images: Tensor, size: int | None) -> Tensor:
