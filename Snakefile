@@ -23,8 +23,9 @@ from wtkit.settings import known
 min_version("9.0")
 
 BASE = Path(workflow.basedir)
-CHOICE = config.get("experiment", "digits")
-EXPERIMENT = Path(CHOICE).stem if str(CHOICE).endswith(".yaml") else str(CHOICE)
+CHOICE = str(config.get("experiment") or "digits")
+IS_FILE = CHOICE.endswith((".yaml", ".yml"))
+EXPERIMENT = Path(CHOICE).stem if IS_FILE else CHOICE
 ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*.yaml"))
 
 # without an activated environment a shell would find another python

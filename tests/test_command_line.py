@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -70,9 +71,10 @@ def test_a_reader_that_goes_away_is_no_error():
 
 def test_runs_prints_commands_that_make_the_same_runs(tmp_path, capsys):
     path = tmp_path / "x.yaml"
-    path.write_text("methods: [weight_mirror]\nnetworks: [resnet50]\nsettings: {lr_drops: [1, 2], lr: 1e-3}\n")
+    settings = "{lr_drops: [1, 2], lr: 1e-3, data_root: my data}"
+    path.write_text(f"methods: [weight_mirror]\nnetworks: [resnet50]\nsettings: {settings}\n")
     assert main(["runs", str(path)]) == 0
-    name, *arguments = capsys.readouterr().out.split()
+    name, *arguments = shlex.split(capsys.readouterr().out)
     (run,) = expand(path)
     assert name == run.name
     assert arguments == run.arguments()

@@ -1,6 +1,7 @@
 """What a run is, and how an experiment file becomes runs."""
 
 import dataclasses
+import json
 import math
 import re
 import subprocess
@@ -13,7 +14,8 @@ import yaml
 from wtkit import WtkitError, config
 from wtkit.config import RunConfig, decay_exponent, expand, learning_rate, run_config
 
-EXPERIMENTS = sorted((Path(__file__).resolve().parent.parent / "config").rglob("*.yaml"))
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = sorted((ROOT / "config").rglob("*.yaml"))
 SMALL = {"methods": ["backprop"], "networks": ["resnet18"]}
 
 
@@ -159,14 +161,18 @@ def test_decay_exponent_is_what_kolen_pollack_forgets_by():
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_that_is_shipped_expands(path):
+def test_every_experiment_expands(path):
     runs = expand(path)
     assert runs and len({run.name for run in runs}) == len(runs)
-    assert path.read_text().startswith("#"), "states its expected cost and result at the top"
 
 
-def test_experiments_are_shipped():
-    assert {"digits", "cifar10", "tiny_imagenet", "imagenet"} <= {path.stem for path in EXPERIMENTS}
+def test_the_experiments_that_are_shipped_say_what_to_expect():
+    git = subprocess.run(["git", "ls-files", "-z", "config"], capture_output=True, text=True, check=True, cwd=ROOT)
+    shipped = [ROOT / name for name in git.stdout.split("\0") if name.endswith(".yaml")]
+    assert {"digits", "cifar10", "tiny_imagenet", "imagenet"} <= {path.stem for path in shipped}
+    for path in shipped:
+        top = path.read_text().split("\n\n")[0]
+        assert "# Expected result: " in top and "# Expected cost: " in top, path
 
 
 def test_an_experiment_is_methods_by_networks_by_norm_orders_by_seeds(experiment):
@@ -285,7 +291,10 @@ BROKEN = [
     (override({"method": ["backprop"]}, {"lr": 1}), "override 1 matches no run: {'method': ['backprop']}"),
     (override({"norm_order": "bn_relu"}, {"lr": 1}), "override 1 matches no run: {'norm_order': 'bn_relu'}"),
     (override({"norm_order": "relu_bn"}, {"norm_orders": ["bn_relu"]}), "by 'norm_order' cannot set 'norm_orders'"),
-    (SMALL | {"methods": ["backprop", "backprop"]}, "two runs are called resnet18-relu_bn-backprop-seed0; give one"),
+    (
+        SMALL | {"methods": ["backprop", "backprop"]},
+        "two runs are called resnet18-relu_bn-backprop-seed0; leave one out",
+    ),
     (SMALL | {"seeds": [1, 1]}, "two runs are called resnet18-relu_bn-backprop-seed1"),
 ]
 
@@ -298,8 +307,38 @@ def test_what_is_not_so_in_an_experiment_is_named_with_its_file(content, message
 
 def test_a_missing_experiment_is_named_with_those_that_there_are(tmp_path):
     (tmp_path / "digits.yaml").touch()
-    with pytest.raises(WtkitError, match=r"no experiment file .*digts\.yaml \(did you mean '.*digits\.yaml'\?\)"):
+    with pytest.raises(WtkitError, match=r"no experiment file .*digts\.yaml \(did you mean 'digits'\?\)"):
         expand(tmp_path / "digts.yaml")
+
+
+def test_yamls_merge_keys_are_read(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("methods: [backprop]\nnetworks: [resnet18]\nsettings: {<<: {epochs: 3, lr: 1}, lr: 2}\n")
+    (run,) = expand(path)
+    assert (run.epochs, run.lr) == (3, 2)
+
+
+def test_a_revision_has_the_options_left_at_their_defaults(monkeypatch):
+    from wtkit.methods.weight_mirror import WeightMirror
+
+    run = run_config({"method": "weight_mirror", "options": {"noise": "uniform"}})
+    options = json.loads(run.revision)["options"]
+    assert options == dataclasses.asdict(WeightMirror(noise="uniform"))
+    assert run.arguments() == ["--method=weight_mirror", '--option=noise="uniform"']
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "bp"}, "unknown method 'bp'"),
+        ({"method": "backprop", "epoch": 3}, r"unknown setting 'epoch' \(did you mean 'epochs'\?\)"),
+        ({"method": "backprop", "epochs": -3}, "setting 'epochs': input should be greater than 0, got -3"),
+    ],
+)
+def test_a_run_by_hand_names_what_is_wrong_in_a_line(settings, message):
+    with pytest.raises(WtkitError, match=message) as raised:
+        RunConfig(**settings)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.slow

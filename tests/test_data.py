@@ -1,9 +1,11 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from images import image_folder, tiny_imagenet
+from PIL import Image
 
 from wtkit import data
 from wtkit.config import DATA_SETS, RunConfig
@@ -206,3 +208,41 @@ def test_a_corrupt_image_is_named(tmp_path, image_size, workers):
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(WtkitError, match="batch_size"):
         load(batch_size=2000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda root: (root / "val" / "class1").rename(root / "val" / "CLASS1"), ["val/CLASS1", "no counterpart"]),
+        (lambda root: (root / "train" / "zebra").mkdir(), ["train/zebra", "no counterpart"]),
+        (lambda root: shutil.rmtree(root / "val"), ["val/<class>/"]),
+        (lambda root: [path.unlink() for path in (root / "val" / "class1").iterdir()], ["val/class1", "no images"]),
+        (lambda root: [shutil.rmtree(root / part / f"class{c}") for part in ("train", "val") for c in (1, 2)], ["two"]),
+    ],
+)
+@pytest.mark.parametrize("image_size", [8, 80], ids=["in memory", "streamed"])
+def test_classes_that_do_not_match_are_named(tmp_path, spoil, words, image_size):
+    spoil(image_folder(tmp_path))
+    with pytest.raises(WtkitError) as raised:
+        load(data="image_folder", data_root=str(tmp_path), image_size=image_size, workers=0)
+    assert all(word in str(raised.value) for word in words)
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    (image_folder(tmp_path) / "train" / ".ipynb_checkpoints").mkdir()
+    assert load(data="image_folder", data_root=str(tmp_path), image_size=8).num_classes == 3
+
+
+def test_an_image_of_16_bits_is_refused(tmp_path):
+    image_folder(tmp_path)
+    path = tmp_path / "train" / "class1" / "0.png"
+    Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)).save(path)
+    with pytest.raises(WtkitError, match=r"0\.png: its mode is I;16, expected 8 bits a channel"):
+        load(data="image_folder", data_root=str(tmp_path), image_size=8)
+
+
+def test_too_few_images_are_said(tmp_path):
+    image_folder(tmp_path, train=1, held_out=1)
+    settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 8, "batch_size": 2}
+    with pytest.raises(WtkitError, match="setting 'evaluate_on': too few training images"):
+        load(**settings, evaluate_on="validation")

@@ -600,3 +600,44 @@ def test_a_layer_used_twice_sums_its_products():
     expected, first, _ = contract.linear_backward(signal * (1 - hidden**2), array(y), B)
     np.testing.assert_allclose(array(below), expected, atol=1e-12)
     np.testing.assert_allclose(array(model.layer.weight.grad), first + second, atol=1e-12)
+
+
+def test_one_name_stays_on_backprop():
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(12)))
+    wtkit.convert(model, "feedback_alignment", backprop="10")
+    assert [name for name, _ in model.named_children() if name not in feedback_layers(model)] == ["10"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, "backprop"), "expected an nn.Module, then a method, got NoneType"),
+        (("backprop", nn.Linear(2, 2)), "expected an nn.Module, then a method, got str"),
+        ((nn.Linear(2, 2), None), "expected a method's name or a Method, got None"),
+        ((nn.Linear(2, 2), methods.method_class("weight_mirror")), "expected a method's name or a Method, got <class"),
+        ((nn.Sequential(nn.ReLU()), "backprop"), "no nn.Linear and no nn.Conv2d in this Sequential"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(arguments, message):
+    with pytest.raises(wtkit.WtkitError, match=message):
+        wtkit.convert(*arguments)
+
+
+@pytest.mark.parametrize("fault", ["raises", "shape"])
+def test_a_method_that_fails_leaves_the_model_as_it_was(fault):
+    class Faulty(methods.Method):
+        label = "?"
+
+        def initial(self, W, generator):
+            if W.shape == (3, 4) and fault == "raises":
+                raise ZeroDivisionError
+            return W.clone()
+
+        def feedback_weights(self, W, kept):
+            return kept.T if W.shape == (3, 4) else kept
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    with pytest.raises((ZeroDivisionError, wtkit.WtkitError), match=r"^$|gave shape \(4, 3\), expected W's \(3, 4\)"):
+        wtkit.convert(model, Faulty())
+    assert {type(layer) for layer in model} == {nn.Linear}
+    model(torch.randn(2, 4))

@@ -1,5 +1,6 @@
 """The contract of the family (tests/contract.py), and what is said of single methods but not of layers."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -170,3 +171,22 @@ def test_feedback_alignment_turns_W_towards_its_fixed_B():
         optimizer.step()
     assert torch.equal(model[2].B, B)
     assert float(wtkit.matrix_angles(model).sel(layer="2")) < 75
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("@frozen\n", "", "ScaledTransport has no decorator; write @frozen above it"),
+        ("    def feedback_weights", "    def feedback_wieghts", "ScaledTransport lacks feedback_weights"),
+        ("    label: ClassVar[str]", "    lable: ClassVar[str]", "ScaledTransport lacks label"),
+        ("class ScaledTransport(Method)", "class ScaledTransport", "expected one class that is a Method, found 0"),
+        ("    def initial(", "    def initial", "SyntaxError: "),
+        ("from typing import ClassVar", "from typing import Classvar", "ImportError: "),
+    ],
+)
+def test_a_fault_in_a_methods_file_is_named_with_the_file(sixth, old, new, message, tmp_path):
+    path = tmp_path / "scaled_transport.py"
+    assert old in SIXTH
+    path.write_text(SIXTH.replace(old, new))
+    with pytest.raises(wtkit.WtkitError, match=r"^methods/scaled_transport\.py: .*" + re.escape(message)):
+        methods.load(sixth)

@@ -489,3 +489,9 @@ def test_on_maps_that_the_kernel_fits_on_every_tap_receives_noise():
     model, images = shrinking(size=3)
     mirroring.fit_noise(model, images)
     assert model[0].taps is ... and model[2].taps is ...
+
+
+def test_a_negative_number_of_steps_is_refused():
+    model = wtkit.convert(nn.Linear(4, 3), "weight_mirror")
+    with pytest.raises(wtkit.WtkitError, match="not negative, got -1"):
+        wtkit.mirror(model, -1)

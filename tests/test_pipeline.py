@@ -60,7 +60,7 @@ def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
     plan = planned(done)
     assert plan["train"] == len(expand(ROOT / "config" / "digits.yaml"))
     assert plan["gather"] == 1
-    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"explore"}
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"explore", "ablation"}
     assert notebooks <= plan.keys()
 
 

@@ -87,6 +87,7 @@ def test_the_results_open(tmp_path):
 def test_experiments_expand(tmp_path):
     files = blocks("yaml")
     assert len(files) == 2
+    shutil.copy(ROOT / "config" / "smoke.yaml", tmp_path)
     for number, text in enumerate(files):
         path = tmp_path / f"{number}.yaml"
         path.write_text(text)

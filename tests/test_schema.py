@@ -202,6 +202,16 @@ def test_what_cannot_be_gathered_is_named(tmp_path):
     other = save(tmp_path, "b.nc", data="cifar10")
     with pytest.raises(WtkitError, match=re.escape(f"{other}: its data are cifar10, those of other runs digits")):
         trajectory.gather([first, other], "some")
+    again = save(tmp_path, "again.nc")
+    same = f"{again}: the same run as {first} (resnet18, weight_mirror, relu_bn, 0)"
+    with pytest.raises(WtkitError, match=re.escape(same)):
+        trajectory.gather([first, again], "some")
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WtkitError, match=r"cannot write .*/file/x\.nc: "):
+        trajectory.save(make(), tmp_path / "file" / "x.nc")
 
 
 def test_select_takes_runs_by_label_and_keeps_the_dimension(tmp_path):
@@ -218,6 +228,10 @@ def test_select_takes_runs_by_label_and_keeps_the_dimension(tmp_path):
     assert trajectory.select(node, "weight_mirror", norm_order="relu_bn").sizes["run"] == 1
     assert trajectory.select(node, "weight_mirror", variant="long").sizes["run"] == 1
     assert trajectory.select(node, "kolen_pollack").sizes["run"] == 0
+    with pytest.raises(WtkitError, match=r"unknown method 'weight_miror' \(did you mean 'weight_mirror'\?\)"):
+        trajectory.select(node, "weight_miror")
+    with pytest.raises(WtkitError, match="expected one network's results"):
+        trajectory.select(trajectory.gather(paths, "some"))
 
 
 # -------------------------------------------------------------------------------------------------- open_results

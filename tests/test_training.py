@@ -217,12 +217,60 @@ def test_checkpoints_of_other_settings_are_left_aside(config, tmp_path, capsys):
         with pytest.raises(Stop):
             wtkit.train(config("backprop", lr=lr), tmp_path, on_epoch=stop)
     run = wtkit.train(config("backprop", epochs=1), tmp_path)
-    assert capsys.readouterr().out.count("starts anew") == 2
+    assert capsys.readouterr().out.count("belongs to other settings") == 2
     assert len(list(tmp_path.glob("checkpoint.*.pt"))) == 2
     assert_same(run, wtkit.train(config("backprop", epochs=1), quiet=True))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_settings_that_return_find_their_checkpoint(config, tmp_path, capsys):
+    def stop(run):
+        if run.sizes["epoch"] == 2:
+            raise Stop
+
+    for lr in (0.02, 0.01):
+        with pytest.raises(Stop):
+            wtkit.train(config("backprop", lr=lr), tmp_path, on_epoch=stop, quiet=True)
+    run = wtkit.train(config("backprop"), tmp_path)
+    assert "Going on after epoch 1 of 2" in capsys.readouterr().out
+    assert_same(run, wtkit.train(config("backprop"), quiet=True))
+
+
+def test_a_run_says_where_it_was_resumed(config, tmp_path, monkeypatch):
+    def stop(run):
+        raise Stop
+
+    with pytest.raises(Stop):
+        wtkit.train(config("backprop", epochs=1), tmp_path, on_epoch=stop, quiet=True)
+    monkeypatch.setattr("wtkit.training._commit", lambda: "another")
+    provenance = json.loads(str(wtkit.train(config("backprop", epochs=1), tmp_path, quiet=True).provenance.values))
+    assert provenance["commit"] != "another"
+    (resumed,) = provenance["resumed"]
+    assert resumed.keys() == {"commit", "started"}
+    assert resumed["commit"] == "another"
+
+
+def test_a_last_step_that_destroys_the_weights_is_a_divergence(config):
+    run = wtkit.train(config("backprop", epochs=1, batch_size=36, lr=1e30), quiet=True)
+    assert run.sizes["epoch"] == 2
+    assert str(run.status.values) == "diverged"
+
+
+def test_another_programs_checkpoint_is_named(config, tmp_path):
+    torch.save([1], tmp_path / "checkpoint.pt")
+    with pytest.raises(wtkit.WtkitError, match=r"cannot read .*checkpoint\.pt \(TypeError\); delete it to train anew"):
+        wtkit.train(config("backprop"), tmp_path, quiet=True)
+
+
+def test_a_lack_of_memory_is_said_in_a_line(config, monkeypatch):
+    def ask_for_too_much(*_):
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr("wtkit.training.fit_noise", ask_for_too_much)
+    with pytest.raises(wtkit.WtkitError, match=r"out of memory on cpu: .*; take a smaller batch_size, image_size or"):
+        wtkit.train(config("weight_mirror"), quiet=True)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_named(config, device):
     with pytest.raises(wtkit.WtkitError, match=f"no device '{device}'"):
         wtkit.train(config("backprop"), device=device)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +125,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _runs(parsed: argparse.Namespace) -> None:
     for run in config.expand(parsed.experiment):
-        print(run.name, *run.arguments())
+        print(run.name, shlex.join(run.arguments()))
 
 
 def _gather(parsed: argparse.Namespace) -> None:

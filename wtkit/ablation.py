@@ -64,7 +64,7 @@ def epochs(node: xr.Dataset) -> pd.DataFrame:
 def _identity(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen = settings(run)
     chosen |= chosen["options"]
-    who = {name: str(run[name].values) for name in ("method", "norm_order", "status")}
+    who: dict[str, Any] = {name: str(run[name].values) for name in ("method", "norm_order", "status")}
     who |= {"network": run.attrs["network"], "seed": int(run["seed"])}
     return who | {key: _value(chosen[key]) for key in keys}
 

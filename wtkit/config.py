@@ -8,14 +8,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field
 
 from . import methods
 from .errors import WtkitError
-from .settings import frozen, known, nearest, validated
+from .settings import frozen, known, nearest
 
 NUMERICS = 1
 """Raised whenever a change to wtkit changes the results of a run, so that the pipeline trains anew."""
@@ -76,6 +76,8 @@ class RunConfig:
         workers: processes that decode images, for data that is not held in memory.
     """
 
+    NOUN: ClassVar[str] = "setting"
+
     method: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,=+-]*$")] = ""
@@ -119,8 +121,10 @@ class RunConfig:
 
     @property
     def revision(self) -> str:
-        """A text that changes with any setting, and with the numerics of wtkit itself."""
-        return json.dumps({"numerics": NUMERICS} | dataclasses.asdict(self), sort_keys=True)
+        """A text that changes with any setting, options left at their defaults included, and with wtkit's numerics."""
+        options = dataclasses.asdict(methods.load(self.method, **self.options))  # type: ignore[call-overload]
+        settings = dataclasses.asdict(self) | {"numerics": NUMERICS, "options": options}
+        return json.dumps(settings, sort_keys=True)
 
     def arguments(self) -> list[str]:
         """The command line of ``wtkit train`` that makes this run: the settings that differ from their defaults."""
@@ -146,7 +150,7 @@ def run_config(settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         WtkitError: naming the first unknown key or refused value, what is accepted, and the nearest match.
     """
-    return validated(RunConfig, settings, "setting")
+    return RunConfig(**settings)
 
 
 def learning_rate(config: RunConfig, epoch: float) -> float:
@@ -216,9 +220,10 @@ def _read(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
-        others = sorted(str(other) for other in {*path.parent.glob("[!.]*.yaml"), *Path("config").glob("*.yaml")})
+        folder = path.parent if any(path.parent.glob("[!.]*.yaml")) else Path("config")
+        others = sorted(other.stem for other in folder.glob("[!.]*.yaml"))
         raise WtkitError(
-            f"no experiment file {path}{nearest(str(path), others)}; there are: {', '.join(others) or 'none'}"
+            f"no experiment file {path}{nearest(path.stem, others)}; in {folder}/: {', '.join(others) or 'none'}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
@@ -230,8 +235,9 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which lets the last of two equal keys win; this one refuses them."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for (key, _), name in zip(node.value, keys, strict=True):
+        names = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key) for key in names]
+        for key, name in zip(names, keys, strict=True):
             if keys.count(name) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"two keys are called {name!r}", key.start_mark)
         return super().construct_mapping(node, deep)
@@ -284,11 +290,15 @@ def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
             for seed in seeds:
                 run = run_config(values | {"seed": seed, "options": options})
                 if run.name in runs:
-                    raise WtkitError(f"two runs are called {run.name}; give one of them a variant, 'method:variant'")
+                    raise WtkitError(
+                        f"two runs are called {run.name}; leave one out, or give it a variant, 'method:variant'"
+                    )
                 runs[run.name] = run
     _check_all_used("override", [match for match, _ in overrides], used | set(range(unchecked)), whos)
     if not unchecked:
         _check_all_used("exclude", excluded, left_out, whos)
+    if not runs:
+        raise WtkitError("'exclude' leaves no run of this experiment")
     return list(runs.values())
 
 

@@ -52,6 +52,8 @@ def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
     data = _LOADERS[config.data](config, torch.device(device))
     if data.steps(config.batch_size) < 1:
         raise WtkitError(f"setting 'batch_size': {config.batch_size} is more than the {data.steps(1)} training images")
+    if data.num_classes < 2 or len(data.held_out_examples(2)[0]) < 2:
+        raise WtkitError(f"{config.data}: expected two classes and two held-out images at least")
     return data
 
 
@@ -154,7 +156,10 @@ def _validation_split(labels: list[int]) -> tuple[list[int], list[int]]:
     """Indices to train on and indices held out: a stratified fifth, the same for every run."""
     from sklearn.model_selection import train_test_split
 
-    kept, aside = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    try:
+        kept, aside = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise WtkitError(f"setting 'evaluate_on': too few training images to hold a fifth out ({error})") from None
     return sorted(kept), sorted(aside)
 
 
@@ -209,9 +214,12 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 def _folder(config: RunConfig, root: Path, how: str) -> tuple[list[Sample], list[Sample], int]:
     """Samples of ``root/train/<class>/…`` and ``root/val/<class>/…``, and the number of classes."""
-    classes = sorted(p.name for p in root.glob("train/*") if p.is_dir())
-    if not classes or not (root / "val").is_dir():
+    classes, held_out = (sorted(p.name for p in root.glob(f"{part}/[!.]*") if p.is_dir()) for part in ("train", "val"))
+    if not classes or not held_out:
         raise WtkitError(f"no images in {root}/: expected train/<class>/ and val/<class>/; {how}")
+    for name in sorted({*classes} ^ {*held_out}):
+        there, missing = ("train", "val") if name in classes else ("val", "train")
+        raise WtkitError(f"{root / there / name} has no counterpart in {root / missing}; make it, or remove this")
     chosen, parts = _chosen(config, len(classes)), []
     for part in ("train", "val"):
         found = [
@@ -220,8 +228,10 @@ def _folder(config: RunConfig, root: Path, how: str) -> tuple[list[Sample], list
             for path in sorted((root / part / classes[place]).rglob("*"))
             if path.suffix.lower() in _SUFFIXES
         ]
-        if not found:
-            raise WtkitError(f"no images in {root / part}/: expected <class>/*.jpg for the classes of train/")
+        for place, label in chosen.items():
+            if all(label != other for _, other in found):
+                folder = root / part / classes[place]
+                raise WtkitError(f"no images in {folder}/: expected {', '.join(_SUFFIXES)}; add some or remove it")
         parts.append(found)
     return parts[0], parts[1], len(chosen)
 
@@ -285,6 +295,8 @@ def _decode(path: Path) -> Tensor:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these
+                raise OSError(f"its mode is {image.mode}, expected 8 bits a channel")
             pixels = np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
         reason = str(error).splitlines()[0]

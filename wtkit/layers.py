@@ -370,7 +370,7 @@ def convert(
     method: str | Method,
     *,
     seed: int | None = None,
-    backprop: Sequence[str] = (),
+    backprop: str | Sequence[str] = (),
     **options: Any,
 ) -> nn.Module:
     """Turn every ``nn.Linear`` and ``nn.Conv2d`` of ``model`` into its feedback twin, in place.
@@ -383,15 +383,17 @@ def convert(
         model: any module, a bare layer included.
         method: a method's name, or a :class:`~wtkit.methods.Method`.
         seed: of the feedback path's own random streams; by default ``torch.initial_seed()``. No seed draws B like W.
-        backprop: names of modules or parameters that stay on backprop, with all inside; ``*`` matches any text.
+        backprop: a name, or several, of modules or parameters that stay on backprop, with all inside; ``*`` matches any
+            text.
         options: hyper-parameters of the method, if it is given by name.
 
     Returns:
         ``model`` itself.
 
     Raises:
-        WtkitError: for an unknown method or option; for a module that cannot be treated and that carries weights
-            an error signal travels through; for a pattern in ``backprop`` that matches nothing.
+        WtkitError: for an unknown method or option; for a model without a layer to convert; for a module that cannot
+            be treated and that carries weights an error signal travels through; for a pattern in ``backprop`` that
+            matches nothing.
 
     Example:
         >>> import torch, wtkit
@@ -399,26 +401,35 @@ def convert(
         >>> model.B.shape == model.weight.shape
         True
     """
+    if not isinstance(model, nn.Module):
+        raise WtkitError(f"convert: expected an nn.Module, then a method, got {type(model).__name__}")
     if isinstance(method, str):
         method = methods.load(method, **options)
+    elif not isinstance(method, Method):
+        raise WtkitError(f"convert: expected a method's name or a Method, got {method!r}")
     elif options:
         raise WtkitError(f"options {', '.join(options)} given beside a Method; put them in its constructor")
     seed = torch.initial_seed() if seed is None else seed
 
-    chosen = _choose(model, backprop)
+    chosen = _choose(model, [backprop] if isinstance(backprop, str) else backprop)
+    if not chosen and not backprop:
+        raise WtkitError(f"convert: no nn.Linear and no nn.Conv2d in this {type(unwrap(model)).__name__}")
     if method.learns_engaged:
         _refuse_shared(chosen)
+    seeds = {name: stream_seed(seed, "layer", name) for name in chosen}
+    # drawn before anything is changed, so that a method that fails leaves the model as it was
+    initial = {name: _initial(method, layer.get_parameter("weight"), seeds[name]) for name, layer in chosen.items()}
     for converted in feedback_layers(model).values():
         _strip(converted)  # also where it now stays on backprop
     last = [name for name, module in unwrap(model).named_modules() if isinstance(module, tuple(TWINS))][-1:]
     for name, module in chosen.items():
         layer = _twin(module)
         layer.method = method
-        layer.seed = stream_seed(seed, "layer", name)
+        layer.seed = seeds[name]
         layer.is_output = name in last
         layer.mirror_count = 0
         layer.taps = ...
-        kept = method.initial(layer.weight.detach(), torch.Generator().manual_seed(stream_seed(layer.seed, "feedback")))
+        kept = initial[name]
         if method.learns_engaged and kept is not None:
             layer.register_parameter("feedback", nn.Parameter(kept, requires_grad=layer.weight.requires_grad))
         else:
@@ -457,6 +468,15 @@ def unwrap(model: nn.Module) -> nn.Module:
 def stream_seed(*key: Any) -> int:
     """A seed for a random stream of its own, the same for the same key on every machine: 63 bits of SHA-256."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
+
+
+def _initial(method: Method, W: Tensor, seed: int) -> Tensor | None:
+    """What a layer keeps for its feedback path; raises where the B that it makes is not in W's shape."""
+    kept = method.initial(W.detach(), torch.Generator().manual_seed(stream_seed(seed, "feedback")))
+    B = method.feedback_weights(W.detach(), kept)
+    if B.shape != W.shape:
+        raise WtkitError(f"{method.name}: feedback_weights gave shape {tuple(B.shape)}, expected W's {tuple(W.shape)}")
+    return kept
 
 
 def _twin(layer: nn.Module) -> FeedbackLayer:

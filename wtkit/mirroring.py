@@ -36,8 +36,10 @@ def mirror(model: nn.Module, steps: int = 1, *, settle: bool = False) -> None:
             the initial B is gone after the first step rather than after 1/λ_B steps.
 
     Raises:
-        WtkitError: if no layer of the model learns in mirror mode.
+        WtkitError: if no layer of the model learns in mirror mode, or ``steps`` is negative.
     """
+    if steps < 0:
+        raise WtkitError(f"mirror: expected a number of steps that is not negative, got {steps}")
     layers = [layer for layer in feedback_layers(model).values() if learns_mirror(layer.method)]
     if not layers:
         raise WtkitError(

@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast, dataclass_transform
 
 import pydantic
@@ -18,8 +19,29 @@ _CONFIG = pydantic.ConfigDict(validate_default=True, extra="forbid", allow_inf_n
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def frozen(cls: type[T]) -> type[T]:
-    """Make ``cls`` a frozen dataclass that validates its fields."""
-    return cast(type[T], pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=_CONFIG))
+    """Make ``cls`` a frozen dataclass that validates its fields.
+
+    Its constructor raises WtkitError, naming the first unknown key or refused value and what is accepted. A value is
+    called an option of the method that ``cls`` stands in the file of, or whatever ``cls.NOUN`` says.
+    """
+    made = pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+    fields = made.__pydantic_fields__
+    construct = made.__init__
+    what = vars(cls).get("NOUN") or f"option of {cls.__module__.rpartition('.')[2]}"
+
+    @functools.wraps(construct)
+    def checked(self: T, **values: Any) -> None:
+        for name, value in values.items():
+            known(name, fields, what)
+            if isinstance(value, bool) and "bool" not in str(fields[name].annotation):
+                raise WtkitError(f"{what} {name!r}: expected no truth value, got {value}")
+        try:
+            construct(self, **values)
+        except pydantic.ValidationError as error:
+            raise _sentence(error, what) from None
+
+    made.__init__ = checked  # type: ignore[assignment, method-assign]
+    return cast(type[T], made)
 
 
 def known(value: str, accepted: Iterable[str], what: str) -> str:
@@ -40,27 +62,14 @@ def nearest(value: str, accepted: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def validated(cls: type[T], values: Mapping[str, Any], what: str) -> T:
-    """Build the frozen dataclass ``cls`` from ``values``.
-
-    Args:
-        what: how a message calls one of the values, e.g. ``"option of weight_mirror"``.
-
-    Raises:
-        WtkitError: naming the first unknown key or refused value, and what is accepted.
-    """
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in values:
-        known(key, names, what)
-    try:
-        return cls(**values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = f"{what} {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            message = "is required"
-        given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-        if first["type"] == "literal_error":
-            given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
-        raise WtkitError(f"{where}{message[0].lower()}{message[1:]}{given}") from None
+def _sentence(error: pydantic.ValidationError, what: str) -> WtkitError:
+    """The first of what pydantic refused, in a line."""
+    first = error.errors()[0]
+    where = f"{what} {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    if first["type"] == "missing":
+        message = "is required"
+    given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    if first["type"] == "literal_error":
+        given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
+    return WtkitError(f"{where}{message[0].lower()}{message[1:]}{given}")

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,10 +71,11 @@ def train(
         _keep_memory()
         target = _device(device)
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
-        run = _Run(config, target)
-        if folder is not None:
-            _resume(run, folder, quiet)
-        _loop(run, folder, on_epoch, quiet)
+        with _enough_memory(target):
+            run = _Run(config, target)
+            if folder is not None:
+                _resume(run, folder, quiet)
+            _loop(run, folder, on_epoch, quiet)
         result = run.trajectory()
         if folder is not None:
             trajectory.save(result, folder / "trajectory.nc")
@@ -81,15 +83,31 @@ def train(
         return result
 
 
+@contextlib.contextmanager
+def _enough_memory(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch has no type of its own for a lack of memory on the CPU
+        text = str(error)
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in text:
+            raise
+        raise WtkitError(
+            f"out of memory on {device}: {textwrap.shorten(text, 120)}; take a smaller batch_size, image_size or "
+            f"noise_batch; epochs that were saved are kept"
+        ) from None
+
+
 def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = textwrap.shorten(str(error).splitlines()[0], 120)
         raise WtkitError(
             f"no device {name!r} here, expected 'cpu', or 'cuda' where there is a GPU ({reason})"
         ) from None
+    if not torch.amp.is_autocast_available(device.type):
+        raise WtkitError(f"device {name!r} cannot train; expected 'cpu', or 'cuda' where there is a GPU")
     return device
 
 
@@ -105,6 +123,8 @@ def _loop(run: _Run, folder: Path | None, on_epoch: Callable[[xr.Dataset], None]
             if epoch == 1 and learns_mirror(run.method):
                 run.mirror(run.method.mirror_before, settle=True)
             loss = run.engaged_epoch(epoch - 1, quiet)
+            if not run.is_finite():  # the last step's own loss was still that of before
+                loss = float("nan")
         run.record(epoch, loss, start)
         if epoch == config.epochs:
             run.status = "complete"
@@ -147,6 +167,10 @@ class _Run:
     def autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.config.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
 
     def mirror(self, steps: int, settle: bool = False) -> None:
         with self.autocast():
@@ -264,7 +288,8 @@ class _Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
-        self.records, self.status, self.provenance = state["records"], state["status"], state["provenance"]
+        self.records, self.status = state["records"], state["status"]
+        self.provenance = _resumed(state["provenance"], self.provenance)
         if self.status != "running":
             return
         self.model.load_state_dict(state["model"])
@@ -341,19 +366,43 @@ def _checkpoint(run: _Run, folder: Path) -> None:
 
 def _resume(run: _Run, folder: Path, quiet: bool) -> None:
     path = folder / "checkpoint.pt"
-    if not path.exists():
-        return
-    try:
-        state = torch.load(path, map_location=run.device, weights_only=False)
-    except Exception as error:  # whatever a damaged file makes of itself
-        raise WtkitError(f"cannot read {path} ({type(error).__name__}); delete it to train anew") from None
-    if state["revision"] != run.config.revision:
-        aside = path.with_name(f"checkpoint.{stream_seed(state['revision']):016x}.pt")
+    state = _load(path, run.device)
+    if state is not None and state["revision"] != run.config.revision:
+        aside = _aside(path, state["revision"])
         os.replace(path, aside)
-        _say(f"{path} belongs to other settings: it is {aside.name} now, and this run starts anew.", quiet)
+        _say(f"{path} belongs to other settings: it is {aside.name} now.", quiet)
+        state = None
+    if state is None:
+        state = _load(_aside(path, run.config.revision), run.device)  # these settings' own, if they were here before
+    if state is None:
         return
     run.restore(state)
     _say(f"Going on after epoch {len(run.records) - 1} of {run.config.epochs}.", quiet)
+
+
+def _aside(path: Path, revision: str) -> Path:
+    """What a checkpoint of these settings is called while others are trained in its folder."""
+    return path.with_name(f"checkpoint.{stream_seed(revision):016x}.pt")
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=False)
+        state["revision"]
+    except Exception as error:  # whatever a damaged file, or another program's, makes of itself
+        raise WtkitError(f"cannot read {path} ({type(error).__name__}); delete it to train anew") from None
+    return state
+
+
+def _resumed(before: str, now: str) -> str:
+    """The provenance of a run that goes on: as it began, and under ``resumed`` what changed since."""
+    began, goes_on = json.loads(before), json.loads(now)
+    change = {key: value for key, value in goes_on.items() if key != "started" and value != began.get(key)}
+    if change:
+        began["resumed"] = [*began.get("resumed", []), change | {"started": goes_on["started"]}]
+    return json.dumps(began)
 
 
 def _provenance(device: torch.device) -> str:

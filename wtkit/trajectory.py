@@ -5,6 +5,7 @@ The schema is written down as prose in ``docs/schema.md``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from . import methods
 from .errors import WtkitError
-from .settings import nearest
+from .settings import known, nearest
 
 SCHEMA_VERSION = 1
 
@@ -136,7 +138,7 @@ def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
     nodes = results.children if isinstance(results, xr.DataTree) else {"": results}
     for name, node in nodes.items():
         check(node.to_dataset() if isinstance(node, xr.DataTree) else node, f"{path}{f' ({name})' if name else ''}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         results.to_netcdf(temporary, engine="h5netcdf")
@@ -145,7 +147,8 @@ def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
         reason = error.strerror or error
         raise WtkitError(f"cannot write {path}: {reason}; free some space or check the folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def open_run(path: str | Path) -> xr.Dataset:
@@ -160,7 +163,8 @@ def open_run(path: str | Path) -> xr.Dataset:
     except FileNotFoundError:
         raise WtkitError(f"no run at {path}; train it first: wtkit train --help") from None
     except OSError as error:
-        raise WtkitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise WtkitError(f"cannot read {path}: {reason}; delete it to train the run anew") from None
 
 
 def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
@@ -169,9 +173,11 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
     Runs that ended early are filled with NaN.
 
     Raises:
-        WtkitError: if there is no run, one cannot be read, or two runs of one network differ in their layers or data.
+        WtkitError: if there is no run, one cannot be read or comes twice, or two runs of one network differ in their
+            layers or data.
     """
     of_network: dict[str, list[xr.Dataset]] = {}
+    seen: dict[tuple[str, ...], str | Path] = {}
     for path in paths:
         run = open_run(path)
         runs = of_network.setdefault(run.attrs["network"], [])
@@ -182,6 +188,10 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
                 raise WtkitError(f"{path}: {name!r} of its layers differs from that of the other runs: another stem?")
         if runs and runs[0].attrs["data"] != run.attrs["data"]:
             raise WtkitError(f"{path}: its data are {run.attrs['data']}, those of other runs {runs[0].attrs['data']}")
+        who = (run.attrs["network"], *(str(run[name].values) for name in ("method", "variant", "norm_order", "seed")))
+        if who in seen:
+            raise WtkitError(f"{path}: the same run as {seen[who]} ({', '.join(filter(None, who))}); give one of them")
+        seen[who] = path
         runs.append(run)
     if not of_network:
         raise WtkitError(f"nothing to gather for {experiment!r}: no run was given")
@@ -274,6 +284,10 @@ def select(
         >>> mirror.matrix_angle.mean("run").isel(epoch=-1)  # doctest: +SKIP
     """
     node = node.to_dataset() if isinstance(node, xr.DataTree) else node
+    if "run" not in node.sizes:
+        raise WtkitError("select: expected one network's results, such as open_results()['resnet18']")
+    if method is not None and method not in node["method"].values:
+        known(method, methods.names(), "method")
     mask = np.ones(node.sizes["run"], dtype=bool)
     for name, value in (("method", method), ("norm_order", norm_order), ("variant", variant)):
         if value is not None:

@@ -3,7 +3,7 @@ import functools
 
 def file_of(experiment):
     """The experiment's file: the one that was chosen by its path, or one of config/ or config/ablations/."""
-    if experiment == EXPERIMENT and str(CHOICE).endswith(".yaml"):
+    if experiment == EXPERIMENT and IS_FILE:
         return Path(CHOICE)
     ablation = BASE / "config" / "ablations" / f"{experiment}.yaml"
     return ablation if ablation.exists() else BASE / "config" / f"{experiment}.yaml"

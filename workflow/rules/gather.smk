@@ -14,4 +14,4 @@ rule gather:
     conda:
         "../../environment.yml"
     shell:
-        "python -m wtkit gather {input} --experiment {wildcards.experiment} --output {output} 2>&1 | tee {log}"
+        "python -m wtkit gather {input:q} --experiment {wildcards.experiment:q} --output {output:q} 2>&1 | tee {log:q}"

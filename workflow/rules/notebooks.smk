@@ -1,3 +1,4 @@
+import shlex
 from typing import NamedTuple
 
 
@@ -59,11 +60,12 @@ for notebook, described in NOTEBOOKS.items():
         conda:
             "../../environment.yml"
         params:
-            given=lambda wildcards, input: " ".join(f"results={path}" for path in input.results),
+            given=lambda wildcards, input: " ".join(shlex.quote(f"results={path}") for path in input.results),
             figures=subpath(output[0], parent=True),
+            pages=subpath(output.page, parent=True),
         shell:
-            "python {input.script:q} {input.notebook:q} {log.notebook} {params.given} figures={params.figures}"
-            " > {log.text} 2>&1"
-            " && cp {log.notebook} {output.notebook}"
-            " && jupyter nbconvert --log-level WARN --to html --output-dir $(dirname {output.page})"
-            " {output.notebook} >> {log.text} 2>&1"
+            "python {input.script:q} {input.notebook:q} {log.notebook:q} {params.given} figures={params.figures:q}"
+            " > {log.text:q} 2>&1"
+            " && cp {log.notebook:q} {output.notebook:q}"
+            " && jupyter nbconvert --log-level WARN --to html --output-dir {params.pages:q}"
+            " {output.notebook:q} >> {log.text:q} 2>&1"

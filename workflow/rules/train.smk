@@ -18,4 +18,4 @@ rule train:
         revision=lambda wildcards: run_of(wildcards).revision,
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m wtkit train {params.arguments} --output {params.folder} 2>&1 | tee {log}"
+        "python -m wtkit train {params.arguments} --output {params.folder:q} 2>&1 | tee {log:q}"
