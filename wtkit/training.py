@@ -47,7 +47,7 @@ def train(
 ) -> xr.Dataset:
     """Train one run and return its trajectory, in the schema of :mod:`wtkit.trajectory`.
 
-    A loss that is not finite ends the run; its record is kept, with the status ``diverged``.
+    A loss or an output that is not finite ends the run; its record is kept, with the status ``diverged``.
 
     Args:
         config: what to train.
@@ -123,12 +123,10 @@ def _loop(run: _Run, folder: Path | None, on_epoch: Callable[[xr.Dataset], None]
             if epoch == 1 and learns_mirror(run.method):
                 run.mirror(run.method.mirror_before, settle=True)
             loss = run.engaged_epoch(epoch - 1, quiet)
-            if not run.is_finite():  # the last step's own loss was still that of before
-                loss = float("nan")
         run.record(epoch, loss, start)
         if epoch == config.epochs:
             run.status = "complete"
-        if epoch > 0 and not np.isfinite(loss):
+        if "test_error" not in run.records[-1]:
             run.status = "diverged"
         if folder is not None:
             _checkpoint(run, folder)
@@ -168,10 +166,6 @@ class _Run:
         dtype = PRECISIONS[self.config.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
-    def is_finite(self) -> bool:
-        """Whether all weights are numbers."""
-        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
-
     def mirror(self, steps: int, settle: bool = False) -> None:
         with self.autocast():
             mirror(self.model, steps, settle=settle)
@@ -200,8 +194,9 @@ class _Run:
         """Measure what there is to measure after ``epoch`` epochs; nothing of the run changes."""
         config = self.config
         entry: dict[str, Any] = {"train_loss": loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
-        if epoch == 0 or np.isfinite(loss):
-            entry["test_error"], entry["test_error_top5"] = self.test_errors()
+        errors = self.test_errors() if epoch == 0 or np.isfinite(loss) else None
+        if errors is not None:
+            entry["test_error"], entry["test_error_top5"] = errors
             if epoch % config.angles_every == 0 or epoch == config.epochs:
                 entry["matrix_angle"] = angles.matrix_angles(self.model).values
                 entry["feedback_norm_ratio"] = angles.feedback_norm_ratios(self.model).values
@@ -213,17 +208,20 @@ class _Run:
         self.records.append(entry | {"seconds": time.perf_counter() - start})
 
     @torch.no_grad()
-    def test_errors(self) -> tuple[float, float]:
-        """Top-1 and top-5 error on the held-out images, in %."""
+    def test_errors(self) -> tuple[float, float] | None:
+        """Top-1 and top-5 error on the held-out images, in %; None where an output is not finite."""
         self.model.eval()
-        wrong, wrong5, seen = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
+        wrong, wrong5, sane = torch.zeros(3, device=self.device).unbind()
+        seen = 0
         with self.autocast():
             for x, labels in self.data.held_out_batches(EVALUATION_BATCH):
-                best = self.forward(x).topk(min(5, self.data.num_classes)).indices == labels[:, None]
+                outputs = self.forward(x)
+                best = outputs.topk(min(5, self.data.num_classes)).indices == labels[:, None]
+                sane += outputs.isfinite().all(1).sum()
                 wrong += (~best[:, 0]).sum()
                 wrong5 += (~best.any(1)).sum()
                 seen += len(labels)
-        return 100 * wrong.item() / seen, 100 * wrong5.item() / seen
+        return (100 * wrong.item() / seen, 100 * wrong5.item() / seen) if sane.item() == seen else None
 
     def trajectory(self) -> xr.Dataset:
         """The records so far as a data set."""
@@ -253,7 +251,7 @@ class _Run:
         """One line on the last epoch."""
         entry, epoch, epochs = self.records[-1], len(self.records) - 1, self.config.epochs
         if self.status == "diverged":
-            return f"{self.config.name}  epoch {epoch}/{epochs}  the loss is not finite: diverged, the run ends here"
+            return f"{self.config.name}  epoch {epoch}/{epochs}  loss or outputs not finite: diverged, it ends here"
         words = [f"{self.config.name}  epoch {epoch}/{epochs}"]
         if epoch:
             words.append(f"loss {entry['train_loss']:.3f}")
