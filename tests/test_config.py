@@ -172,7 +172,7 @@ def test_the_experiments_that_are_shipped_say_what_to_expect():
     assert {"digits", "cifar10", "tiny_imagenet", "imagenet"} <= {path.stem for path in shipped}
     for path in shipped:
         top = path.read_text().split("\n\n")[0]
-        assert "# Expected result: " in top and "# Expected cost: " in top, path
+        assert "\n# Expected result" in top and "\n# Expected cost" in top, path
 
 
 def test_an_experiment_is_methods_by_networks_by_norm_orders_by_seeds(experiment):

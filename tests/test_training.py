@@ -347,7 +347,8 @@ PAPER = {
 def test_the_papers_experiment_runs_on_a_folder_of_imagenets_layout(run, imagenet):
     """The kinds of run of config/imagenet.yaml, at 224×224, cut to one epoch of two steps."""
     shorter = {"epochs": 1, "warmup_epochs": 0.5, "batch_size": 4, "workers": 0, "delta_examples": 2}
-    options = run.options | {"mirror_before": 1} if run.method == "weight_mirror" else run.options
+    # a B of few samples is too long, and δ would grow from layer to layer: rather none before training than a few
+    options = run.options | {"mirror_before": 0} if run.method == "weight_mirror" else run.options
     result = wtkit.train(dataclasses.replace(run, data_root=str(imagenet), options=options, **shorter), quiet=True)
     assert str(result.status.values) == "complete"
     assert result.test_error.notnull().all()
