@@ -318,7 +318,7 @@ def test_yamls_merge_keys_are_read(tmp_path):
     assert (run.epochs, run.lr) == (3, 2)
 
 
-def test_a_revision_has_the_options_left_at_their_defaults(monkeypatch):
+def test_a_revision_has_the_options_left_at_their_defaults():
     from wtkit.methods.weight_mirror import WeightMirror
 
     run = run_config({"method": "weight_mirror", "options": {"noise": "uniform"}})

@@ -17,13 +17,10 @@ from matplotlib.figure import Figure
 from . import paper, plotting
 from .trajectory import settings
 
-QUANTITIES = {
-    "test_error": "test error (%)",
-    "matrix_angle": "matrix angle (°),\nmean over layers",
-    "delta_angle": "δ angle (°),\nmean over layers",
+QUANTITIES = {"test_error": "test error (%)"} | {
+    name: f"{words} (°),\nmean over layers" for name, words in plotting.QUANTITIES.items()
 }
 """What is shown against the swept quantities, and how an axis calls it."""
-
 
 GROUP = ["network", "method", "norm_order"]
 

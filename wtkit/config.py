@@ -205,14 +205,17 @@ def expand(path: str | Path) -> list[RunConfig]:
     path = Path(path)
     content = _read(path)
     try:
-        return _ablate(content, path) if is_ablation(path) else _expand(content)
+        return _ablate(content, path) if _has_base(content) else _expand(content)
     except WtkitError as error:
         raise WtkitError(f"{path}: {error}") from None
 
 
 def is_ablation(path: str | Path) -> bool:
     """Whether the file is an ablation, which names its base. Raises WtkitError for a file that cannot be read."""
-    content = _read(Path(path))
+    return _has_base(_read(Path(path)))
+
+
+def _has_base(content: Any) -> bool:
     return isinstance(content, dict) and "base" in content
 
 

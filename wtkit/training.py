@@ -370,8 +370,10 @@ def _resume(run: _Run, folder: Path, quiet: bool) -> None:
         os.replace(path, aside)
         _say(f"{path} belongs to other settings: it is {aside.name} now.", quiet)
         state = None
-    if state is None:
-        state = _load(_aside(path, run.config.revision), run.device)  # these settings' own, if they were here before
+    own = _aside(path, run.config.revision)
+    if state is None and own.exists():  # these settings were here before
+        os.replace(own, path)
+        state = _load(path, run.device)
     if state is None:
         return
     run.restore(state)
