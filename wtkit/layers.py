@@ -29,6 +29,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from . import methods
 from .errors import WtkitError
 from .methods import Method
+from .parallel import ALONE, Share
 from .settings import nearest
 
 # --------------------------------------------------------------------------------------------------- the three maps
@@ -487,13 +488,26 @@ def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside ``torch.compile``, DistributedDataParallel and DataParallel, however nested."""
-    while True:
-        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
-            model = model._orig_mod
-        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        else:
-            return model
+    *_, inner = _unwrapped(model)
+    return inner
+
+
+def share_of(model: nn.Module) -> Share:
+    """This process's share of what the processes of a DistributedDataParallel do together; all of it without one."""
+    for module in _unwrapped(model):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            group = module.process_group
+            return Share(torch.distributed.get_rank(group), torch.distributed.get_world_size(group), group)
+    return ALONE
+
+
+def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """``model``, and what it wraps, and so on."""
+    yield model
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        yield from _unwrapped(model._orig_mod)
+    elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        yield from _unwrapped(model.module)
 
 
 def stream_seed(*key: Any) -> int:
