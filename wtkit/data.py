@@ -116,7 +116,7 @@ class InMemory(Data):
             chosen = order[step * batch_size : (step + 1) * batch_size][mine]
             x = self.crops[chosen, :, down[mine], right[mine]]
             if self.flip:
-                x = torch.where(mirrored[mine], x.flip(3), x)
+                x = x * ~mirrored[mine] + x.flip(3) * mirrored[mine]  # on bytes, a fifth of the time of torch.where
             yield self._normalise(x), self.labels[chosen]
 
     def held_out_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
