@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,12 +26,21 @@ class Data(ABC):
     num_classes: int
 
     @abstractmethod
-    def train_batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
-        """One pass in random order, augmented; the same for the same seed and epoch. Drops the last, partial batch."""
+    def train_batches(
+        self, batch_size: int, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """One pass in random order, augmented; the same for the same seed and epoch. Drops the last, partial batch.
+
+        Args:
+            batch_size: of all ranks together, a multiple of ``world``.
+            start: the batch to begin with; those before are passed over unread.
+            rank, world: the part of each batch to give, of ``world`` equal ones. Which images a batch holds, and how
+                each is cropped and flipped, depends on neither.
+        """
 
     @abstractmethod
-    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
-        """All held-out images in order, not augmented."""
+    def held_out_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """The held-out images in order, not augmented: of ``world`` parts that differ by one image at most, one."""
 
     @abstractmethod
     def held_out_examples(self, number: int) -> Batch:
@@ -91,22 +100,29 @@ class InMemory(Data):
     def steps(self, batch_size: int) -> int:
         return len(self.images) // batch_size
 
-    def train_batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
-        device = self.images.device
+    def train_batches(
+        self, batch_size: int, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        device, mine = self.images.device, _part(batch_size, rank, world)
         generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "data", epoch))
         order = torch.randperm(len(self.images), generator=generator, device=device)
         for step in range(self.steps(batch_size)):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
+            # drawn for all ranks and for batches passed over, too: the next draws depend on it
             down, right = torch.randint(2 * self.shift + 1, (2, batch_size), generator=generator, device=device)
-            x = self.crops[chosen, :, down, right]
             if self.flip:
                 mirrored = torch.rand(batch_size, 1, 1, 1, generator=generator, device=device) < 0.5
-                x = torch.where(mirrored, x.flip(3), x)
+            if step < start:
+                continue
+            chosen = order[step * batch_size : (step + 1) * batch_size][mine]
+            x = self.crops[chosen, :, down[mine], right[mine]]
+            if self.flip:
+                x = x * ~mirrored[mine] + x.flip(3) * mirrored[mine]  # on bytes, a fifth of the time of torch.where
             yield self._normalise(x), self.labels[chosen]
 
-    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
-        for x, labels in zip(self.held_out.split(batch_size), self.held_out_labels.split(batch_size), strict=True):
-            yield self._normalise(x), labels
+    def held_out_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        for batch in _batched(len(self.held_out), batch_size, rank, world):
+            chosen = slice(batch.start, batch.stop)
+            yield self._normalise(self.held_out[chosen]), self.held_out_labels[chosen]
 
     def held_out_examples(self, number: int) -> Batch:
         chosen = _spread(len(self.held_out), number)
@@ -161,6 +177,17 @@ def _validation_split(labels: list[int]) -> tuple[list[int], list[int]]:
     except ValueError as error:
         raise WtkitError(f"setting 'evaluate_on': too few training images to hold a fifth out ({error})") from None
     return sorted(kept), sorted(aside)
+
+
+def _part(total: int, rank: int, world: int) -> slice:
+    """Where the ``rank``-th of ``world`` parts of ``total`` things stands."""
+    return slice(total * rank // world, total * (rank + 1) // world)
+
+
+def _batched(total: int, batch_size: int, rank: int, world: int) -> list[range]:
+    """The ``rank``-th of ``world`` parts of ``total`` things, in batches, of which the last may be smaller."""
+    mine = range(total)[_part(total, rank, world)]
+    return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
 
 
 def _spread(total: int, number: int) -> Tensor:
@@ -347,34 +374,38 @@ class Streamed(Data):
     def steps(self, batch_size: int) -> int:
         return len(self.train) // batch_size
 
-    def train_batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "data", epoch))
         order = torch.randperm(len(self.train), generator=generator).tolist()
-        samples = [self.train[i] for i in order[: self.steps(batch_size) * batch_size]]
-        return self._batches(samples, self.for_training, batch_size, generator)
+        images = _Images([self.train[i] for i in order], self.for_training, generator)
+        mine = _part(batch_size, rank, world)
+        batches = (range(step * batch_size, (step + 1) * batch_size) for step in range(start, self.steps(batch_size)))
+        return self._batches(images, [batch[mine] for batch in batches])
 
-    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
-        return self._batches(self.test, self.for_testing, batch_size, torch.Generator())
+    def held_out_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        return self._batches(self._held_out(), _batched(len(self.test), batch_size, rank, world))
 
     def held_out_examples(self, number: int) -> Batch:
-        samples = [self.test[i] for i in _spread(len(self.test), number).tolist()]
-        return next(self._batches(samples, self.for_testing, len(samples), torch.Generator()))
+        return next(self._batches(self._held_out(), [_spread(len(self.test), number).tolist()]))
 
-    def _batches(
-        self, samples: list[Sample], transform, batch_size: int, generator: torch.Generator
-    ) -> Iterator[Batch]:
+    def _held_out(self) -> _Images:
+        return _Images(self.test, self.for_testing, torch.Generator())
+
+    def _batches(self, images: _Images, places: Iterable[Sequence[int]]) -> Iterator[Batch]:
         from torch.utils.data import DataLoader
 
         loader = DataLoader(
-            _Images(samples, transform, int(torch.randint(2**62, (), generator=generator))),
-            batch_size,
+            images,
+            batch_sampler=[list(batch) for batch in places],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=generator,
+            generator=torch.Generator(),  # or it would draw from the global one
         )
         try:
-            for images, labels in loader:
-                x = images.to(self.device, non_blocking=True)
+            for pixels, labels in loader:
+                x = pixels.to(self.device, non_blocking=True)
                 x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
                 yield x, labels.to(self.device, non_blocking=True)
         except WtkitError as error:  # a worker's comes wrapped in the worker's traceback
@@ -384,8 +415,9 @@ class Streamed(Data):
 class _Images(torch.utils.data.Dataset):
     """Decodes and transforms one image; what it draws depends on the seed and the image's place, not on the worker."""
 
-    def __init__(self, samples: list[Sample], transform, seed: int) -> None:
-        self.samples, self.transform, self.seed = samples, transform, seed
+    def __init__(self, samples: list[Sample], transform, generator: torch.Generator) -> None:
+        self.samples, self.transform = samples, transform
+        self.seed = int(torch.randint(2**62, (), generator=generator))
 
     def __len__(self) -> int:
         return len(self.samples)
