@@ -13,19 +13,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, config, trajectory
-from .errors import WtkitError
+from .errors import Stopped, WtkitError
 from .settings import known, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 after an error that the user can mend, 130 when interrupted."""
+    """Run one command; returns the exit status.
+
+    0; 1 after an error that the user can mend; 75 (try again) for a run that was told to stop and can be resumed; 130
+    when interrupted.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
         sys.stdout.flush()  # here, where it may fail
     except WtkitError as error:
-        print(f"wtkit: {error}", file=sys.stderr)
-        return 1
+        if not error.said_elsewhere:
+            print(f"wtkit: {error}", file=sys.stderr)
+        return os.EX_TEMPFAIL if isinstance(error, Stopped) else 1
     except BrokenPipeError:  # whoever read our output has gone: `wtkit runs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
         return 141

@@ -121,6 +121,8 @@ def _rows(maps: Tensor) -> Tensor:
 
 def _maps(rows: Tensor, size: Sequence[int]) -> Tensor:
     """:func:`_rows` undone, for maps of ``size``."""
+    if tuple(size) == (1, 1):
+        return rows[..., None, None]  # with the strides of a weight, which DistributedDataParallel asks for
     return rows.unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
 
 

@@ -32,8 +32,8 @@ def mirror(model: nn.Module, steps: int = 1, *, settle: bool = False) -> None:
     a copy goes on as the original would.
 
     Args:
-        model: converted with ``"weight_mirror"``; may be wrapped by ``torch.compile`` or DistributedDataParallel. Under the
-            latter each process takes its share of the noise samples and the products are averaged, so that B is the
+        model: converted with ``"weight_mirror"``; may be wrapped by ``torch.compile`` or DistributedDataParallel. Under
+            the latter each process takes its share of the noise samples and the products are averaged, so that B is the
             same in all of them and, to rounding, for any number of them: call it in all.
         settle: average over all steps of this call, with weight max(λ_B, 1/t) at step t, as before training, so that
             the initial B is gone after the first step rather than after 1/λ_B steps.

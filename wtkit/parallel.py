@@ -59,6 +59,8 @@ def joined(device: torch.device) -> Iterator[Share]:
         return
     begun_here = not dist.is_initialized()
     if begun_here:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         # gloo as well beside a GPU: whether to stop is asked without waiting for the GPU
         dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     try:
