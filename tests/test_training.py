@@ -334,7 +334,7 @@ def test_a_damaged_checkpoint_is_named(config, tmp_path):
         wtkit.train(config("backprop"), tmp_path, quiet=True)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, little_space):
     def stop_at_2(run):
         if run.sizes["epoch"] == 2:
             raise Stop
@@ -343,13 +343,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         wtkit.train(settings, tmp_path, quiet=True, on_epoch=stop_at_2)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
-        with pytest.raises(wtkit.WtkitError, match=r"No space left on device.*free some space"):
-            wtkit.train(settings, tmp_path, quiet=True)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with (
+        little_space(1000),
+        pytest.raises(wtkit.WtkitError, match=r"^cannot write .*/checkpoint\.pt: .*; free some space and start"),
+    ):
+        wtkit.train(settings, tmp_path, quiet=True)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
 
 

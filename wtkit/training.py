@@ -8,6 +8,7 @@ import datetime
 import fcntl
 import functools
 import inspect
+import io
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from tqdm import tqdm
 from . import __version__, angles, data, parallel, resnet, trajectory
 from .config import RunConfig, learning_rate
 from .errors import Stopped, WtkitError
+from .files import write_whole
 from .layers import convert, feedback_layers, stream_seed
 from .methods import load
 from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
@@ -472,22 +474,17 @@ def _finish(result: xr.Dataset, folder: Path) -> None:
 
 def _checkpoint(run: _Run, folder: Path) -> None:
     """Write the run's state."""
-    parallel.agreed(run.share, lambda: _write(run.state(), folder))
+    parallel.agreed(run.share, lambda: _write(run.state(), folder / "checkpoint.pt"))
 
 
-def _write(state: dict[str, Any], folder: Path) -> None:
-    """Write a checkpoint whole or not at all."""
-    temporary = folder / ".checkpoint.pt.partial"
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, folder / "checkpoint.pt")
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
-        raise WtkitError(
-            f"cannot write a checkpoint in {folder}: {reason}; free some space and start the same command again: "
-            f"it goes on from the last checkpoint that was saved"
-        ) from None
+def _write(state: dict[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(
+        path,
+        buffer.getbuffer(),
+        "free some space and start the same command again: it goes on from the last checkpoint that was saved",
+    )
 
 
 def _resume(run: _Run, folder: Path, quiet: bool) -> None:
