@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_train)
     command.add_argument("--output", type=Path, help="the run's folder; default: runs/<name of the run>")
-    command.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
+    command.add_argument("--device", help="cpu, cuda, …; default: a free GPU if there is any, waited for")
     command.add_argument(
         "--option",
         action="append",
@@ -113,9 +114,12 @@ def _train(parsed: argparse.Namespace) -> None:
     settings["options"] = dict(_option(text) for text in parsed.option)
     run = config.run_config(settings)
 
-    from .training import train  # after the settings are known to be right: torch takes seconds to load
+    from . import gpus
 
-    train(run, parsed.output or Path("runs", run.name), device=parsed.device)
+    with contextlib.nullcontext() if parsed.device else gpus.claimed():
+        from .training import train  # after the settings are known to be right: torch takes seconds to load
+
+        train(run, parsed.output or Path("runs", run.name), device=parsed.device)
 
 
 def _option(text: str) -> tuple[str, Any]:
