@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, config, trajectory
+from . import __version__, config
 from .errors import Stopped, WtkitError
 from .settings import known, nearest
 
@@ -138,6 +138,8 @@ def _runs(parsed: argparse.Namespace) -> None:
 
 
 def _gather(parsed: argparse.Namespace) -> None:
+    from . import trajectory  # here, for the other commands should not wait for xarray
+
     trajectory.save(trajectory.gather(parsed.trajectories, parsed.experiment), parsed.output)
 
 

@@ -67,7 +67,9 @@ def mirror_step(layer: FeedbackLayer, averaged: int | None = None, share: Share 
     B = layer.feedback
     assert B is not None
     product = hebbian(layer, share).to(B.dtype)
-    B.mul_(1 - max(method.decay, least)).add_(product, alpha=max(method.mirror_lr, least))
+    B.mul_(1 - max(method.decay, least))
+    learning = B if product.shape == B.shape else B[layer.taps]
+    learning.add_(product, alpha=max(method.mirror_lr, least))
     layer.mirror_count += 1
 
 
@@ -103,6 +105,8 @@ def fit_noise(model: nn.Module, images: Tensor) -> None:
 def hebbian(layer: FeedbackLayer, share: Share = ALONE) -> Tensor:
     """The product of noise and response at unit gain, in W's shape: δ_{l+1} δ_lᵀ / (N σ² φ'_s), of expectation W.
 
+    Where :func:`fit_noise` found taps without inputs, only of those that have some: in the shape of ``W[layer.taps]``.
+
     δ_l and δ_{l+1} are the noise and the response, which mirror mode copies into the feedback path (eq. 6). φ'_s is the
     mean of φ' over units and samples. Orthogonal noise fires each of its vectors with both signs. All processes of
     ``share`` draw the same N samples and take their part of them, so that a sample does not depend on who takes it.
@@ -128,21 +132,22 @@ def hebbian(layer: FeedbackLayer, share: Share = ALONE) -> Tensor:
         used = W[layer.taps]
         weights = used.reshape(groups, -1, used[0].numel())  # (groups, out, fan_in)
         noise = _noise_vectors(layer, groups)[:, share.part]  # (groups, samples, fan_in)
-        response = noise @ weights.mT  # (groups, samples, out)
+        if torch.is_autocast_enabled(noise.device.type):
+            noise = noise.to(torch.get_autocast_dtype(noise.device.type))  # once, rather than in each of two products
+        drive = noise @ weights.mT  # (groups, samples, out)
         offset = 0 if bias is None else bias.reshape(groups, 1, -1)
         samples = noise.shape[1]
         if method.noise == "orthogonal":
-            plus, slope_plus = _respond(response + offset, phi)
-            minus, slope_minus = _respond(offset - response, phi)
+            plus, slope_plus = _respond(drive + offset, phi)
+            minus, slope_minus = _respond(offset - drive, phi)
             response, slope, samples = plus - minus, (slope_plus + slope_minus) / 2, 2 * samples
         else:
-            response, slope = _respond(response + offset, phi)
-        product = torch.zeros_like(W, dtype=response.dtype)
-        product[layer.taps] = (response.mT @ noise).reshape(used.shape)
+            response, slope = _respond(drive if bias is None else drive + offset, phi)
+        product = (response.mT @ noise).reshape(used.shape)
     if share.world > 1:
         product, slope, samples = _of_all(share, product.to(W.dtype), slope, samples)
     # a layer that never fires has no slope to divide by, and then no product either
-    return product / (samples * method.noise_std**2 * slope.clamp_min(1 / samples))
+    return product.div_(samples * method.noise_std**2 * slope.clamp_min(1 / samples))
 
 
 def _of_all(share: Share, product: Tensor, slope: Tensor, samples: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,8 +167,8 @@ def _respond(drive: Tensor, phi: str) -> tuple[Tensor, Tensor]:
     """φ of the summed input, and the mean of φ', which the units know from their own activity."""
     if phi == "relu":
         response = F.relu(drive)
-        slope = (response > 0).to(drive.dtype)
-    elif phi == "tanh":
+        return response, (response > 0).mean(dtype=drive.dtype)
+    if phi == "tanh":
         response = drive.tanh()
         slope = 1 - response**2
     elif phi == "sigmoid":
