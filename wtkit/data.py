@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from . import packing
 from .config import RunConfig
 from .errors import WtkitError
-from .images import Files, Images, folder, folder_classes, workers_errors
+from .images import Files, Images, at_most_a_core_each, folder, folder_classes, workers_errors
 from .layers import stream_seed
 
 Batch = tuple[Tensor, Tensor]
@@ -293,7 +293,8 @@ def _tiny_imagenet(config: RunConfig, device: torch.device) -> Data:
         ) from None
     if not train or not test:
         raise WtkitError(f"no images in {root}/{'val' if train else 'train'}; unpack the archive again")
-    parts = [_decoded(Files(*map(list, zip(*part, strict=True))), config.image_size or 64) for part in (train, test)]
+    files = [Files([path for path, _ in part], [label for _, label in part]) for part in (train, test)]
+    parts = [_decoded(part, config.image_size or 64) for part in files]
     return _in_memory(config, device, *parts, num_classes=len(label_of), augment="crop_flip")
 
 
@@ -369,6 +370,7 @@ class _Reader:
         from torch.utils.data import DataLoader
 
         self.images, self.order = images, _Order()
+        workers = at_most_a_core_each(workers)
         self.loader = DataLoader(
             _Transformed(images, transform),
             batch_sampler=self.order,
@@ -383,9 +385,9 @@ class _Reader:
         self.order.batches = batches
         with workers_errors():
             for batch in self.loader:
-                if self.order.batches is not batches:
-                    raise RuntimeError("another pass through these images has begun: this one has ended")
                 yield batch
+                if self.order.batches is not batches:
+                    raise RuntimeError("another pass through these images has begun, which ended this one")
 
 
 class _Order:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,21 +23,30 @@ class Images(ABC):
     """The images of one part of a set, each with its label."""
 
     labels: list[int]
+    remedy: str  # for an image that is missing or damaged
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
-    def read(self, place: int) -> bytes:
-        """One image's file, as it is stored."""
-
-    @abstractmethod
     def decoded(self, place: int) -> Tensor:
         """One image, (3, H, W) of uint8.
 
         Raises:
             WtkitError: naming the image, if it is missing or damaged.
         """
+        try:
+            return _decode(self.read(place))
+        except OSError as error:
+            reason = error.strerror or str(error).splitlines()[0]
+            raise WtkitError(f"cannot read the image {self.where(place)}: {reason}; {self.remedy}") from None
+
+    @abstractmethod
+    def read(self, place: int) -> bytes:
+        """One image as it is stored."""
+
+    @abstractmethod
+    def where(self, place: int) -> str:
+        """Where it is stored."""
 
     @abstractmethod
     def take(self, places: Sequence[int]) -> Images:
@@ -49,25 +59,23 @@ class Files(Images):
 
     paths: list[Path]
     labels: list[int]
+    remedy: str = "replace or remove it"
 
     def read(self, place: int) -> bytes:
-        try:
-            return self.paths[place].read_bytes()
-        except OSError as error:
-            raise WtkitError(f"cannot read the image {self.paths[place]}: {error.strerror}; replace it") from None
+        return self.paths[place].read_bytes()
 
-    def decoded(self, place: int) -> Tensor:
-        return decode(self.read(place), f"{self.paths[place]}", "replace or remove it")
+    def where(self, place: int) -> str:
+        return str(self.paths[place])
 
     def take(self, places: Sequence[int]) -> Files:
         return Files([self.paths[i] for i in places], [self.labels[i] for i in places])
 
 
-def decode(data: bytes, name: str, remedy: str) -> Tensor:
+def _decode(data: bytes) -> Tensor:
     """(3, H, W) of uint8, channels last in memory: for that, resizing has its fastest kernels.
 
     Raises:
-        WtkitError: with ``name`` and ``remedy``, if ``data`` are no whole image of 8 bits a channel.
+        OSError: if ``data`` are no whole image of 8 bits a channel.
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
@@ -81,11 +89,11 @@ def decode(data: bytes, name: str, remedy: str) -> Tensor:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would clip these
                 raise OSError(f"its mode is {image.mode}, expected 8 bits a channel")
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # SyntaxError is what PIL calls a broken PNG
-        reason = "no image" if isinstance(error, UnidentifiedImageError) else str(error).splitlines()[0]
-        raise WtkitError(f"cannot read the image {name}: {reason}; {remedy}") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except UnidentifiedImageError:
+        raise OSError("it is no image") from None
+    except SyntaxError as error:  # what Pillow calls a broken PNG
+        raise OSError(str(error)) from None
 
 
 def folder_classes(root: Path, how: str) -> list[str]:
@@ -114,6 +122,12 @@ def folder(root: Path, classes: list[str], chosen: dict[int, int]) -> tuple[File
             labels += [label] * len(found)
         parts.append(Files(paths, labels))
     return parts[0], parts[1]
+
+
+def at_most_a_core_each(workers: int) -> int:
+    """So many processes for a DataLoader, or as many as there are cores: more would only take turns."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(workers, cores)
 
 
 @contextlib.contextmanager

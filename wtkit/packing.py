@@ -28,10 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .errors import WtkitError
-from .images import PARTS, Files, Images, decode, folder, folder_classes, workers_errors
+from .images import PARTS, Files, Images, at_most_a_core_each, folder, folder_classes, workers_errors
 
 FORMAT = 1
 ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
@@ -59,25 +58,19 @@ class Packed(Images):
 
     def read(self, place: int) -> bytes:
         shard, (offset, size, _) = int(self.shards[place]), self.rows[place].tolist()
-        try:
-            if shard not in self.files:
-                self.files[shard] = os.open(self.root / _shard_name(self.part, shard), os.O_RDONLY)
-            data = os.pread(self.files[shard], size, offset)
-        except OSError as error:
-            raise WtkitError(f"cannot read {self._where(place)}: {error.strerror}; {self.remedy}") from None
+        if shard not in self.files:
+            self.files[shard] = os.open(self.root / _shard_name(self.part, shard), os.O_RDONLY)
+        data = os.pread(self.files[shard], size, offset)
         if len(data) < size:
-            raise WtkitError(f"{self._where(place)} ends too early: the shard is cut off; {self.remedy}")
+            raise OSError("the shard is cut off before its end")
         return data
 
-    def decoded(self, place: int) -> Tensor:
-        return decode(self.read(place), self._where(place), self.remedy)
+    def where(self, place: int) -> str:
+        return f"{self.root / _shard_name(self.part, self.shards[place])} at byte {self.rows[place]['offset']}"
 
     def take(self, places: Sequence[int]) -> Packed:
         labels = [self.labels[i] for i in places]
         return dataclasses.replace(self, rows=self.rows[places], shards=self.shards[places], labels=labels)
-
-    def _where(self, place: int) -> str:
-        return f"{self.root / _shard_name(self.part, self.shards[place])} at byte {self.rows[place]['offset']}"
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"files": {}}  # another process opens its own
@@ -172,6 +165,8 @@ def pack(
     }
     with _writing(target):
         target.mkdir(parents=True, exist_ok=True)
+        if not is_pack(target) and any(path.name != ".lock" for path in target.iterdir()):
+            raise WtkitError(f"{target}/ holds something else than a pack; name a new or an empty folder")
         with _locked(target):
             known = _begun(target, settings)
             described = {
@@ -180,7 +175,7 @@ def pack(
             _write(target / "pack.json", json.dumps(settings | {"parts": described}, indent=1).encode())
     shards = [shard for part in PARTS for shard in described[part]["shards"]]
     total, size = sum(map(len, parts.values())), sum(shard["bytes"] for shard in shards)
-    return f"{target}/ holds {total:,} images in {len(shards)} shards, {size / 1e9:,.2f} GB."
+    return f"{target}/ holds {total:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB."
 
 
 @contextlib.contextmanager
@@ -196,21 +191,18 @@ def _writing(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    file = os.open(target, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(target / ".lock", "w") as lock:
+        os.register_at_fork(after_in_child=lock.close)  # or processes that decode images would hold it on after us
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WtkitError(f"another process is packing into {target}/; wait, or name another folder") from None
         yield
-    except BlockingIOError:
-        raise WtkitError(f"another process is packing into {target}/; wait for it, or name another folder") from None
-    finally:
-        os.close(file)
 
 
 def _begun(target: Path, settings: dict[str, Any]) -> dict[str, str]:
     """Claim ``target`` for this pack; returns the checksums of its shards, as far as they are known."""
     if not is_pack(target):
-        if any(target.iterdir()):
-            raise WtkitError(f"{target}/ holds something else than a pack; name a new or an empty folder")
         _write(target / "pack.json", json.dumps(settings, indent=1).encode())
         return {}
     found = _manifest(target)
@@ -321,6 +313,7 @@ def _stored(images: _Shrunk, places: list[int], workers: int) -> Iterator[tuple[
     """The images at ``places``, in order."""
     from torch.utils.data import DataLoader
 
+    workers = at_most_a_core_each(workers)
     loader = DataLoader(
         images,
         batch_size=None,
