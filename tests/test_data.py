@@ -7,7 +7,7 @@ import torch
 from images import image_folder, tiny_imagenet
 from PIL import Image
 
-from wtkit import data
+from wtkit import data, images
 from wtkit.config import DATA_SETS, RunConfig
 from wtkit.errors import WtkitError
 from wtkit.layers import stream_seed
@@ -146,8 +146,8 @@ def test_an_epoch_that_starts_later_goes_on_as_the_whole_one(tmp_path, made):
 
 
 def test_batches_that_are_passed_over_are_not_decoded(tmp_path, monkeypatch):
-    loaded, decode, read = streamed(tmp_path), data._decode, []
-    monkeypatch.setattr(data, "_decode", lambda path: read.append(path) or decode(path))
+    loaded, decode, read = streamed(tmp_path), images._decode, []
+    monkeypatch.setattr(images, "_decode", lambda data: read.append(1) or decode(data))
     next(loaded.train_batches(6, 0, start=2, rank=1, world=2))
     assert len(read) == 3
 
@@ -322,3 +322,28 @@ def test_too_few_images_are_said(tmp_path):
     settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 8, "batch_size": 2}
     with pytest.raises(WtkitError, match="setting 'evaluate_on': too few training images"):
         load(**settings, evaluate_on="validation")
+
+
+def test_workers_stay_from_pass_to_pass_and_a_pass_may_be_left(tmp_path):
+    image_folder(tmp_path, train=8, held_out=2)
+    settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 80}
+    expected = [[x for x, _ in load(**settings, workers=0).train_batches(4, epoch)] for epoch in range(2)]
+    loaded = load(**settings, workers=2)
+    left = loaded.train_batches(4, 0)
+    assert torch.equal(next(left)[0], expected[0][0])
+    workers = {worker.pid for worker in loaded.train.loader._iterator._workers}
+    for epoch in range(2):
+        assert all(map(torch.equal, [x for x, _ in loaded.train_batches(4, epoch)], expected[epoch]))
+    assert {worker.pid for worker in loaded.train.loader._iterator._workers} == workers
+    with pytest.raises(RuntimeError, match="another pass"):
+        list(left)
+
+
+def test_an_image_in_four_inks_has_the_colours_that_pillow_gives_it(tmp_path):
+    image_folder(tmp_path)
+    path = tmp_path / "val" / "class0" / "0.jpg"
+    Image.radial_gradient("L").convert("CMYK").save(path)
+    loaded = load(data="image_folder", data_root=str(tmp_path), image_size=80)
+    place = loaded.test.images.paths.index(path)
+    shown = loaded.test.images.decoded(place).permute(1, 2, 0).numpy()
+    assert np.array_equal(shown, np.array(Image.open(path).convert("RGB")))

@@ -448,6 +448,7 @@ def _locked(folder: Path) -> Iterator[None]:
         lock = open(folder / ".lock", "w")  # noqa: SIM115
     except OSError as error:
         raise WtkitError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from None
+    os.register_at_fork(after_in_child=lock.close)  # or processes that decode images would hold it on after us
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
