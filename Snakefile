@@ -9,6 +9,8 @@
 #   snakemake kp_decay                        an ablation, config/ablations/kp_decay.yaml
 #   snakemake ablations                       all of them
 #   snakemake -n                              what would be done
+#   snakemake --config runs_per_gpu=4         several runs at a time on each GPU
+#   snakemake --workflow-profile slurm        on a cluster, docs/clusters.md
 import shlex
 import sys
 from pathlib import Path
@@ -29,7 +31,8 @@ EXPERIMENT = Path(CHOICE).stem if IS_FILE else CHOICE
 ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*.yaml"))
 
 # without an activated environment a shell would find another python
-shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+PROGRAMS, LOGGED = Path(sys.executable).parent, BASE / "workflow" / "scripts" / "logged.sh"
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(PROGRAMS))}:$PATH; . {shlex.quote(str(LOGGED))}; ")
 
 
 include: "workflow/rules/common.smk"
@@ -40,7 +43,7 @@ include: "workflow/rules/notebooks.smk"
 
 try:
     for key in config:
-        known(key, ["experiment"], "config key")
+        known(key, ["experiment", "runs_per_gpu"], "config key")
     runs_of(EXPERIMENT)
     CHOSEN = list(products_of(EXPERIMENT, OF_ABLATIONS if is_ablation(file_of(EXPERIMENT)) else OF_EXPERIMENTS))
 except WtkitError as error:
