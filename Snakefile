@@ -36,6 +36,7 @@ shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(PROGRAMS))}:$PATH
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/gather.smk"
 include: "workflow/rules/notebooks.smk"
@@ -43,7 +44,7 @@ include: "workflow/rules/notebooks.smk"
 
 try:
     for key in config:
-        known(key, ["experiment", "runs_per_gpu"], "config key")
+        known(key, ["experiment", "runs_per_gpu", "archive"], "config key")
     runs_of(EXPERIMENT)
     CHOSEN = list(products_of(EXPERIMENT, OF_ABLATIONS if is_ablation(file_of(EXPERIMENT)) else OF_EXPERIMENTS))
 except WtkitError as error:

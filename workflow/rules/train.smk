@@ -33,6 +33,8 @@ if workflow.is_main_process and workflow.nodes is None and "gpu" not in workflow
 
 
 rule train:
+    input:
+        ancient(UNPACKED),
     output:
         "results/{experiment}/runs/{run}/trajectory.nc",
     log:
