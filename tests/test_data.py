@@ -7,9 +7,10 @@ import torch
 from images import image_folder, tiny_imagenet
 from PIL import Image
 
-from wtkit import data
+from wtkit import data, images
 from wtkit.config import DATA_SETS, RunConfig
 from wtkit.errors import WtkitError
+from wtkit.layers import stream_seed
 
 
 def load(**settings):
@@ -87,6 +88,81 @@ def test_every_image_of_a_batch_is_cropped_and_flipped_in_its_own_way():
     assert {down for down, _, _ in seen} == {-2, -1, 0, 1, 2}
     assert {right for _, right, _ in seen} == {-2, -1, 0, 1, 2}
     assert {flip for _, _, flip in seen} == {False, True}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_batches_of_a_seed_and_epoch_stay_what_they_are(flip):
+    """Recorded results rest on these draws and on this arithmetic, written here image by image."""
+    pixels = torch.randint(256, (20, 3, 16, 16), dtype=torch.uint8)
+    loaded = data.InMemory(pixels, torch.arange(20), pixels, torch.arange(20), 20, shift=2, flip=flip, seed=7)
+    generator = torch.Generator().manual_seed(stream_seed(7, "data", 3))
+    order = torch.randperm(20, generator=generator)
+    mean, std = pixels.float().mean((0, 2, 3)), pixels.float().std((0, 2, 3))
+    for step, (x, labels) in enumerate(loaded.train_batches(8, 3)):
+        shifts = torch.randint(5, (2, 8), generator=generator).T.tolist()
+        mirrored = (torch.rand(8, 1, 1, 1, generator=generator) < 0.5).flatten().tolist() if flip else [False] * 8
+        assert torch.equal(labels, order[8 * step : 8 * step + 8])
+        for shown, label, (down, right), turned in zip(x, labels.tolist(), shifts, mirrored, strict=True):
+            padded = torch.zeros(3, 20, 20)
+            padded[:, 2:18, 2:18] = pixels[label].float()
+            expected = padded[:, down : down + 16, right : right + 16]
+            expected = (expected.flip(2) if turned else expected).sub(mean[:, None, None]).div(std[:, None, None])
+            assert torch.equal(shown, expected)
+
+
+def memory(tmp_path):
+    pixels = torch.randint(256, (23, 3, 16, 16), dtype=torch.uint8)
+    return data.InMemory(pixels, torch.arange(23), pixels[:7], torch.arange(7), 23, shift=2, flip=True, seed=0)
+
+
+def streamed(tmp_path):
+    image_folder(tmp_path, train=8, held_out=2)  # 24 and 6
+    return load(data="image_folder", data_root=str(tmp_path), image_size=80, workers=0)
+
+
+@pytest.mark.parametrize("made", [memory, streamed])
+def test_ranks_share_the_batches_of_one_process(tmp_path, made):
+    loaded = made(tmp_path)
+    whole = list(loaded.train_batches(6, 1))
+    assert len(whole) == loaded.steps(6)
+    for world in (2, 3):
+        parts = [list(loaded.train_batches(6, 1, rank=rank, world=world)) for rank in range(world)]
+        for (x, labels), *shares in zip(whole, *parts, strict=True):
+            assert all(len(share) == 6 // world for share, _ in shares)
+            assert torch.equal(torch.cat([share for share, _ in shares]), x)
+            assert torch.equal(torch.cat([share for _, share in shares]), labels)
+
+
+@pytest.mark.parametrize("made", [memory, streamed])
+def test_an_epoch_that_starts_later_goes_on_as_the_whole_one(tmp_path, made):
+    loaded = made(tmp_path)
+    whole = list(loaded.train_batches(6, 1))
+    for start in (1, 2, len(whole)):
+        late = list(loaded.train_batches(6, 1, start=start))
+        assert len(late) == len(whole) - start
+        for (x, labels), (expected, theirs) in zip(late, whole[start:], strict=True):
+            assert torch.equal(x, expected)
+            assert torch.equal(labels, theirs)
+
+
+def test_batches_that_are_passed_over_are_not_decoded(tmp_path, monkeypatch):
+    loaded, decode, read = streamed(tmp_path), images._decode, []
+    monkeypatch.setattr(images, "_decode", lambda data: read.append(1) or decode(data))
+    next(loaded.train_batches(6, 0, start=2, rank=1, world=2))
+    assert len(read) == 3
+
+
+@pytest.mark.parametrize("made", [memory, streamed])
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_ranks_share_the_held_out_images(tmp_path, made, world):
+    loaded = made(tmp_path)
+    expected = all_held_out(loaded)
+    shares = [list(loaded.held_out_batches(2, rank=rank, world=world)) for rank in range(world)]
+    assert all(1 <= len(x) <= 2 for share in shares for x, _ in share)
+    sizes = [sum(len(x) for x, _ in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    for found, wanted in zip(zip(*(batch for share in shares for batch in share), strict=True), expected, strict=True):
+        assert torch.equal(torch.cat(found), wanted)
 
 
 def test_training_images_are_normalised():
@@ -246,3 +322,28 @@ def test_too_few_images_are_said(tmp_path):
     settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 8, "batch_size": 2}
     with pytest.raises(WtkitError, match="setting 'evaluate_on': too few training images"):
         load(**settings, evaluate_on="validation")
+
+
+def test_workers_stay_from_pass_to_pass_and_a_pass_may_be_left(tmp_path):
+    image_folder(tmp_path, train=8, held_out=2)
+    settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 80}
+    expected = [[x for x, _ in load(**settings, workers=0).train_batches(4, epoch)] for epoch in range(2)]
+    loaded = load(**settings, workers=2)
+    left = loaded.train_batches(4, 0)
+    assert torch.equal(next(left)[0], expected[0][0])
+    workers = {worker.pid for worker in loaded.train.loader._iterator._workers}
+    for epoch in range(2):
+        assert all(map(torch.equal, [x for x, _ in loaded.train_batches(4, epoch)], expected[epoch]))
+    assert {worker.pid for worker in loaded.train.loader._iterator._workers} == workers
+    with pytest.raises(RuntimeError, match="another pass"):
+        list(left)
+
+
+def test_an_image_in_four_inks_has_the_colours_that_pillow_gives_it(tmp_path):
+    image_folder(tmp_path)
+    path = tmp_path / "val" / "class0" / "0.jpg"
+    Image.radial_gradient("L").convert("CMYK").save(path)
+    loaded = load(data="image_folder", data_root=str(tmp_path), image_size=80)
+    place = loaded.test.images.paths.index(path)
+    shown = loaded.test.images.decoded(place).permute(1, 2, 0).numpy()
+    assert np.array_equal(shown, np.array(Image.open(path).convert("RGB")))

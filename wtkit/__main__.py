@@ -9,24 +9,29 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, config, trajectory
-from .errors import WtkitError
+from . import __version__, config
+from .errors import Stopped, WtkitError
 from .settings import known, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 after an error that the user can mend, 130 when interrupted."""
+    """Run one command; returns the exit status.
+
+    0; 1 after an error that the user can mend; 75 (try again) for a run that was told to stop and can be resumed; 130
+    when interrupted.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
         sys.stdout.flush()  # here, where it may fail
     except WtkitError as error:
-        print(f"wtkit: {error}", file=sys.stderr)
-        return 1
+        if not error.said_elsewhere:
+            print(f"wtkit: {error}", file=sys.stderr)
+        return os.EX_TEMPFAIL if isinstance(error, Stopped) else 1
     except BrokenPipeError:  # whoever read our output has gone: `wtkit runs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
         return 141
@@ -92,11 +97,39 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--experiment", required=True, help="its name")
     command.add_argument("--output", required=True, type=Path, help="the file to write, e.g. results/mine/results.nc")
 
-    command = commands.add_parser("data", help="fetch a data set, or say how to")
-    command.set_defaults(run=_data)
-    command.add_argument("name", metavar="DATA_SET", choices=config.DATA_SETS, help=", ".join(config.DATA_SETS))
-    command.add_argument("--data-root", default="data", help="folder of data sets; default: data")
+    command = commands.add_parser("data", help="fetch a data set, say how to, or pack a folder of images")
+    kinds = command.add_subparsers(required=True, metavar="DATA_SET", help=f"{', '.join(config.DATA_SETS)}, or pack")
+    for name in config.DATA_SETS:
+        kind = kinds.add_parser(name, description="Fetch the data set, or say how to.")
+        kind.set_defaults(run=_data, name=name)
+        kind.add_argument("--data-root", default="data", help="folder of data sets; default: data")
+    kind = kinds.add_parser(
+        "pack",
+        description="Store a folder of images once, smaller, in a few large files. Training reads it in the folder's "
+        "place. The same command goes on with a pack that was interrupted, and mends one that is damaged.",
+    )
+    kind.set_defaults(run=_pack)
+    kind.add_argument("source", type=Path, help="the folder that holds train/<class>/ and val/<class>/")
+    kind.add_argument("target", type=Path, help="a new folder, e.g. data/imagenet")
+    for option, default, range_, text in (
+        ("--short-side", 256, (1, 65535), "pixels; larger images are shrunk to it"),
+        ("--quality", 90, (1, 95), "of the JPEG files of shrunk images"),
+        ("--shard-images", 8192, (1, 10**9), "images a shard"),
+        ("--workers", 4, (0, 1024), "processes that decode and encode"),
+    ):
+        kind.add_argument(
+            option, type=_between(*range_), default=default, metavar="NUMBER", help=f"{text}; default: {default}"
+        )
     return parser
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if text.isdecimal() and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number from {least} to {most}")
+
+    return number
 
 
 def _train(parsed: argparse.Namespace) -> None:
@@ -133,6 +166,8 @@ def _runs(parsed: argparse.Namespace) -> None:
 
 
 def _gather(parsed: argparse.Namespace) -> None:
+    from . import trajectory  # here, for the other commands should not wait for xarray
+
     trajectory.save(trajectory.gather(parsed.trajectories, parsed.experiment), parsed.output)
 
 
@@ -140,6 +175,13 @@ def _data(parsed: argparse.Namespace) -> None:
     from .data import fetch
 
     print(fetch(parsed.name, parsed.data_root))
+
+
+def _pack(parsed: argparse.Namespace) -> None:
+    from .packing import pack
+
+    options = {name: getattr(parsed, name) for name in ("short_side", "quality", "shard_images", "workers")}
+    print(pack(parsed.source, parsed.target, **options))
 
 
 if __name__ == "__main__":

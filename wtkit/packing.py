@@ -1,0 +1,346 @@
+"""A folder of images stored once, smaller, in a few large files: ``wtkit data pack``.
+
+A pack is a folder with
+
+- ``train-00000.tar`` … and ``val-00000.tar`` …, shards of ``shard_images`` images each, in the order of the folder's
+  sorted names. Their members are ``<class>/<file>``, so that tar, WebDataset and whatever reads tar files reads them;
+- ``train.npy`` and ``val.npy``, a row an image: where in its shard its bytes begin, how many they are, and its class;
+- ``pack.json``, the manifest: what the pack was made of and how, its classes, and the SHA-256 of all other files.
+
+The manifest stands there from the start; until the pack is whole, it lacks ``parts``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import itertools
+import json
+import os
+import shlex
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import WtkitError
+from .images import PARTS, Files, Images, at_most_a_core_each, folder, folder_classes, workers_errors
+
+FORMAT = 1
+ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed(Images):
+    """Images of one part of a pack.
+
+    Attributes:
+        rows: (N,), where each stands in its shard, as in the part's ``.npy``.
+        shards: (N,), the number of the shard.
+    """
+
+    root: Path
+    part: str
+    rows: np.ndarray
+    shards: np.ndarray
+    labels: list[int]
+    remedy: str
+    files: dict[int, int] = dataclasses.field(default_factory=dict, init=False, repr=False)  # shard → its descriptor
+
+    def read(self, place: int) -> bytes:
+        shard, (offset, size, _) = int(self.shards[place]), self.rows[place].tolist()
+        if shard not in self.files:
+            self.files[shard] = os.open(self.root / _shard_name(self.part, shard), os.O_RDONLY)
+        data = os.pread(self.files[shard], size, offset)
+        if len(data) < size:
+            raise OSError("the shard is cut off before its end")
+        return data
+
+    def where(self, place: int) -> str:
+        return f"{self.root / _shard_name(self.part, self.shards[place])} at byte {self.rows[place]['offset']}"
+
+    def take(self, places: Sequence[int]) -> Packed:
+        labels = [self.labels[i] for i in places]
+        return dataclasses.replace(self, rows=self.rows[places], shards=self.shards[places], labels=labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"files": {}}  # another process opens its own
+
+    def __del__(self) -> None:
+        for file in self.files.values():
+            os.close(file)
+
+
+def is_pack(root: Path) -> bool:
+    return (root / "pack.json").exists()
+
+
+def open_pack(root: Path, choose: Callable[[int], dict[int, int]]) -> tuple[Packed, Packed, int]:
+    """Training and held-out images of the classes that ``choose`` takes of so many, and their number.
+
+    Raises:
+        WtkitError: if the pack is not whole: unfinished, or a file of it missing, cut off or changed.
+    """
+    manifest = _manifest(root)
+    source, target = shlex.quote(manifest["source"]), shlex.quote(str(root))
+    if "parts" not in manifest:
+        raise WtkitError(f"{root}/ holds an unfinished pack; finish it with: wtkit data pack {source} {target}")
+    remedy = f"copy it again, or mend the pack with: wtkit data pack {source} {target}"
+    chosen = choose(len(manifest["classes"]))
+    parts = []
+    for part in PARTS:
+        rows = _rows(root, part, manifest["parts"][part], remedy)
+        (places,) = np.isin(rows["label"], list(chosen)).nonzero()
+        labels = [chosen[label] for label in rows["label"][places].tolist()]
+        parts.append(Packed(root, part, rows[places], places // manifest["shard_images"], labels, remedy))
+    return parts[0], parts[1], len(chosen)
+
+
+def _manifest(root: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((root / "pack.json").read_text())
+        found = manifest["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WtkitError(
+            f"cannot read {root}/pack.json ({error!r}); copy it again, or pack into a new folder"
+        ) from None
+    if found != FORMAT:
+        raise WtkitError(f"{root}/pack.json: its format is {found!r}, expected {FORMAT}; pack anew into a new folder")
+    return manifest
+
+
+def _rows(root: Path, part: str, described: dict[str, Any], remedy: str) -> np.ndarray:
+    """The index of a part, its shards being there and of the size that they should have."""
+    for shard in described["shards"]:
+        path = root / shard["file"]
+        size = path.stat().st_size if path.exists() else 0
+        if size != shard["bytes"]:
+            raise WtkitError(f"{path} has {size:,} of {shard['bytes']:,} bytes: it is cut off or changed; {remedy}")
+    path = root / f"{part}.npy"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WtkitError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+    if hashlib.sha256(data).hexdigest() != described["index_sha256"]:
+        raise WtkitError(f"{path} is cut off or changed; {remedy}")
+    return np.load(io.BytesIO(data))
+
+
+# ------------------------------------------------------------------------------------------------------------ packing
+
+
+def pack(
+    source: Path, target: Path, *, short_side: int = 256, quality: int = 90, shard_images: int = 8192, workers: int = 4
+) -> str:
+    """Store the images of ``source`` in ``target``, or go on doing so; returns a sentence that says what is there.
+
+    An image whose short side is longer than ``short_side`` is resized to it, as torchvision resizes, and stored as JPEG
+    of that ``quality``; any other is kept byte for byte. The same images and settings make the same bytes. Of a pack
+    that is there, unfinished or whole, shards are checked, and made anew where they are missing or damaged.
+
+    Raises:
+        WtkitError: if ``source`` is no folder of images or one of them is damaged, or ``target`` holds something else,
+            or cannot be written.
+    """
+    classes = folder_classes(source, "name the folder that holds both")
+    parts = dict(zip(PARTS, folder(source, classes, {i: i for i in range(len(classes))}), strict=True))
+    names = {part: [path.relative_to(source / part).as_posix() for path in parts[part].paths] for part in PARTS}
+    settings = {
+        "format": FORMAT,
+        "source": str(source.resolve()),
+        "names_sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "short_side": short_side,
+        "quality": quality,
+        "shard_images": shard_images,
+        "classes": classes,
+    }
+    with _writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        if not is_pack(target) and any(path.name != ".lock" for path in target.iterdir()):
+            raise WtkitError(f"{target}/ holds something else than a pack; name a new or an empty folder")
+        with _locked(target):
+            known = _begun(target, settings)
+            described = {
+                part: _pack_part(target, part, parts[part], names[part], settings, known, workers) for part in PARTS
+            }
+            _write(target / "pack.json", json.dumps(settings | {"parts": described}, indent=1).encode())
+    shards = [shard for part in PARTS for shard in described[part]["shards"]]
+    total, size = sum(map(len, parts.values())), sum(shard["bytes"] for shard in shards)
+    return f"{target}/ holds {total:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB."
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WtkitError(
+            f"cannot write {error.filename or target}: {error.strerror}; free some space or name a folder that can be "
+            "written, then give the same command again: shards that are finished stay"
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    with open(target / ".lock", "w") as lock:
+        os.register_at_fork(after_in_child=lock.close)  # or processes that decode images would hold it on after us
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WtkitError(f"another process is packing into {target}/; wait, or name another folder") from None
+        yield
+
+
+def _begun(target: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Claim ``target`` for this pack; returns the checksums of its shards, as far as they are known."""
+    if not is_pack(target):
+        _write(target / "pack.json", json.dumps(settings, indent=1).encode())
+        return {}
+    found = _manifest(target)
+    for name, value in settings.items():
+        if found.get(name) != value and name != "source":  # which may have moved
+            what = "of other images" if name in ("names_sha256", "classes") else f"whose {name} is {found.get(name)!r}"
+            raise WtkitError(f"{target}/ holds a pack {what}; name another folder, or remove that one")
+    described = found.get("parts", {}).values()
+    return {shard["file"]: shard["sha256"] for part in described for shard in part["shards"]}
+
+
+def _pack_part(
+    target: Path,
+    part: str,
+    images: Files,
+    names: list[str],
+    settings: dict[str, Any],
+    known: dict[str, str],
+    workers: int,
+) -> dict[str, Any]:
+    """Write the shards of a part that are missing or damaged, then its index; returns its entry in the manifest."""
+    from tqdm import tqdm
+
+    step = settings["shard_images"]
+    shards = [range(i, min(i + step, len(images))) for i in range(0, len(images), step)]
+    paths = [target / _shard_name(part, i) for i in range(len(shards))]
+    found = [_whole(path, len(shard), known) for path, shard in zip(paths, shards, strict=True)]
+    missing = [place for entry, shard in zip(found, shards, strict=True) if entry is None for place in shard]
+    with tqdm(total=len(images), initial=len(images) - len(missing), desc=f"packing {part}", disable=None) as bar:
+        stored = _stored(_Shrunk(images, names, settings["short_side"], settings["quality"]), missing, workers)
+        entries = []
+        for path, shard, entry in zip(paths, shards, found, strict=True):
+            if entry is None:
+                _write_shard(path, itertools.islice(stored, len(shard)), bar.update)
+            entries.append(entry or _described(path))
+    places = itertools.chain.from_iterable(entry.pop("places") for entry in entries)
+    rows = np.array([(*place, label) for place, label in zip(places, images.labels, strict=True)], ROW)
+    index = io.BytesIO()
+    np.save(index, rows)
+    _write(target / f"{part}.npy", index.getvalue())
+    return {
+        "images": len(images),
+        "index_sha256": hashlib.sha256(index.getvalue()).hexdigest(),
+        "shards": entries,
+    }
+
+
+def _shard_name(part: str, number: int) -> str:
+    return f"{part}-{number:05d}.tar"
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What the manifest says of a shard, and as ``places`` where its images stand."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with tarfile.open(path) as tar:
+        places = [(member.offset_data, member.size) for member in tar]
+    return {
+        "file": path.name,
+        "images": len(places),
+        "bytes": path.stat().st_size,
+        "sha256": digest,
+        "places": places,
+    }
+
+
+def _whole(path: Path, images: int, known: dict[str, str]) -> dict[str, Any] | None:
+    """The same, or None if the shard is missing or damaged."""
+    try:
+        entry = _described(path)
+    except (OSError, tarfile.TarError):
+        return None
+    return entry if entry["images"] == images and entry["sha256"] == known.get(path.name, entry["sha256"]) else None
+
+
+def _write_shard(path: Path, members: Iterator[tuple[str, bytes]], advance: Callable[[], Any]) -> None:
+    """A tar file whose bytes depend on nothing but its members."""
+    with _replacing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)  # as made: no owner, no time
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+            advance()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with _replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file to write, which takes its name when it is whole and on the disk."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _stored(images: _Shrunk, places: list[int], workers: int) -> Iterator[tuple[str, bytes]]:
+    """The images at ``places``, in order."""
+    from torch.utils.data import DataLoader
+
+    workers = at_most_a_core_each(workers)
+    loader = DataLoader(
+        images,
+        batch_size=None,
+        sampler=places,
+        num_workers=workers,
+        prefetch_factor=64 if workers else None,
+        collate_fn=tuple,  # as they are
+        generator=torch.Generator(),
+    )
+    with workers_errors():
+        yield from loader
+
+
+class _Shrunk(torch.utils.data.Dataset):
+    """Images with their names as a pack stores them: brought to ``short_side`` and encoded, or as they are."""
+
+    def __init__(self, images: Files, names: list[str], short_side: int, quality: int) -> None:
+        self.images, self.names, self.short_side, self.quality = images, names, short_side, quality
+
+    def __getitem__(self, place: int) -> tuple[str, bytes]:
+        from PIL import Image
+        from torchvision.transforms.v2.functional import resize
+
+        name, x = self.names[place], self.images.decoded(place)  # what is kept as it is must be whole, too
+        if min(x.shape[1:]) <= self.short_side:
+            return name, self.images.read(place)
+        pixels = resize(x, [self.short_side], antialias=True).permute(1, 2, 0).numpy()
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG", quality=self.quality, optimize=True)
+        return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg", data.getvalue()
