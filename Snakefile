@@ -11,6 +11,7 @@
 #   snakemake -n                              what would be done
 #   snakemake --config runs_per_gpu=4         several runs at a time on each GPU
 #   snakemake --workflow-profile slurm        on a cluster, docs/clusters.md
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -33,6 +34,10 @@ ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*
 # without an activated environment a shell would find another python
 PROGRAMS, LOGGED = Path(sys.executable).parent, BASE / "workflow" / "scripts" / "logged.sh"
 shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(PROGRAMS))}:$PATH; . {shlex.quote(str(LOGGED))}; ")
+
+
+if not os.access(".", os.W_OK):
+    sys.exit(f"wtkit: cannot write to {Path.cwd()}, where Snakemake keeps its records; take another with --directory")
 
 
 include: "workflow/rules/common.smk"

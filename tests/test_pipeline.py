@@ -1,7 +1,9 @@
 """The pipeline, run as a user runs it."""
 
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from wtkit.config import expand
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "config").glob("*.yaml"))
 ABLATIONS = sorted(path.stem for path in (ROOT / "config" / "ablations").glob("*.yaml"))
+PROFILES = ("default", "slurm")
 
 
 def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
@@ -145,6 +148,75 @@ def test_a_failed_run_leaves_the_others_and_names_its_log(tmp_path):
     assert "results/tiny/logs/train/resnet18-relu_bn-backprop-broken-seed0.log" in done.stderr
     assert "no images in nowhere" in done.stdout + done.stderr
     assert planned(snakemake(tmp_path, "-n", *arguments))["train"] == 1
+
+
+def test_a_cluster_asks_for_what_the_experiment_needs(tmp_path):
+    """profiles/slurm without what only its plugin knows; make test-slurm tries the whole of it."""
+    default, slurm = (yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in PROFILES)
+    here_alone, there_alone = default.keys() - slurm.keys(), slurm.keys() - default.keys()
+    assert here_alone == {"cores"}
+    assert there_alone == {"executor", "jobs", "slurm-requeue", "retries", "set-resources", "latency-wait"}
+    assert all(slurm[key] == default[key] for key in default.keys() & slurm.keys())
+
+    for key in ("executor", "slurm-requeue"):
+        slurm.pop(key)
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(slurm))
+    done = snakemake(tmp_path, "-n", "--workflow-profile", tmp_path, "--config", "experiment=imagenet")
+    assert done.returncode == 0, done.stderr
+    (asked,) = {line for line in done.stdout.splitlines() if "runtime=" in line}
+    for words in ("gpu=1,", "mem_mb=64000,", "runtime=1440,", "cpus_per_gpu=13,", "slurm_extra=--signal=TERM@120"):
+        assert words in asked
+
+
+@pytest.mark.parametrize(("asked", "runs"), [([], 2), (["runs_per_gpu=3"], 6)])
+def test_no_more_runs_are_started_than_gpus_have_room_for(tmp_path, asked, runs):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-a)'\necho 'GPU 1: X (UUID: GPU-b)'\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    # Snakemake holds what a rule asks for to what there is in all
+    arguments = ("-n", "--config", "experiment=smoke", *asked, "--set-resources", "train:gpu=100")
+    done = snakemake(tmp_path, *arguments, PATH=path)
+    assert re.findall(r" gpu=(\d+)", done.stdout) == [str(runs)] * 6
+
+
+def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path):
+    done = snakemake(tmp_path, "-n", "--config", "runs_per_gpu=0")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(
+        "wtkit: WTKIT_RUNS_PER_GPU: expected a whole number from 1 on, got '0'"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="nothing is refused to root")
+def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp_path):
+    as_others = ["setpriv", "--bounding-set=-dac_override", "--"] if os.geteuid() == 0 else []
+    path = experiment(tmp_path)
+    first, second = expand(path)
+    results = tmp_path / "results/tiny"
+    wtkit.train(first, results / "runs" / first.name, quiet=True)
+    kept = (results / "runs" / first.name / "trajectory.nc").read_bytes()
+    arguments = ("results/tiny/results.nc", "--cores", "1", "--config", f"experiment={path}")
+
+    def refused():
+        words = [*as_others, *pipeline.command(tmp_path, *arguments)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    for folder in (tmp_path, results, results / "runs"):
+        folder.chmod(0o555)
+    assert f"wtkit: cannot write to {tmp_path}, " in refused().splitlines()[-1]
+    tmp_path.chmod(0o755)
+    assert "Permission denied: 'results/tiny/" in refused()
+
+    assert (results / "runs" / first.name / "trajectory.nc").read_bytes() == kept
+    for folder in (results, results / "runs"):
+        folder.chmod(0o755)
+    done = snakemake(tmp_path, "-n", *arguments)
+    assert re.findall(r"output: results/tiny/runs/(\S+)/", done.stdout) == [second.name]
 
 
 def by_hand(run, folder):
