@@ -170,7 +170,10 @@ def deltas_of_backprop() -> Iterator[None]:
 
 
 class Engaged(torch.autograd.Function):
-    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ for whoever learns by it."""
+    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ for whoever learns by it.
+
+    B may be None, for W, and may be of another precision than W.
+    """
 
     @staticmethod
     def forward(ctx, y, W, B, bias, maps):
@@ -182,7 +185,7 @@ class Engaged(torch.autograd.Function):
     def backward(ctx, delta):
         y, W, B = ctx.saved_tensors
         for_y, for_W, for_B, for_bias, _ = ctx.needs_input_grad
-        M = W if _deltas_of_backprop else B
+        M = W if _deltas_of_backprop or B is None else B.to(W.dtype)
         below, product, total = ctx.maps.backward(delta, y, M, (for_y, for_W or for_B, for_bias))
         # eq. 18: what B learns by is what W learns by
         return below, product if for_W else None, product if for_B else None, total, None
@@ -222,14 +225,19 @@ class FeedbackLayer(nn.Module):
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input shape."""
         W, bias = self.weight, self.bias
-        B = self.B if self.method.learns_engaged else self.B.detach()  # B asks for a gradient only if it learns by it
+        through = self.B
+        kept = through is self.feedback
+        # None for W itself; what does not learn asks for no gradient
+        B = None if through is W else through if self.method.learns_engaged else through.detach()
         device = y.device.type
         if not torch.is_autocast_enabled(device):
             return Engaged.apply(y, W, B, bias, self.maps)
         # cast in sight of autograd, so that gradients come back in the parameters' own precision
         dtype = torch.get_autocast_dtype(device)
-        y, W, B = y.to(dtype), W.to(dtype), B.to(dtype)
+        y, W = y.to(dtype), W.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+        if B is not None and not kept:  # a B that is there anyway is cast in the backward pass, without a lasting copy
+            B = B.to(dtype)
         with torch.autocast(device, enabled=False):
             return Engaged.apply(y, W, B, bias, self.maps)
 
