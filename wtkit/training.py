@@ -37,7 +37,7 @@ from .files import write_whole
 from .layers import convert, feedback_layers, stream_seed
 from .methods import load
 from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
-from .parallel import Share
+from .parallel import ALONE, Share
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 256
@@ -181,7 +181,7 @@ def _loop(
 class _Run:
     """Everything that changes while a run goes on."""
 
-    def __init__(self, config: RunConfig, device: torch.device, share: Share) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, share: Share = ALONE) -> None:
         if config.batch_size % share.world:
             raise WtkitError(
                 f"setting 'batch_size': {config.batch_size} images cannot be shared equally by {share.world} "
