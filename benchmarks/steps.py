@@ -305,7 +305,7 @@ def measure_recording(quick: bool = False) -> dict[str, Any]:
             if (run.method, run.network) == ("kolen_pollack", network)
         )
         run = training._Run(config, torch.device("cpu"))
-        run.record(0.0)  # what is before training; the first epoch follows
+        run.records.append({})  # what is before training; the first epoch follows
         epoch = _processor(lambda run=run: run.engaged_epoch([], quiet=True))
         angles = _processor(lambda run=run: _record(run.model, run.examples), repeats=3)
         shares[f"digits, {network}"] = {"angles": angles, "epoch": epoch, "goal": 0.15}
