@@ -167,8 +167,8 @@ def _respond(drive: Tensor, phi: str) -> tuple[Tensor, Tensor]:
     """φ of the summed input, and the mean of φ', which the units know from their own activity."""
     if phi == "relu":
         response = F.relu(drive)
-        return response, (response > 0).mean(dtype=drive.dtype)
-    if phi == "tanh":
+        slope = response.sign()  # 1 where a unit fires
+    elif phi == "tanh":
         response = drive.tanh()
         slope = 1 - response**2
     elif phi == "sigmoid":
