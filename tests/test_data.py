@@ -6,6 +6,7 @@ import pytest
 import torch
 from images import image_folder, tiny_imagenet
 from PIL import Image
+from torchvision.transforms import v2
 
 from wtkit import data, images
 from wtkit.config import DATA_SETS, RunConfig
@@ -347,3 +348,22 @@ def test_an_image_in_four_inks_has_the_colours_that_pillow_gives_it(tmp_path):
     place = loaded.test.images.paths.index(path)
     shown = loaded.test.images.decoded(place).permute(1, 2, 0).numpy()
     assert np.array_equal(shown, np.array(Image.open(path).convert("RGB")))
+
+
+def test_streamed_images_are_decoded_by_pillow_and_cropped_by_torchvision_as_far_as_pixels_go(tmp_path):
+    """The draws and the arithmetic of every release, with neither our decoder nor our crop."""
+    root, size = image_folder(tmp_path, train=2, held_out=1, size=50), 72
+    Image.radial_gradient("L").convert("RGB").resize((90, 130)).save(root / "train" / "class0" / "0.jpg")
+    loaded = load(data="image_folder", data_root=str(root), image_size=size, workers=0, seed=5)
+    paths = sorted((root / "train").rglob("*.*"))
+    generator = torch.Generator().manual_seed(stream_seed(5, "data", 2))
+    order = torch.randperm(len(paths), generator=generator).tolist()
+    seed = int(torch.randint(2**62, (), generator=generator))
+    crop = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    shown = torch.cat([x for x, _ in loaded.train_batches(3, 2)])
+    assert len(shown) == 6
+    for i, x in enumerate(shown):
+        pixels = torch.from_numpy(np.array(Image.open(paths[order[i]]).convert("RGB"))).permute(2, 0, 1)
+        torch.manual_seed(stream_seed(seed, i))
+        assert torch.equal(x, (crop(pixels) - 255 * mean[:, None, None]) / (255 * std[:, None, None]))

@@ -201,4 +201,5 @@ def test_several_processes_share_what_was_claimed_for_them(machine, monkeypatch,
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shown = ",".join(UUIDS[:2])
     assert launched(2, tmp_path) == [f"{shown} 0 2 2", f"{shown} 1 2"]
-    assert len(gpus._locks(dict(zip(UUIDS, UUIDS, strict=True)), 4, 1, gpus.FOLDER)) == 4  # free again
+    with gpus.claim({uuid: uuid for uuid in UUIDS}, 4) as names:
+        assert names == UUIDS  # free again

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from . import packing
 from .config import RunConfig
@@ -314,8 +315,6 @@ class Streamed(Data):
     def __init__(
         self, config: RunConfig, device: torch.device, train: Images, test: Images, num_classes: int, size: int
     ) -> None:
-        from torchvision.transforms import v2
-
         if config.evaluate_on == "validation":
             kept, aside = _validation_split(train.labels)
             train, test = train.take(kept), train.take(aside)
@@ -323,8 +322,8 @@ class Streamed(Data):
         whole = v2.Compose([v2.Resize(math.ceil(size / 0.875), antialias=True), v2.CenterCrop(size)])
         augmented = {
             "none": whole,
-            "crop": v2.RandomResizedCrop(size, antialias=True),
-            "crop_flip": v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]),
+            "crop": _RandomResizedCrop(size),
+            "crop_flip": v2.Compose([_RandomResizedCrop(size), v2.RandomHorizontalFlip()]),
         }
         self.train = _Reader(train, augmented[config.augment or "crop_flip"], config.workers, device)
         self.test = _Reader(test, whole, config.workers, device)
@@ -376,6 +375,7 @@ class _Reader:
             batch_sampler=self.order,
             num_workers=workers,
             persistent_workers=workers > 0,
+            collate_fn=_collated,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
         )
@@ -410,6 +410,20 @@ class _Transformed(torch.utils.data.Dataset):
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(stream_seed(*stream))  # torch.manual_seed would see to all GPUs, too
             return self.transform(self.images.decoded(place)), self.images.labels[place]
+
+
+class _RandomResizedCrop(v2.RandomResizedCrop):
+    """torchvision's, with its draws and pixels, in two thirds of the time: it resizes what is channels last."""
+
+    def transform(self, inpt: Tensor, params: dict[str, int]) -> Tensor:
+        part = v2.functional.crop(inpt, **params)[None].contiguous(memory_format=torch.channels_last)
+        return v2.functional.resize(part, self.size, self.interpolation, antialias=self.antialias)[0]
+
+
+def _collated(batch: list[tuple[Tensor, int]]) -> Batch:
+    """Images (N, 3, H, W), channels last as the crop leaves them and the network wants them, and labels."""
+    images, labels = zip(*batch, strict=True)
+    return torch.stack([x.permute(1, 2, 0) for x in images]).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
 _LOADERS = {

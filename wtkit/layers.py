@@ -186,7 +186,10 @@ def deltas_of_backprop() -> Iterator[None]:
 
 
 class Engaged(torch.autograd.Function):
-    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ that W learns by."""
+    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ that W learns by.
+
+    B may be None, for W, and may be of another precision than W.
+    """
 
     @staticmethod
     def forward(ctx, y, W, B, bias, maps):
@@ -198,7 +201,7 @@ class Engaged(torch.autograd.Function):
     def backward(ctx, delta):
         y, W, B = ctx.saved_tensors
         for_y, for_W, _, for_bias, _ = ctx.needs_input_grad
-        M = W if _deltas_of_backprop else B
+        M = W if _deltas_of_backprop or B is None else B.to(W.dtype)
         below, product, total = ctx.maps.backward(delta, y, M, (for_y, for_W, for_bias))
         return below, product, None, total, None
 
@@ -221,8 +224,8 @@ class Direct(torch.autograd.Function):
         direct = for_y and not _deltas_of_backprop
         below, product, total = ctx.maps.backward(delta, y, W, (for_y and not direct, for_W, for_bias))
         if direct:
-            error = _error(delta.device).to(B.dtype)
-            below = ctx.maps.direct(error, y, B)
+            error = _error(delta.device).to(W.dtype)
+            below = ctx.maps.direct(error, y, B.to(W.dtype))
             if below.shape != y.shape:
                 raise WtkitError(
                     f"direct feedback: the output layer's δ, {tuple(error.shape)}, does not fit the input of a layer, "
@@ -244,6 +247,8 @@ def _tell_error(delta: Tensor) -> None:
             "call backward() once for each output"
         )
     _errors[key] = delta
+    if len(_errors) > 64:  # passes that failed never came to their end
+        _errors.pop(next(iter(_errors)))
 
     def forget() -> None:
         _errors.pop(key, None)
@@ -309,21 +314,24 @@ class FeedbackLayer(nn.Module):
 
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input shape."""
-        W, bias, B = self.weight, self.bias, self.B
-        if B is None:  # δ ends here
-            y, B = y.detach(), W
-        B = B.detach()
+        W, bias, through = self.weight, self.bias, self.B
+        kept = through is self.feedback
+        if through is None:  # δ ends here
+            y, through = y.detach(), W
+        B = None if through is W else through.detach()  # None for W itself
         device = y.device.type
         if not torch.is_autocast_enabled(device):
             return self._apply_engaged(y, W, B, bias)
         # cast in sight of autograd, so that gradients come back in the parameters' own precision
         dtype = torch.get_autocast_dtype(device)
-        y, W, B = y.to(dtype), W.to(dtype), B.to(dtype)
+        y, W = y.to(dtype), W.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+        if B is not None and not kept:  # a B that is there anyway is cast in the backward pass, without a lasting copy
+            B = B.to(dtype)
         with torch.autocast(device, enabled=False):
             return self._apply_engaged(y, W, B, bias)
 
-    def _apply_engaged(self, y: Tensor, W: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
+    def _apply_engaged(self, y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.method.direct:
             return _direct(y, W, B, bias, self.maps, self.is_output)
         return Engaged.apply(y, W, B, bias, self.maps)

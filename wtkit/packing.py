@@ -165,7 +165,7 @@ def pack(
     }
     with _writing(target):
         target.mkdir(parents=True, exist_ok=True)
-        if not is_pack(target) and any(path.name != ".lock" for path in target.iterdir()):
+        if not is_pack(target) and any(path.name not in (".lock", "pack.json.partial") for path in target.iterdir()):
             raise WtkitError(f"{target}/ holds something else than a pack; name a new or an empty folder")
         with _locked(target):
             known = _begun(target, settings)
