@@ -34,6 +34,7 @@ from . import __version__, angles, data, parallel, resnet, trajectory
 from .config import RunConfig, learning_rate
 from .errors import Stopped, WtkitError
 from .files import write_whole
+from .images import killed_workers
 from .layers import convert, feedback_layers, stream_seed
 from .methods import load
 from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
@@ -86,7 +87,7 @@ def train(
         told_to_stop = stack.enter_context(_told_to_stop(folder is not None))
         _keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
-        with _said_in_a_line(target):
+        with _enough_memory(target), killed_workers():
             run = _Run(config, target, share)
             if folder is not None:
                 _resume(run, folder, quiet)
@@ -115,24 +116,17 @@ def _told_to_stop(listen: bool) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _said_in_a_line(device: torch.device) -> Iterator[None]:
-    """Say in a line what PyTorch has no type of error for: a lack of memory, and a worker that was killed."""
+def _enough_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:  # torch has no type of its own for a lack of memory on the CPU
         text = str(error)
-        reason = textwrap.shorten(text.partition("(no backtrace")[0], 120)
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-            raise WtkitError(
-                f"out of memory on {device}: {reason}; take a smaller batch_size, image_size or noise_batch; epochs "
-                f"that were saved are kept"
-            ) from None
-        if "DataLoader worker" in text:
-            raise WtkitError(
-                f"a process that decodes images is gone: {reason}; where memory is short take fewer workers; the same "
-                f"command goes on from the last checkpoint"
-            ) from None
-        raise
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in text:
+            raise
+        raise WtkitError(
+            f"out of memory on {device}: {textwrap.shorten(text, 120)}; take a smaller batch_size, image_size or "
+            f"noise_batch; epochs that were saved are kept"
+        ) from None
 
 
 def _device(name: str | None) -> torch.device:
