@@ -11,7 +11,7 @@ SNAKEMAKE := $(BIN)/snakemake
 MEASURE   := $(BIN)/python workflow/scripts/measure.py --since $(START)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke reproduce report lab test test-fast lint docs clean
+.PHONY: help setup smoke reproduce report lab test test-fast test-slurm lint docs clean
 
 help: ## show this list
 	@echo "make TARGET [EXPERIMENT=digits] [PYTHON=python3]"
@@ -48,6 +48,9 @@ test: $(READY) ## all tests
 
 test-fast: $(READY) ## the tests that take no more than a second or two each
 	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slurm: $(READY) ## the pipeline on a Slurm cluster, made of this machine for as long as it takes (Debian, Ubuntu; root)
+	tests/slurm.sh $(BIN)/pytest tests/test_slurm.py
 
 lint: $(READY) ## style and types of everything
 	$(BIN)/ruff check

@@ -9,6 +9,9 @@
 #   snakemake kp_decay                        an ablation, config/ablations/kp_decay.yaml
 #   snakemake ablations                       all of them
 #   snakemake -n                              what would be done
+#   snakemake --config runs_per_gpu=4         several runs at a time on each GPU
+#   snakemake --workflow-profile slurm        on a cluster, docs/clusters.md
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -29,10 +32,16 @@ EXPERIMENT = Path(CHOICE).stem if IS_FILE else CHOICE
 ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*.yaml"))
 
 # without an activated environment a shell would find another python
-shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+PROGRAMS, LOGGED = Path(sys.executable).parent, BASE / "workflow" / "scripts" / "logged.sh"
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(PROGRAMS))}:$PATH; . {shlex.quote(str(LOGGED))}; ")
+
+
+if not os.access(".", os.W_OK):
+    sys.exit(f"wtkit: cannot write to {Path.cwd()}, where Snakemake keeps its records; take another with --directory")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/gather.smk"
 include: "workflow/rules/notebooks.smk"
@@ -40,7 +49,7 @@ include: "workflow/rules/notebooks.smk"
 
 try:
     for key in config:
-        known(key, ["experiment"], "config key")
+        known(key, ["experiment", "runs_per_gpu", "archive"], "config key")
     runs_of(EXPERIMENT)
     CHOSEN = list(products_of(EXPERIMENT, OF_ABLATIONS if is_ablation(file_of(EXPERIMENT)) else OF_EXPERIMENTS))
 except WtkitError as error:

@@ -1,3 +1,6 @@
+import contextlib
+import resource
+
 import pytest
 import torch
 
@@ -7,3 +10,19 @@ torch.set_num_threads(1)  # the layers of the tests are tiny
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def little_space():
+    """A context in which the system refuses to write files of more than so many bytes, as a full disk would."""
+
+    @contextlib.contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

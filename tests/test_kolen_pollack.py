@@ -145,9 +145,60 @@ def test_the_product_for_B_is_that_for_W_from_y_and_delta():
             product = np.einsum("no,ni->oi", delta, y)
         else:
             _, product, _ = contract.conv_backward(delta, y, np.zeros(layer.weight.shape), layer)
-        np.testing.assert_allclose(array(layer.feedback.grad), product, atol=1e-14)
-        assert torch.equal(layer.feedback.grad, layer.weight.grad)
-        assert layer.feedback.grad.data_ptr() != layer.weight.grad.data_ptr(), "clipping one would clip the other again"
+        np.testing.assert_allclose(array(layer.weight.grad), product, atol=1e-14)
+        assert layer.feedback.grad is None, "what is done to gradients before a step is done to W's alone"
+    for key, given in as_handed_over(model, torch.optim.SGD).items():
+        assert torch.equal(given, feedback_layers(model)[key].weight.grad)
+        assert feedback_layers(model)[key].feedback.grad is None, "taken away after the step"
+
+
+def as_handed_over(model, kind, **settings):
+    """Each B's gradient as a step of an optimizer sees it; the step is taken."""
+    seen = {}
+
+    def note(*_):
+        seen.update({key: layer.feedback.grad for key, layer in feedback_layers(model).items()})
+
+    optimizer = kind(model.parameters(), **({"lr": 0.1} | settings))
+    optimizer.register_step_pre_hook(note)
+    optimizer.step()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "shared"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}, True),
+        (torch.optim.SGD, {"momentum": 0.9, "fused": True}, True),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "foreach": True}, False),
+        (torch.optim.AdamW, {}, False),
+    ],
+)
+def test_W_and_B_share_one_gradient_where_no_step_writes_into_it(kind, settings, shared):
+    """It saves the memory of a copy of the weights."""
+    model = contract.converted("kolen_pollack")
+    contract.gradients(model, *contract.batch())
+    before = {key: layer.weight.grad.clone() for key, layer in feedback_layers(model).items()}
+    for key, given in as_handed_over(model, kind, **settings).items():
+        W = feedback_layers(model)[key].weight
+        assert (given.data_ptr() == W.grad.data_ptr()) == shared
+        assert not shared or torch.equal(W.grad, before[key]), "the step has not written into it"
+
+
+def test_a_closure_that_computes_the_gradients_keeps_the_law():
+    model, before = model_and_gaps()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=0.5)
+    inputs, targets = contract.batch()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure) for _ in range(2)] + [optimizer.step(closure=closure)]
+    assert losses[-1] < losses[0]
+    assert_gaps(model, {key: 0.9**3 * gap for key, gap in before.items()})
 
 
 def gradients_after_scrambling(model, what):
@@ -158,7 +209,7 @@ def gradients_after_scrambling(model, what):
         if what:
             getattr(layer, what).data.normal_()  # behind autograd's back
     loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters()}
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def test_backward_reads_no_W():
@@ -178,7 +229,7 @@ def test_backward_reads_B():
     model = contract.converted("kolen_pollack")
     expected = gradients_after_scrambling(copy.deepcopy(model), None)
     found = gradients_after_scrambling(model, "feedback")
-    assert torch.equal(found["7.feedback"], expected["7.feedback"]), "made of y and δ alone, not of B"
+    assert torch.equal(found["7.weight"], expected["7.weight"]), "made of y and δ alone, not of B"
     assert not any(torch.allclose(found[key], expected[key]) for key in ("0.weight", "2.weight", "5.weight"))
 
 
@@ -186,17 +237,17 @@ def test_backward_reads_B():
 
 
 @pytest.mark.parametrize("foreach", [False, True])
-def test_clipping_the_norm_clips_W_and_B_once_and_alike(foreach):
+def test_clipping_the_norm_clips_as_in_the_plain_network_and_W_and_B_alike(foreach):
     model = contract.converted("kolen_pollack")
     contract.gradients(model, *contract.batch())
     products = {key: layer.weight.grad.clone() for key, layer in feedback_layers(model).items()}
-    squares = sum(float(p.grad.square().sum()) for p in model.parameters())
+    squares = sum(float(p.grad.square().sum()) for n, p in model.named_parameters() if "feedback" not in n)
     total = nn.utils.clip_grad_norm_(model.parameters(), 0.01, foreach=foreach)
     assert float(total) == pytest.approx(math.sqrt(squares))
-    for key, layer in feedback_layers(model).items():
+    for key, given in as_handed_over(model, torch.optim.SGD).items():
         expected = products[key] * 0.01 / (math.sqrt(squares) + 1e-6)
-        torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-9, atol=0)
-        torch.testing.assert_close(layer.feedback.grad, expected, rtol=1e-9, atol=0)
+        torch.testing.assert_close(given, expected, rtol=1e-9, atol=0)
+        torch.testing.assert_close(feedback_layers(model)[key].weight.grad, expected, rtol=1e-9, atol=0)
 
 
 def test_clipping_values_keeps_the_law():
@@ -359,17 +410,17 @@ def test_groups_that_agree_will_do():
     assert_gaps(model, {key: 0.9 * gap for key, gap in before.items()})
 
 
-@pytest.mark.parametrize("frozen", ["weight", "feedback"])
-def test_freezing_one_of_the_two_is_refused(frozen):
+def test_an_optimizer_of_what_asks_for_gradients_is_refused():
     model = contract.converted("kolen_pollack")
-    getattr(model[5], frozen).requires_grad_(False)
-    with pytest.raises(wtkit.WtkitError, match=f"'{frozen}' of .*(8, 36).* has no gradient"):
-        step(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert not any(layer.feedback.requires_grad for layer in feedback_layers(model).values())
+    with pytest.raises(wtkit.WtkitError, match=r"without 'feedback'.*not filtered"):
+        step(model, torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1))
 
 
-def test_freezing_both_holds_both():
+@pytest.mark.parametrize("frozen", ["weight", "all of it"])
+def test_freezing_W_holds_B(frozen):
     model = contract.converted("kolen_pollack")
-    model[5].requires_grad_(False)
+    (model[5].weight if frozen == "weight" else model[5]).requires_grad_(False)
     before = model[5].weight.clone(), model[5].B.clone()
     step(model, torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1))
     assert torch.equal(model[5].weight, before[0]) and torch.equal(model[5].B, before[1])

@@ -3,52 +3,26 @@
 import os
 import re
 import resource
+import shutil
+import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 
 import numpy as np
+import pipeline
+import psutil
 import pytest
 import yaml
-from images import image_folder
+from pipeline import ROOT, experiment, planned, snakemake
 
 import wtkit
 from wtkit import trajectory
 from wtkit.config import expand
 
-ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "config").glob("*.yaml"))
 ABLATIONS = sorted(path.stem for path in (ROOT / "config" / "ablations").glob("*.yaml"))
-
-
-def snakemake(folder, *arguments, **environment):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, *arguments]
-    return subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, env=os.environ | environment, check=False, cwd=ROOT
-    )
-
-
-def planned(done):
-    """Jobs of the plan by rule."""
-    rows = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
-    return {rule: int(count) for rule, count in rows}
-
-
-def experiment(folder, **changes):
-    """A file of an experiment that takes seconds a run."""
-    images = image_folder(folder / "images")
-    content = {
-        "methods": ["backprop", "kolen_pollack"],
-        "networks": ["resnet18"],
-        "seeds": [0],
-        "settings": {
-            "data": "image_folder", "data_root": str(images), "image_size": 8, "epochs": 1, "batch_size": 12,
-            "lr": 0.02, "weight_decay": 0.05, "delta_examples": 6,
-        },
-    }  # fmt: skip
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(content | changes))
-    return path
+PROFILES = ("default", "slurm")
 
 
 def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
@@ -174,3 +148,140 @@ def test_a_failed_run_leaves_the_others_and_names_its_log(tmp_path):
     assert "results/tiny/logs/train/resnet18-relu_bn-backprop-broken-seed0.log" in done.stderr
     assert "no images in nowhere" in done.stdout + done.stderr
     assert planned(snakemake(tmp_path, "-n", *arguments))["train"] == 1
+
+
+def test_a_cluster_asks_for_what_the_experiment_needs(tmp_path):
+    """profiles/slurm without what only its plugin knows; make test-slurm tries the whole of it."""
+    default, slurm = (yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in PROFILES)
+    here_alone, there_alone = default.keys() - slurm.keys(), slurm.keys() - default.keys()
+    assert here_alone == {"cores"}
+    assert there_alone == {"executor", "jobs", "slurm-requeue", "retries", "set-resources", "latency-wait"}
+    assert all(slurm[key] == default[key] for key in default.keys() & slurm.keys())
+
+    for key in ("executor", "slurm-requeue"):
+        slurm.pop(key)
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(slurm))
+    done = snakemake(tmp_path, "-n", "--workflow-profile", tmp_path, "--config", "experiment=imagenet")
+    assert done.returncode == 0, done.stderr
+    (asked,) = {line for line in done.stdout.splitlines() if "runtime=" in line}
+    for words in ("gpu=1,", "mem_mb=64000,", "runtime=1440,", "cpus_per_gpu=13,", "slurm_extra=--signal=TERM@120"):
+        assert words in asked
+
+
+@pytest.mark.parametrize(("asked", "runs"), [([], 2), (["runs_per_gpu=3"], 6)])
+def test_no_more_runs_are_started_than_gpus_have_room_for(tmp_path, asked, runs):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-a)'\necho 'GPU 1: X (UUID: GPU-b)'\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    # Snakemake holds what a rule asks for to what there is in all
+    arguments = ("-n", "--config", "experiment=smoke", *asked, "--set-resources", "train:gpu=100")
+    done = snakemake(tmp_path, *arguments, PATH=path)
+    assert re.findall(r" gpu=(\d+)", done.stdout) == [str(runs)] * 6
+
+
+def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path):
+    done = snakemake(tmp_path, "-n", "--config", "runs_per_gpu=0")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(
+        "wtkit: WTKIT_RUNS_PER_GPU: expected a whole number from 1 on, got '0'"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="nothing is refused to root")
+def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp_path):
+    as_others = ["setpriv", "--bounding-set=-dac_override", "--"] if os.geteuid() == 0 else []
+    path = experiment(tmp_path)
+    first, second = expand(path)
+    results = tmp_path / "results/tiny"
+    wtkit.train(first, results / "runs" / first.name, quiet=True)
+    kept = (results / "runs" / first.name / "trajectory.nc").read_bytes()
+    arguments = ("results/tiny/results.nc", "--cores", "1", "--config", f"experiment={path}")
+
+    def refused():
+        words = [*as_others, *pipeline.command(tmp_path, *arguments)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    for folder in (tmp_path, results, results / "runs"):
+        folder.chmod(0o555)
+    assert f"wtkit: cannot write to {tmp_path}, " in refused().splitlines()[-1]
+    tmp_path.chmod(0o755)
+    assert "Permission denied: 'results/tiny/" in refused()
+
+    assert (results / "runs" / first.name / "trajectory.nc").read_bytes() == kept
+    for folder in (results, results / "runs"):
+        folder.chmod(0o755)
+    done = snakemake(tmp_path, "-n", *arguments)
+    assert re.findall(r"output: results/tiny/runs/(\S+)/", done.stdout) == [second.name]
+
+
+def by_hand(run, folder):
+    """A process that trains ``run`` in its folder of the pipeline, and has begun to."""
+    words = [sys.executable, "-m", "wtkit", "train", *run.arguments(), "--output", str(folder)]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    process.stdout.readline()  # epoch 0
+    return process
+
+
+@pytest.mark.slow
+def test_a_run_that_is_trained_elsewhere_is_left_alone(tmp_path):
+    path = experiment(tmp_path, settings={"epochs": 200})
+    busy, idle = expand(path)
+    content = yaml.safe_load(path.read_text()) | {
+        "overrides": [{"match": {"method": idle.method}, "set": {"epochs": 1}}]
+    }
+    path.write_text(yaml.safe_dump(content))
+    folder = tmp_path / "results/tiny/runs"
+    with by_hand(busy, folder / busy.name) as other:
+        done = snakemake(tmp_path, "results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
+        assert other.poll() is None
+        other.kill()
+    assert done.returncode != 0
+    (line,) = {line for line in done.stdout.splitlines() if line.startswith("wtkit: ")}
+    assert f"another process is training in results/tiny/runs/{busy.name}; wait for it" in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (folder / idle.name / "trajectory.nc").exists()
+    assert (folder / busy.name / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
+    """With SIGKILL, as the system does for want of memory; the other run ends, the same command completes the first."""
+    path = experiment(tmp_path, settings={"epochs": 6})
+    first, second = expand(path)
+    arguments = ("results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
+    log = tmp_path / f"results/tiny/logs/train/{first.name}.log"
+    with subprocess.Popen(
+        pipeline.command(tmp_path, *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        while not (log.exists() and "epoch 1/" in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        (trainer,) = [
+            child.pid
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if first.name in " ".join(child.cmdline()) and "python" in child.name()
+        ]
+        os.kill(trainer, signal.SIGKILL)
+        output = process.stdout.read()
+    assert process.returncode != 0
+    said = "wtkit: killed (SIGKILL), perhaps for want of memory; the same command goes on from what was saved"
+    assert said in output.splitlines()
+    assert log.read_text().splitlines()[-1] == said
+    kept = tmp_path / f"results/tiny/runs/{second.name}/trajectory.nc"
+    before = kept.read_bytes()
+
+    done = snakemake(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert log.read_text().startswith("Going on after epoch")
+    assert kept.read_bytes() == before
+    recorded = trajectory.open_run(tmp_path / f"results/tiny/runs/{first.name}/trajectory.nc")
+    unbroken = wtkit.train(first, quiet=True)
+    for name in ("test_error", "train_loss", "matrix_angle", "delta_angle"):
+        np.testing.assert_array_equal(recorded[name], unbroken[name], err_msg=name)

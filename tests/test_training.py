@@ -1,5 +1,7 @@
 import dataclasses
+import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from images import image_folder
 import wtkit
 from wtkit import trajectory
 from wtkit.__main__ import main
-from wtkit.config import RunConfig, expand
+from wtkit.config import RunConfig, expand, learning_rate
 
 pytestmark = pytest.mark.slow  # a ResNet-18 takes seconds, however small its images
 
@@ -201,6 +203,49 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(config, tmp_path):
     assert_same(unbroken, trajectory.open_run(tmp_path / "trajectory.nc"))
 
 
+def signalled(monkeypatch, number, step):
+    """Have the signal arrive in the ``step``-th step from now on."""
+    calls = itertools.count(1)
+
+    def rate(*arguments):
+        if next(calls) == 2 * step:  # once for each of the two groups of parameters
+            os.kill(os.getpid(), number)
+        return learning_rate(*arguments)
+
+    monkeypatch.setattr("wtkit.training.learning_rate", rate)
+
+
+@pytest.mark.parametrize(("method", "number", "step"), [
+    ("weight_mirror", signal.SIGTERM, 1), ("weight_mirror", signal.SIGUSR1, 5), ("kolen_pollack", signal.SIGTERM, 3),
+])  # fmt: skip
+def test_a_run_that_is_told_to_stop_goes_on_from_the_very_step(
+    config, tmp_path, monkeypatch, capsys, method, number, step
+):
+    """As Slurm and snakemake tell it; a third of an epoch a step, so step 3 is an epoch's last."""
+    settings = config(method)
+    unbroken = wtkit.train(settings, quiet=True)
+    command = ["train", *settings.arguments(), "--output", str(tmp_path)]
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        signalled(patch, number, step)
+        assert main(command) == 75
+    assert signal.getsignal(number) == before
+    where = f"after step {(step - 1) % 3 + 1} of 3 of epoch {(step - 1) // 3 + 1}"
+    stopped = capsys.readouterr().err
+    assert f"stopped by {signal.Signals(number).name} {where}" in stopped
+    assert len(stopped.splitlines()) == 1
+    assert main(command) == 0
+    assert f"Going on after epoch {(step - 1) // 3} of 2, step {(step - 1) % 3 + 1} of 3" in capsys.readouterr().out
+    assert_same(unbroken, trajectory.open_run(tmp_path / "trajectory.nc"))
+
+
+def test_a_run_without_a_folder_leaves_signals_alone(config):
+    def kinds(run):
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+    wtkit.train(config("backprop", epochs=1), quiet=True, on_epoch=kinds)
+
+
 def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(config, tmp_path):
     wtkit.train(config("backprop", epochs=1), tmp_path, quiet=True)
     again = wtkit.train(config("backprop", epochs=1), tmp_path, quiet=True, on_epoch=lambda run: pytest.fail("trained"))
@@ -270,6 +315,19 @@ def test_a_lack_of_memory_is_said_in_a_line(config, monkeypatch):
         wtkit.train(config("weight_mirror"), quiet=True)
 
 
+def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, tmp_path):
+    settings = config("backprop", image_size=72, workers=1, epochs=2)
+
+    def kill(run):
+        if run.sizes["epoch"] == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    with pytest.raises(wtkit.WtkitError, match=r"decodes images is gone: .*killed.*from the last checkpoint$"):
+        wtkit.train(settings, tmp_path, quiet=True, on_epoch=kill)
+    assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_named(config, device):
     with pytest.raises(wtkit.WtkitError, match=f"device '{device}'"):
@@ -290,7 +348,7 @@ def test_a_damaged_checkpoint_is_named(config, tmp_path):
         wtkit.train(config("backprop"), tmp_path, quiet=True)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, little_space):
     def stop_at_2(run):
         if run.sizes["epoch"] == 2:
             raise Stop
@@ -299,13 +357,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         wtkit.train(settings, tmp_path, quiet=True, on_epoch=stop_at_2)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
-        with pytest.raises(wtkit.WtkitError, match=r"No space left on device.*free some space"):
-            wtkit.train(settings, tmp_path, quiet=True)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with (
+        little_space(1000),
+        pytest.raises(wtkit.WtkitError, match=r"^cannot write .*/checkpoint\.pt: .*; free some space and start"),
+    ):
+        wtkit.train(settings, tmp_path, quiet=True)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,20 +13,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, config, trajectory
-from .errors import WtkitError
+from . import __version__, config
+from .errors import Stopped, WtkitError
 from .settings import known, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 after an error that the user can mend, 130 when interrupted."""
+    """Run one command; returns the exit status.
+
+    0; 1 after an error that the user can mend; 75 (try again) for a run that was told to stop and can be resumed; 130
+    when interrupted.
+    """
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
         sys.stdout.flush()  # here, where it may fail
     except WtkitError as error:
-        print(f"wtkit: {error}", file=sys.stderr)
-        return 1
+        if not error.said_elsewhere:
+            print(f"wtkit: {error}", file=sys.stderr)
+        return os.EX_TEMPFAIL if isinstance(error, Stopped) else 1
     except BrokenPipeError:  # whoever read our output has gone: `wtkit runs … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
         return 141
@@ -66,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_train)
     command.add_argument("--output", type=Path, help="the run's folder; default: runs/<name of the run>")
-    command.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
+    command.add_argument("--device", help="cpu, cuda, …; default: a free GPU if there is any, waited for")
     command.add_argument(
         "--option",
         action="append",
@@ -136,9 +142,12 @@ def _train(parsed: argparse.Namespace) -> None:
     settings["options"] = dict(_option(text) for text in parsed.option)
     run = config.run_config(settings)
 
-    from .training import train  # after the settings are known to be right: torch takes seconds to load
+    from . import gpus
 
-    train(run, parsed.output or Path("runs", run.name), device=parsed.device)
+    with contextlib.nullcontext() if parsed.device else gpus.claimed():
+        from .training import train  # after the settings are known to be right: torch takes seconds to load
+
+        train(run, parsed.output or Path("runs", run.name), device=parsed.device)
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -157,6 +166,8 @@ def _runs(parsed: argparse.Namespace) -> None:
 
 
 def _gather(parsed: argparse.Namespace) -> None:
+    from . import trajectory  # here, for the other commands should not wait for xarray
+
     trajectory.save(trajectory.gather(parsed.trajectories, parsed.experiment), parsed.output)
 
 

@@ -1,4 +1,4 @@
-"""The one error that people, not programs, are meant to read."""
+"""The errors that people, not programs, are meant to read."""
 
 
 class WtkitError(ValueError):
@@ -6,3 +6,9 @@ class WtkitError(ValueError):
 
     The command line prints it in one or two lines, without a traceback.
     """
+
+    said_elsewhere = False  # of several processes that fail alike, one says it
+
+
+class Stopped(WtkitError):
+    """A run that was told to stop, and left a checkpoint from which the same command goes on."""

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from . import methods
 from .errors import WtkitError
 from .methods import Method
+from .parallel import ALONE, Share
 from .settings import nearest
 
 # --------------------------------------------------------------------------------------------------- the three maps
@@ -120,6 +121,8 @@ def _rows(maps: Tensor) -> Tensor:
 
 def _maps(rows: Tensor, size: Sequence[int]) -> Tensor:
     """:func:`_rows` undone, for maps of ``size``."""
+    if tuple(size) == (1, 1):
+        return rows[..., None, None]  # with the strides of a weight, which DistributedDataParallel asks for
     return rows.unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
 
 
@@ -170,7 +173,10 @@ def deltas_of_backprop() -> Iterator[None]:
 
 
 class Engaged(torch.autograd.Function):
-    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ for whoever learns by it."""
+    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ that W learns by.
+
+    B may be None, for W, and may be of another precision than W.
+    """
 
     @staticmethod
     def forward(ctx, y, W, B, bias, maps):
@@ -181,11 +187,10 @@ class Engaged(torch.autograd.Function):
     @staticmethod
     def backward(ctx, delta):
         y, W, B = ctx.saved_tensors
-        for_y, for_W, for_B, for_bias, _ = ctx.needs_input_grad
-        M = W if _deltas_of_backprop else B
-        below, product, total = ctx.maps.backward(delta, y, M, (for_y, for_W or for_B, for_bias))
-        # eq. 18: what B learns by is what W learns by
-        return below, product if for_W else None, product if for_B else None, total, None
+        for_y, for_W, _, for_bias, _ = ctx.needs_input_grad
+        M = W if _deltas_of_backprop or B is None else B.to(W.dtype)
+        below, product, total = ctx.maps.backward(delta, y, M, (for_y, for_W, for_bias))
+        return below, product, None, total, None
 
 
 class FeedbackLayer(nn.Module):
@@ -193,8 +198,8 @@ class FeedbackLayer(nn.Module):
 
     Attributes:
         method: the :class:`~wtkit.methods.Method` that it follows.
-        feedback: what the method keeps for the feedback path: a parameter where B learns in engaged mode, otherwise
-            a buffer, or None.
+        feedback: what the method keeps for the feedback path: a parameter where B learns in engaged mode, which asks
+            for no gradient since it is handed W's as an optimizer steps, otherwise a buffer, or None.
         is_output: whether it is the network's last layer.
         mirror_count: mirror steps taken so far, by which its noise is keyed.
         taps: the part of ``weight`` whose inputs exist, where :func:`wtkit.mirroring.fit_noise` found some that do not.
@@ -221,15 +226,18 @@ class FeedbackLayer(nn.Module):
 
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input shape."""
-        W, bias = self.weight, self.bias
-        B = self.B if self.method.learns_engaged else self.B.detach()  # B asks for a gradient only if it learns by it
+        W, bias, through = self.weight, self.bias, self.B
+        kept = through is self.feedback
+        B = None if through is W else through.detach()  # None for W itself
         device = y.device.type
         if not torch.is_autocast_enabled(device):
             return Engaged.apply(y, W, B, bias, self.maps)
         # cast in sight of autograd, so that gradients come back in the parameters' own precision
         dtype = torch.get_autocast_dtype(device)
-        y, W, B = y.to(dtype), W.to(dtype), B.to(dtype)
+        y, W = y.to(dtype), W.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+        if B is not None and not kept:  # a B that is there anyway is cast in the backward pass, without a lasting copy
+            B = B.to(dtype)
         with torch.autocast(device, enabled=False):
             return Engaged.apply(y, W, B, bias, self.maps)
 
@@ -301,43 +309,75 @@ _learning: weakref.WeakSet[FeedbackLayer] = weakref.WeakSet()
 
 
 def _watch(layer: FeedbackLayer) -> None:
-    """Have every optimizer's step checked against ``layer``, if its B learns with W."""
+    """Have every optimizer's step treat B of ``layer`` as it treats W, if its B learns with W."""
     if getattr(layer, "method", None) is not None and layer.method.learns_engaged:
         _learning.add(layer)
 
 
-def _refuse_unequal_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Refuse an optimizer step that would move W and B of one layer by different rules."""
+def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    """Hand W's gradient to B, or have a closure that computes gradients followed by that."""
     if not _learning:
-        return
+        return None
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
+    if closure is None:
+        _hand_over(optimizer)
+        return None
+
+    def closure_then_hand_over() -> Any:
+        loss = closure()
+        _hand_over(optimizer)
+        return loss
+
+    return args[:1], {**kwargs, "closure": closure_then_hand_over}
+
+
+def _hand_over(optimizer: torch.optim.Optimizer) -> None:
+    """Eq. 18: what W learns by is what B learns by, once all that is done to a gradient before a step is done.
+
+    By then it is clipped, unscaled, and averaged over processes, none of which need then be done for B.
+    """
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for layer in list(_learning):
         W, B = layer.weight, layer.feedback
-        if B is None or (W.grad is None and B.grad is None) or not ({id(W), id(B)} & group_of.keys()):
+        if B is None or W.grad is None or not ({id(W), id(B)} & group_of.keys()):
             continue
-        for_W, for_B = group_of.get(id(W)), group_of.get(id(B))
-        if for_W is None or for_B is None:
-            given, other = ("weight", "feedback") if for_B is None else ("feedback", "weight")
-            raise WtkitError(
-                f"{layer.method.name}: the optimizer was given {given!r} of {_sketch(layer)} without {other!r}, so B "
-                f"would not follow W; give it all of model.parameters(), taken after wtkit.convert"
-            )
-        if W.grad is None or B.grad is None:
-            frozen = "weight" if W.grad is None else "feedback"
-            raise WtkitError(
-                f"{layer.method.name}: {frozen!r} of {_sketch(layer)} has no gradient, so W and B would part; freeze "
-                f"both with requires_grad_(False) or neither"
-            )
-        differing = [
-            key
-            for key in for_W
-            if key not in ("params", "param_names") and for_W is not for_B and not _same(for_W[key], for_B.get(key))
-        ]
-        if differing:
-            raise WtkitError(
-                f"{layer.method.name}: 'weight' and 'feedback' of {_sketch(layer)} are in parameter groups with "
-                f"different {', '.join(differing)}; put both in one group"
-            )
+        _refuse_unequal(layer, group_of.get(id(W)), group_of.get(id(B)))
+        B.grad = W.grad if _only_reads_gradients(optimizer) else W.grad.clone()
+
+
+def _only_reads_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether W and B may hold one and the same gradient: no step writes into it, as those with Nesterov's momentum
+    and those that unscale by themselves do."""
+    return (
+        type(optimizer) is torch.optim.SGD
+        and not any(group["nesterov"] for group in optimizer.param_groups)
+        and getattr(optimizer, "grad_scale", None) is None
+    )
+
+
+def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Take the gradient from B again, so that clipping and the like meet it once, in W."""
+    for layer in list(_learning):
+        if layer.feedback is not None:
+            layer.feedback.grad = None
+
+
+def _refuse_unequal(layer: FeedbackLayer, for_W: dict[str, Any] | None, for_B: dict[str, Any] | None) -> None:
+    """Refuse an optimizer whose parameter groups would move W and B of one layer by different rules."""
+    if for_W is None or for_B is None:
+        given, other = ("weight", "feedback") if for_B is None else ("feedback", "weight")
+        raise WtkitError(
+            f"{layer.method.name}: the optimizer was given {given!r} of {_sketch(layer)} without {other!r}, so B "
+            f"would not follow W; give it all of model.parameters(), taken after wtkit.convert and not filtered"
+        )
+    if for_W is for_B:
+        return
+    differing = [key for key in for_W if key not in ("params", "param_names") and not _same(for_W[key], for_B.get(key))]
+    if differing:
+        raise WtkitError(
+            f"{layer.method.name}: 'weight' and 'feedback' of {_sketch(layer)} are in parameter groups with "
+            f"different {', '.join(differing)}; put both in one group"
+        )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -348,7 +388,8 @@ def _sketch(layer: FeedbackLayer) -> str:
     return f"{type(layer).__name__}{tuple(layer.weight.shape)}"
 
 
-register_optimizer_step_pre_hook(_refuse_unequal_step)
+register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_post_hook(_after_step)
 
 # --------------------------------------------------------------------------------------------------- conversion
 
@@ -431,7 +472,7 @@ def convert(
         layer.taps = ...
         kept = initial[name]
         if method.learns_engaged and kept is not None:
-            layer.register_parameter("feedback", nn.Parameter(kept, requires_grad=layer.weight.requires_grad))
+            layer.register_parameter("feedback", nn.Parameter(kept, requires_grad=False))
         else:
             layer.register_buffer("feedback", kept)
         _watch(layer)
@@ -456,13 +497,26 @@ def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside ``torch.compile``, DistributedDataParallel and DataParallel, however nested."""
-    while True:
-        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
-            model = model._orig_mod
-        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        else:
-            return model
+    *_, inner = _unwrapped(model)
+    return inner
+
+
+def share_of(model: nn.Module) -> Share:
+    """This process's share of what the processes of a DistributedDataParallel do together; all of it without one."""
+    for module in _unwrapped(model):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            group = module.process_group
+            return Share(torch.distributed.get_rank(group), torch.distributed.get_world_size(group), group)
+    return ALONE
+
+
+def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """``model``, and what it wraps, and so on."""
+    yield model
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        yield from _unwrapped(model._orig_mod)
+    elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        yield from _unwrapped(model.module)
 
 
 def stream_seed(*key: Any) -> int:

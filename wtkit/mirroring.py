@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import WtkitError
-from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, stream_seed, unwrap
+from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, share_of, stream_seed, unwrap
 from .methods import Method
 from .methods.weight_mirror import WeightMirror
+from .parallel import ALONE, Share
 
 
 def learns_mirror(method: Method) -> TypeGuard[WeightMirror]:
@@ -31,7 +32,9 @@ def mirror(model: nn.Module, steps: int = 1, *, settle: bool = False) -> None:
     a copy goes on as the original would.
 
     Args:
-        model: converted with ``"weight_mirror"``; may be wrapped by ``torch.compile`` or DistributedDataParallel.
+        model: converted with ``"weight_mirror"``; may be wrapped by ``torch.compile`` or DistributedDataParallel. Under
+            the latter each process takes its share of the noise samples and the products are averaged, so that B is the
+            same in all of them and, to rounding, for any number of them: call it in all.
         settle: average over all steps of this call, with weight max(λ_B, 1/t) at step t, as before training, so that
             the initial B is gone after the first step rather than after 1/λ_B steps.
 
@@ -45,24 +48,28 @@ def mirror(model: nn.Module, steps: int = 1, *, settle: bool = False) -> None:
         raise WtkitError(
             "mirror: no layer of this model learns in mirror mode; convert it: wtkit.convert(model, 'weight_mirror')"
         )
+    share = share_of(model)
     for step in range(1, steps + 1):
         for layer in layers:
-            mirror_step(layer, averaged=step if settle else None)
+            mirror_step(layer, averaged=step if settle else None, share=share)
 
 
 @torch.no_grad()
-def mirror_step(layer: FeedbackLayer, averaged: int | None = None) -> None:
+def mirror_step(layer: FeedbackLayer, averaged: int | None = None, share: Share = ALONE) -> None:
     """Eq. 7 with its decay, once, in one layer: B ← (1 − λ_B) B + η_B · :func:`hebbian`.
 
     Args:
         averaged: the number t of this step in a plain average: then both weights are at least 1/t.
+        share: of the noise samples that this process takes.
     """
     method = _method(layer)
     least = 1 / averaged if averaged else 0.0
     B = layer.feedback
     assert B is not None
-    product = hebbian(layer).to(B.dtype)
-    B.mul_(1 - max(method.decay, least)).add_(product, alpha=max(method.mirror_lr, least))
+    product = hebbian(layer, share).to(B.dtype)
+    B.mul_(1 - max(method.decay, least))
+    learning = B if product.shape == B.shape else B[layer.taps]
+    learning.add_(product, alpha=max(method.mirror_lr, least))
     layer.mirror_count += 1
 
 
@@ -95,20 +102,24 @@ def fit_noise(model: nn.Module, images: Tensor) -> None:
                 module.training = mode
 
 
-def hebbian(layer: FeedbackLayer) -> Tensor:
+def hebbian(layer: FeedbackLayer, share: Share = ALONE) -> Tensor:
     """The product of noise and response at unit gain, in W's shape: δ_{l+1} δ_lᵀ / (N σ² φ'_s), of expectation W.
 
+    Where :func:`fit_noise` found taps without inputs, only of those that have some: in the shape of ``W[layer.taps]``.
+
     δ_l and δ_{l+1} are the noise and the response, which mirror mode copies into the feedback path (eq. 6). φ'_s is the
-    mean of φ' over units and samples. Orthogonal noise fires each of its vectors with both signs.
+    mean of φ' over units and samples. Orthogonal noise fires each of its vectors with both signs. All processes of
+    ``share`` draw the same N samples and take their part of them, so that a sample does not depend on who takes it.
     """
     method = _method(layer)
     W = layer.weight
     bias = None if method.bias_blocking else layer.bias
     phi = method.output_phi if layer.is_output else method.phi
 
+    samples: int | Tensor
     if isinstance(layer, FeedbackConv2d) and method.noise_size is not None:
         maps = ConvMaps(layer.stride, (0, 0), layer.dilation, layer.groups)  # no padding: it would bias the border
-        noise = _noise_images(layer, method.noise_size)
+        noise = _noise_images(layer, method.noise_size)[share.part]
         response = maps.apply_weights(noise, W, bias)
         samples = response.numel() // response.shape[1]
         response, slope = _respond(response, phi)
@@ -120,20 +131,31 @@ def hebbian(layer: FeedbackLayer) -> Tensor:
         groups = getattr(layer, "groups", 1)
         used = W[layer.taps]
         weights = used.reshape(groups, -1, used[0].numel())  # (groups, out, fan_in)
-        noise = _noise_vectors(layer, groups)  # (groups, samples, fan_in)
-        response = noise @ weights.mT  # (groups, samples, out)
+        noise = _noise_vectors(layer, groups)[:, share.part]  # (groups, samples, fan_in)
+        if torch.is_autocast_enabled(noise.device.type):
+            noise = noise.to(torch.get_autocast_dtype(noise.device.type))  # once, rather than in each of two products
+        drive = noise @ weights.mT  # (groups, samples, out)
         offset = 0 if bias is None else bias.reshape(groups, 1, -1)
         samples = noise.shape[1]
         if method.noise == "orthogonal":
-            plus, slope_plus = _respond(response + offset, phi)
-            minus, slope_minus = _respond(offset - response, phi)
+            plus, slope_plus = _respond(drive + offset, phi)
+            minus, slope_minus = _respond(offset - drive, phi)
             response, slope, samples = plus - minus, (slope_plus + slope_minus) / 2, 2 * samples
         else:
-            response, slope = _respond(response + offset, phi)
-        product = torch.zeros_like(W, dtype=response.dtype)
-        product[layer.taps] = (response.mT @ noise).reshape(used.shape)
+            response, slope = _respond(drive if bias is None else drive + offset, phi)
+        product = (response.mT @ noise).reshape(used.shape)
+    if share.world > 1:
+        product, slope, samples = _of_all(share, product.to(W.dtype), slope, samples)
     # a layer that never fires has no slope to divide by, and then no product either
-    return product / (samples * method.noise_std**2 * slope.clamp_min(1 / samples))
+    return product.div_(samples * method.noise_std**2 * slope.clamp_min(1 / samples))
+
+
+def _of_all(share: Share, product: Tensor, slope: Tensor, samples: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The product, mean slope and samples of all processes from those of each, in one exchange."""
+    fired = slope.to(product.dtype).nan_to_num() * samples  # a process that was left without samples has no mean
+    packed = share.total(torch.cat([product.flatten(), fired.reshape(1), product.new_tensor([samples])]))
+    product = packed[:-2].view_as(product)
+    return product, packed[-2] / packed[-1], packed[-1]
 
 
 def _method(layer: FeedbackLayer) -> WeightMirror:
@@ -145,8 +167,8 @@ def _respond(drive: Tensor, phi: str) -> tuple[Tensor, Tensor]:
     """φ of the summed input, and the mean of φ', which the units know from their own activity."""
     if phi == "relu":
         response = F.relu(drive)
-        slope = (response > 0).to(drive.dtype)
-    elif phi == "tanh":
+        return response, (response > 0).mean(dtype=drive.dtype)
+    if phi == "tanh":
         response = drive.tanh()
         slope = 1 - response**2
     elif phi == "sigmoid":
@@ -213,7 +235,7 @@ def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:
     device, dtype = layer.weight.device, layer.weight.dtype
     rows = torch.randperm(fan_in, generator=generator, device=device)[block::blocks]
     signs = torch.randint(0, 2, (groups, 1, fan_in), generator=generator, device=device, dtype=dtype) * 2 - 1
-    return _cosines(fan_in, dtype, device)[rows] * (signs * (method.noise_std * fan_in**0.5))
+    return _cosines(fan_in, dtype, device).index_select(0, rows) * (signs * (method.noise_std * fan_in**0.5))
 
 
 @functools.lru_cache(maxsize=16)  # one a fan-in: to compute it takes longer than to use it

@@ -1,4 +1,4 @@
-"""One run: the loop, its schedule, its records and its checkpoints."""
+"""One run: the loop, its schedule, its records and its checkpoints, in one process or, under torchrun, in several."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import ctypes
 import datetime
 import fcntl
 import functools
+import inspect
+import io
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,15 +30,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import __version__, angles, data, resnet, trajectory
+from . import __version__, angles, data, parallel, resnet, trajectory
 from .config import RunConfig, learning_rate
-from .errors import WtkitError
+from .errors import Stopped, WtkitError
+from .files import write_whole
 from .layers import convert, feedback_layers, stream_seed
 from .methods import load
 from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
+from .parallel import ALONE, Share
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 256
+ASKED_EVERY = 10  # steps between two times that several processes ask each other whether to stop
 
 
 def train(
@@ -47,59 +54,93 @@ def train(
 ) -> xr.Dataset:
     """Train one run and return its trajectory, in the schema of :mod:`wtkit.trajectory`.
 
+    Under ``torchrun`` all its processes train the one run together, each on its share of every batch: ``batch_size`` is
+    that of all of them, and the result, to rounding, is that of a process alone. BatchNorm normalises with the batch of
+    all processes on GPUs; on CPUs PyTorch has no such BatchNorm, and each normalises with its own share.
+
     A loss or an output that is not finite ends the run; its record is kept, with the status ``diverged``.
 
     Args:
         config: what to train.
         folder: where to write ``trajectory.nc``, and a checkpoint after every epoch, so that a run that is killed at
-            any moment and started again goes on where it was, to the same result. None writes nothing.
+            any moment and started again goes on where it was, to the same result. On SIGTERM or SIGUSR1 the step is
+            finished, a checkpoint written, and :class:`~wtkit.errors.Stopped` raised. None writes nothing.
         device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
         quiet: print nothing.
 
     Raises:
-        WtkitError: for missing data; for a folder that holds another run, or that another process is writing to.
+        WtkitError: for missing data; for a folder that holds another run, or that another process is writing to; for a
+            batch that the processes cannot share equally.
     """
     folder = None if folder is None else Path(folder)
     with contextlib.ExitStack() as stack:
+        target = _device(device)
+        share = stack.enter_context(parallel.joined(target))
+        quiet = quiet or share.rank > 0
         if folder is not None:
-            stack.enter_context(_locked(folder))
-            finished = _finished(folder, config)
+            finished = parallel.agreed(share, lambda: _claimed(folder, config, stack))
             if finished is not None:
                 _say(f"{folder} holds this run already, finished.", quiet)
                 return finished
+        told_to_stop = stack.enter_context(_told_to_stop(folder is not None))
         _keep_memory()
-        target = _device(device)
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
-        with _enough_memory(target):
-            run = _Run(config, target)
+        with _said_in_a_line(target):
+            run = _Run(config, target, share)
             if folder is not None:
                 _resume(run, folder, quiet)
-            _loop(run, folder, on_epoch, quiet)
+            run.refuse_differing("at the start")
+            _loop(run, folder, told_to_stop, on_epoch, quiet)
         result = run.trajectory()
         if folder is not None:
-            trajectory.save(result, folder / "trajectory.nc")
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            parallel.agreed(share, lambda: _finish(result, folder))
         return result
 
 
 @contextlib.contextmanager
-def _enough_memory(device: torch.device) -> Iterator[None]:
+def _told_to_stop(listen: bool) -> Iterator[list[str]]:
+    """A list that the name of SIGTERM or SIGUSR1 is put on when it arrives, as before a machine is taken away."""
+    told: list[str] = []
+    # only a program's main thread may listen, and only a run that can be resumed has a use for it
+    signals = (
+        (signal.SIGTERM, signal.SIGUSR1) if listen and threading.current_thread() is threading.main_thread() else ()
+    )
+    before = {number: signal.signal(number, lambda n, _: told.append(signal.Signals(n).name)) for number in signals}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _said_in_a_line(device: torch.device) -> Iterator[None]:
+    """Say in a line what PyTorch has no type of error for: a lack of memory, and a worker that was killed."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch has no type of its own for a lack of memory on the CPU
+    except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in text:
-            raise
-        raise WtkitError(
-            f"out of memory on {device}: {textwrap.shorten(text, 120)}; take a smaller batch_size, image_size or "
-            f"noise_batch; epochs that were saved are kept"
-        ) from None
+        reason = textwrap.shorten(text.partition("(no backtrace")[0], 120)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+            raise WtkitError(
+                f"out of memory on {device}: {reason}; take a smaller batch_size, image_size or noise_batch; epochs "
+                f"that were saved are kept"
+            ) from None
+        if "DataLoader worker" in text:
+            raise WtkitError(
+                f"a process that decodes images is gone: {reason}; where memory is short take fewer workers; the same "
+                f"command goes on from the last checkpoint"
+            ) from None
+        raise
 
 
 def _device(name: str | None) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun's number of this process on this machine
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = textwrap.shorten(str(error).splitlines()[0], 120)
@@ -111,19 +152,28 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _loop(run: _Run, folder: Path | None, on_epoch: Callable[[xr.Dataset], None] | None, quiet: bool) -> None:
+def _loop(
+    run: _Run,
+    folder: Path | None,
+    told_to_stop: list[str],
+    on_epoch: Callable[[xr.Dataset], None] | None,
+    quiet: bool,
+) -> None:
     """From wherever ``run`` stands to its end."""
     config = run.config
     while run.status == "running":
         start = time.perf_counter()
         epoch = len(run.records)
-        if epoch == 0:
-            loss = float("nan")
-        else:
-            if epoch == 1 and learns_mirror(run.method):
-                run.mirror(run.method.mirror_before, settle=True)
-            loss = run.engaged_epoch(epoch - 1, quiet)
-        run.record(epoch, loss, start)
+        if epoch > 0:
+            stopped = run.engaged_epoch(told_to_stop, quiet)
+            if stopped and folder is not None:
+                run.seconds += time.perf_counter() - start
+                _checkpoint(run, folder)
+                raise Stopped(
+                    f"{folder}: stopped by {told_to_stop[0]} after step {run.step} of {run.steps} of epoch {epoch}; "
+                    f"the same command goes on from there"
+                )
+        run.record(start)
         if epoch == config.epochs:
             run.status = "complete"
         if "test_error" not in run.records[-1]:
@@ -138,8 +188,13 @@ def _loop(run: _Run, folder: Path | None, on_epoch: Callable[[xr.Dataset], None]
 class _Run:
     """Everything that changes while a run goes on."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: RunConfig, device: torch.device, share: Share = ALONE) -> None:
+        if config.batch_size % share.world:
+            raise WtkitError(
+                f"setting 'batch_size': {config.batch_size} images cannot be shared equally by {share.world} "
+                f"processes; take a multiple of {share.world}, or start another number of processes"
+            )
+        self.config, self.device, self.share = config, device, share
         self.method = load(config.method, **config.options)
         self.data = data.load(config, device)
         self.steps = self.data.steps(config.batch_size)
@@ -151,7 +206,8 @@ class _Run:
         # images are channels_last everywhere; weights only where it pays: on the CPU it costs a copy of each gradient
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device, memory_format=layout)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if config.compile else self.model
+        self.network = _data_parallel(self.model, device) if share.world > 1 else self.model
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if config.compile else self.network
         self.layers = feedback_layers(self.model)
         self.optimizer = _optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -160,7 +216,12 @@ class _Run:
             fit_noise(self.model, self.examples[0])
         self.records: list[dict[str, Any]] = []
         self.status = "running"
-        self.provenance = _provenance(device)
+        self.provenance = _provenance(device, share)
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Set what is counted within an epoch to its start: steps taken, the sum of their losses, seconds spent."""
+        self.step, self.loss, self.seconds = 0, torch.zeros((), device=self.device), 0.0
 
     def autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.config.precision]
@@ -168,32 +229,67 @@ class _Run:
 
     def mirror(self, steps: int, settle: bool = False) -> None:
         with self.autocast():
-            mirror(self.model, steps, settle=settle)
+            mirror(self.network, steps, settle=settle)
 
-    def engaged_epoch(self, epoch: int, quiet: bool) -> float:
-        """One pass through the training images, and whatever the method does between its steps; the mean loss."""
-        config, method = self.config, self.method
+    def engaged_epoch(self, told_to_stop: list[str], quiet: bool) -> bool:
+        """What is left of a pass through the training images, and whatever the method does between its steps.
+
+        Returns:
+            whether it was told to stop: then it ends after the step it is in, or, with other processes, the next at
+            which they ask each other.
+        """
+        config, method, share, epoch = self.config, self.method, self.share, len(self.records) - 1
+        if epoch == self.step == 0 and learns_mirror(method):
+            self.mirror(method.mirror_before, settle=True)
         self.model.train()
-        total = torch.zeros((), device=self.device)
-        batches = self.data.train_batches(config.batch_size, epoch)
-        for step, (x, labels) in enumerate(_bar(batches, self.steps, f"epoch {epoch + 1}/{config.epochs}", quiet)):
+        stopped = False
+        batches = self.data.train_batches(config.batch_size, epoch, start=self.step, rank=share.rank, world=share.world)
+        for x, labels in _bar(batches, self.step, self.steps, f"epoch {epoch + 1}/{config.epochs}", quiet):
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch + step / self.steps)
+                group["lr"] = learning_rate(config, epoch + self.step / self.steps)
             with self.autocast():
                 loss = F.cross_entropy(self.forward(x), labels, label_smoothing=config.label_smoothing)
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
-            total += loss.detach()  # stays on the device: nothing in this loop waits for it
-            if learns_mirror(method) and (epoch * self.steps + step + 1) % method.mirror_every == 0:
+            self.loss += loss.detach()  # stays on the device: nothing in this loop waits for it
+            self.step += 1
+            if learns_mirror(method) and (epoch * self.steps + self.step) % method.mirror_every == 0:
                 self.mirror(method.mirror_steps)
-        return total.item() / self.steps
+            stopped = self.stops(told_to_stop)
+            if stopped:
+                break
+        self.average_over_processes()
+        return stopped
 
-    def record(self, epoch: int, loss: float, start: float) -> None:
-        """Measure what there is to measure after ``epoch`` epochs; nothing of the run changes."""
-        config = self.config
+    def average_over_processes(self) -> None:
+        """Make the loss so far, and BatchNorm's running statistics, those of all processes and so the same in each."""
+        share = self.share
+        if share.world == 1:
+            return
+        averaged = [self.loss]
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                averaged += [b for b in (module.running_mean, module.running_var) if b is not None]
+        for tensor in averaged:
+            share.total(tensor).div_(share.world)
+
+    def stops(self, told_to_stop: list[str]) -> bool:
+        """Whether any process was told to stop; all of them get the same answer, and then know why."""
+        if self.share.world > 1:
+            if self.step % ASKED_EVERY and self.step != self.steps:
+                return False
+            if parallel.any_of(self.share, bool(told_to_stop)) and not told_to_stop:
+                told_to_stop.append("a signal to another process")
+        return bool(told_to_stop)
+
+    def record(self, start: float) -> None:
+        """Measure what there is to measure after an epoch, or before the first; nothing of the run changes."""
+        config, epoch = self.config, len(self.records)
+        loss = self.loss.item() / self.steps if epoch else float("nan")
         entry: dict[str, Any] = {"train_loss": loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        self.refuse_differing(f"after epoch {epoch}")
         errors = self.test_errors() if epoch == 0 or np.isfinite(loss) else None
         if errors is not None:
             entry["test_error"], entry["test_error_top5"] = errors
@@ -205,23 +301,29 @@ class _Run:
                 entry |= {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
         if epoch == 0:
             entry["learning_rate"] = float("nan")
-        self.records.append(entry | {"seconds": time.perf_counter() - start})
+        self.records.append(entry | {"seconds": self.seconds + time.perf_counter() - start})
+        self.begin_epoch()
+
+    def refuse_differing(self, when: str) -> None:
+        """Refuse to go on with weights, forward or feedback, that are not the same in all processes."""
+        parallel.refuse_differing(self.share, self.model.state_dict(), when)
 
     @torch.no_grad()
     def test_errors(self) -> tuple[float, float] | None:
         """Top-1 and top-5 error on the held-out images, in %; None where an output is not finite."""
         self.model.eval()
-        wrong, wrong5, sane = torch.zeros(3, device=self.device).unbind()
-        seen = 0
+        counts = torch.zeros(4, device=self.device)
+        wrong, wrong5, sane, seen = counts.unbind()
         with self.autocast():
-            for x, labels in self.data.held_out_batches(EVALUATION_BATCH):
+            for x, labels in self.data.held_out_batches(EVALUATION_BATCH, rank=self.share.rank, world=self.share.world):
                 outputs = self.forward(x)
                 best = outputs.topk(min(5, self.data.num_classes)).indices == labels[:, None]
                 sane += outputs.isfinite().all(1).sum()
                 wrong += (~best[:, 0]).sum()
                 wrong5 += (~best.any(1)).sum()
                 seen += len(labels)
-        return (100 * wrong.item() / seen, 100 * wrong5.item() / seen) if sane.item() == seen else None
+        number_wrong, number_wrong5, number_sane, number = self.share.total(counts).tolist()
+        return (100 * number_wrong / number, 100 * number_wrong5 / number) if number_sane == number else None
 
     def trajectory(self) -> xr.Dataset:
         """The records so far as a data set."""
@@ -280,6 +382,9 @@ class _Run:
             "mirror_counts": {name: layer.mirror_count for name, layer in self.layers.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "loss": self.loss,
+            "seconds": self.seconds,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -295,9 +400,25 @@ class _Run:
             layer.mirror_count = state["mirror_counts"][name]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
+        self.step, self.loss, self.seconds = state["step"], state["loss"].to(self.device), state["seconds"]
+        torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+def _data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.DistributedDataParallel:
+    """``model`` with its gradients averaged over all processes. Kolen–Pollack's B, which is handed W's, needs none."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:  # PyTorch has none for CPUs
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # Buffers are the same in all of them without being sent at every step; B is one of those. The argument that says so
+    # has a new name since torch 2.15.
+    named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
+    settings: dict[str, Any] = {"gradient_as_bucket_view": True, sync: False}
+    if on_gpu:
+        settings["device_ids"] = [device]
+    return nn.parallel.DistributedDataParallel(model, **settings)
 
 
 def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
@@ -318,6 +439,12 @@ def _keep_memory() -> None:
 
 
 # ------------------------------------------------------------------------------------- the run's folder
+
+
+def _claimed(folder: Path, config: RunConfig, stack: contextlib.ExitStack) -> xr.Dataset | None:
+    """Hold ``folder`` until ``stack`` is left, and return the run in it, if it is this one and finished."""
+    stack.enter_context(_locked(folder))
+    return _finished(folder, config)
 
 
 @contextlib.contextmanager
@@ -348,37 +475,49 @@ def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
     return run
 
 
+def _finish(result: xr.Dataset, folder: Path) -> None:
+    trajectory.save(result, folder / "trajectory.nc")
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
 def _checkpoint(run: _Run, folder: Path) -> None:
-    """Write the run's state whole or not at all."""
-    temporary = folder / ".checkpoint.pt.partial"
-    try:
-        torch.save(run.state(), temporary)
-        os.replace(temporary, folder / "checkpoint.pt")
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
-        raise WtkitError(
-            f"cannot write a checkpoint in {folder}: {reason}; free some space and start the same command again: "
-            f"it goes on after the last epoch that was saved"
-        ) from None
+    """Write the run's state."""
+    parallel.agreed(run.share, lambda: _write(run.state(), folder / "checkpoint.pt"))
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(
+        path,
+        buffer.getbuffer(),
+        "free some space and start the same command again: it goes on from the last checkpoint that was saved",
+    )
 
 
 def _resume(run: _Run, folder: Path, quiet: bool) -> None:
-    path = folder / "checkpoint.pt"
-    state = _load(path, run.device)
-    if state is not None and state["revision"] != run.config.revision:
+    """Go on from the checkpoint in ``folder``, if there is one of these settings."""
+    state = parallel.agreed(run.share, lambda: _take_up(folder / "checkpoint.pt", run.config.revision, quiet))
+    if state is None:
+        return
+    run.restore(state)
+    where = f", step {run.step} of {run.steps}" if run.step else ""
+    _say(f"Going on after epoch {len(run.records) - 1} of {run.config.epochs}{where}.", quiet)
+
+
+def _take_up(path: Path, revision: str, quiet: bool) -> dict[str, Any] | None:
+    """The checkpoint of these settings; one of others is put aside."""
+    state = _load(path)
+    if state is not None and state["revision"] != revision:
         aside = _aside(path, state["revision"])
         os.replace(path, aside)
         _say(f"{path} belongs to other settings: it is {aside.name} now.", quiet)
         state = None
-    own = _aside(path, run.config.revision)
+    own = _aside(path, revision)
     if state is None and own.exists():  # these settings were here before
         os.replace(own, path)
-        state = _load(path, run.device)
-    if state is None:
-        return
-    run.restore(state)
-    _say(f"Going on after epoch {len(run.records) - 1} of {run.config.epochs}.", quiet)
+        state = _load(path)
+    return state
 
 
 def _aside(path: Path, revision: str) -> Path:
@@ -386,11 +525,11 @@ def _aside(path: Path, revision: str) -> Path:
     return path.with_name(f"checkpoint.{stream_seed(revision):016x}.pt")
 
 
-def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
+def _load(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location=device, weights_only=False)
+        state = torch.load(path, map_location="cpu", weights_only=False)
         state["revision"]
     except Exception as error:  # whatever a damaged file, or another program's, makes of itself
         raise WtkitError(f"cannot read {path} ({type(error).__name__}); delete it to train anew") from None
@@ -406,7 +545,7 @@ def _resumed(before: str, now: str) -> str:
     return json.dumps(began)
 
 
-def _provenance(device: torch.device) -> str:
+def _provenance(device: torch.device, share: Share) -> str:
     """What a result depends on beside its settings, as JSON."""
     return json.dumps(
         {
@@ -417,6 +556,7 @@ def _provenance(device: torch.device) -> str:
             "torchvision": str(torchvision.__version__),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
             "threads": torch.get_num_threads(),
+            "processes": share.world,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
     )
@@ -453,6 +593,6 @@ def _say(text: str, quiet: bool) -> None:
         print(text, flush=True)
 
 
-def _bar(batches: Iterator, total: int, text: str, quiet: bool) -> Iterator:
+def _bar(batches: Iterator, done: int, total: int, text: str, quiet: bool) -> Iterator:
     """A bar on a terminal, nothing elsewhere: the line at the epoch's end then says it all."""
-    return tqdm(batches, text, total, leave=False, disable=quiet or not sys.stderr.isatty())
+    return tqdm(batches, text, total, initial=done, leave=False, disable=quiet or not sys.stderr.isatty())

@@ -5,7 +5,6 @@ The schema is written down as prose in ``docs/schema.md``.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ import xarray as xr
 
 from . import methods
 from .errors import WtkitError
+from .files import write_whole
 from .settings import known, nearest
 
 SCHEMA_VERSION = 1
@@ -44,7 +44,7 @@ RUN_COORDS = {
     "status": "complete or diverged",
     "evaluated_on": "test or validation images",
     "settings": "every setting of the run, as JSON",
-    "provenance": "versions, commit, device and start of the run, as JSON",
+    "provenance": "versions, commit, device, processes and start of the run, as JSON",
 }
 RUN_ATTRS = ("schema_version", "network", "data")
 
@@ -129,7 +129,7 @@ def _expect(run: xr.Dataset, name: str, dims: tuple[str, ...], source: str) -> N
 
 
 def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
-    """Write netCDF4 whole or not at all: to a temporary file beside ``path``, then renamed.
+    """Write netCDF4 whole or not at all.
 
     Raises:
         WtkitError: if ``results`` does not keep to the schema, or the file cannot be written.
@@ -138,17 +138,9 @@ def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
     nodes = results.children if isinstance(results, xr.DataTree) else {"": results}
     for name, node in nodes.items():
         check(node.to_dataset() if isinstance(node, xr.DataTree) else node, f"{path}{f' ({name})' if name else ''}")
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        results.to_netcdf(temporary, engine="h5netcdf")
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise WtkitError(f"cannot write {path}: {reason}; free some space or check the folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    content = results.to_netcdf(engine="h5netcdf")
+    assert isinstance(content, memoryview)
+    write_whole(path, content)
 
 
 def open_run(path: str | Path) -> xr.Dataset:

@@ -14,4 +14,4 @@ rule gather:
     conda:
         "../../environment.yml"
     shell:
-        "python -m wtkit gather {input:q} --experiment {wildcards.experiment:q} --output {output:q} 2>&1 | tee {log:q}"
+        "logged {log:q} python -m wtkit gather {input:q} --experiment {wildcards.experiment:q} --output {output:q}"

@@ -26,7 +26,7 @@ OF_ABLATIONS = {
 }
 NOTEBOOKS = OF_EXPERIMENTS | OF_ABLATIONS
 # what a notebook shows is computed and drawn here
-DRAWN_BY = [BASE / "wtkit" / f"{module}.py" for module in ("ablation", "paper", "plotting", "circuits")]
+DRAWN_BY = [local(BASE / "wtkit" / f"{module}.py") for module in ("ablation", "paper", "plotting", "circuits")]
 
 
 for notebook, described in NOTEBOOKS.items():
@@ -35,8 +35,9 @@ for notebook, described in NOTEBOOKS.items():
         name:
             notebook
         input:
-            script=workflow.source_path("../scripts/execute.py"),
-            notebook=workflow.source_path(f"../../notebooks/{notebook}.ipynb"),
+            # local: not on object storage where results are
+            script=local(workflow.source_path("../scripts/execute.py")),
+            notebook=local(workflow.source_path(f"../../notebooks/{notebook}.ipynb")),
             results=["results/{experiment}/results.nc"] if described.reads_results else [],
             drawn_by=DRAWN_BY,
         output:

@@ -1,7 +1,39 @@
 import shlex
+import signal
+
+from wtkit import gpus
+
+
+def needs(wildcards):
+    """What a run asks of a cluster, estimates: MB of memory, minutes, processors a GPU.
+
+    Nothing is held to it on this machine. A run whose time is over goes on from its checkpoint.
+    """
+    run = run_of(wildcards)
+    if run.data == "imagenet" or (run.data == "image_folder" and (run.image_size or 224) > 64):  # streamed
+        return 64_000, 24 * 60, 1 + run.workers
+    if run.data in ("digits", "cifar10", "cifar100"):
+        return 8_000, 4 * 60, 2
+    return 16_000, 12 * 60, 2
+
+
+# Where a job is warned of its end by USR1, all its processes get it, this one too: only runs act on it.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+if "runs_per_gpu" in config:
+    os.environ[gpus.RUNS_PER_GPU] = str(config["runs_per_gpu"])
+if workflow.is_main_process and workflow.nodes is None and "gpu" not in workflow.global_resources:
+    try:
+        at_a_time = len(gpus.devices()) * gpus.slots()
+    except WtkitError as error:
+        sys.exit(f"wtkit: {error}")
+    if at_a_time:  # or Snakemake would start more runs than there is room for, to wait for each other
+        workflow.register_resource("gpu", at_a_time)
 
 
 rule train:
+    input:
+        ancient(UNPACKED),
     output:
         "results/{experiment}/runs/{run}/trajectory.nc",
     log:
@@ -10,6 +42,11 @@ rule train:
         "../../environment.yml"
     # two runs side by side learn more a second than one run on two cores
     threads: 1
+    resources:
+        gpu=1,  # several: --set-resources train:gpu=8, and torchrun; a machine without any takes its processor
+        mem_mb=lambda wildcards: needs(wildcards)[0],
+        runtime=lambda wildcards: needs(wildcards)[1],
+        cpus_per_gpu=lambda wildcards: needs(wildcards)[2],
     params:
         # The command says what differs from the defaults; the revision says all settings, so that a run is trained
         # anew when a default changes, too. Checkpoints lie in the folder undeclared: Snakemake would delete them
@@ -18,4 +55,4 @@ rule train:
         revision=lambda wildcards: run_of(wildcards).revision,
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m wtkit train {params.arguments} --output {params.folder:q} 2>&1 | tee {log:q}"
+        "logged {log:q} python -m wtkit.gpus {resources.gpu} -m wtkit train {params.arguments} --output {params.folder:q}"

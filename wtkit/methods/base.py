@@ -23,7 +23,7 @@ class Method(ABC):
 
     1. *What δ travels through* in place of W: :meth:`feedback_weights`.
     2. *How B learns in engaged mode*: not at all, or, with ``learns_engaged``, by the product that W learns by
-       (eq. 17). B is then a parameter, and every optimizer treats it as it treats W.
+       (eq. 17). B is then a parameter, which every optimizer's step is handed W's gradient for.
     3. *How B learns in mirror mode*: not at all, or, with ``learns_mirror``, by eq. 7.
 
     A subclass is a frozen dataclass whose fields are its hyper-parameters and whose docstring is its equations.

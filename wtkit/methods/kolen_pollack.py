@@ -13,9 +13,9 @@ class KolenPollack(Method):
         ΔW_{l+1}  = −η_W δ_{l+1} y_lᵀ − λ W_{l+1}
         ΔB_{l+1}ᵀ = −η_W δ_{l+1} y_lᵀ − λ B_{l+1}ᵀ
 
-    so that W − Bᵀ = (1−λ)^t (W₀ − B₀ᵀ) (Sec. 5.1). B is a parameter of the layer and its gradient is W's, computed
-    from y_l and δ_{l+1} alone. Learning rate, momentum and decay of the two agree because one optimizer steps both
-    in one parameter group; a step that would treat them unlike is refused (:mod:`wtkit.layers`).
+    so that W − Bᵀ = (1−λ)^t (W₀ − B₀ᵀ) (Sec. 5.1). B is a parameter of the layer that is handed W's gradient, computed
+    from y_l and δ_{l+1} alone, as an optimizer steps. Learning rate, momentum and decay of the two agree because one
+    optimizer steps both in one parameter group; a step that would treat them unlike is refused (:mod:`wtkit.layers`).
 
     Adds no hyper-parameter, but needs the weight decay that the other methods may go without: with PyTorch's
     decay ``wd`` and momentum m the mismatch falls as exp(−Σ lr · wd / (1−m)), summed over steps.

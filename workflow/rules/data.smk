@@ -1,0 +1,19 @@
+# snakemake --config archive=s3://bucket/mine.tar.gz: data from object storage, unpacked here once, before any run
+ARCHIVE = config.get("archive")
+UNPACKED = [local(f"data/.{Path(ARCHIVE).name}.unpacked")] if ARCHIVE else []
+
+
+if ARCHIVE:
+
+    rule unpack:
+        input:
+            storage(ARCHIVE),
+        output:
+            touch(UNPACKED),
+        log:
+            local("data/.unpack.log"),
+        localrule: True
+        conda:
+            "../../environment.yml"
+        shell:
+            "tar -xf {input:q} > {log:q} 2>&1"

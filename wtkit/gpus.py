@@ -1,0 +1,164 @@
+"""GPUs that runs on one machine claim, so that no two get the same: Snakemake counts GPUs, but hands none out.
+
+    python -m wtkit.gpus 4 -m wtkit train …     a module by torchrun, one process on each of four claimed GPUs
+
+With a count of 0 or 1 it is ``python -m wtkit train …``, which claims its one GPU itself. A claim is a lock on a file,
+one a GPU and slot, that goes with the process however it ends. Imports no torch, so that waiting costs little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from .errors import WtkitError
+
+FOLDER = Path("/tmp/wtkit-gpus")  # not TMPDIR, which may be a user's own
+RUNS_PER_GPU = "WTKIT_RUNS_PER_GPU"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+POLL = 1.0  # seconds
+
+
+def devices() -> dict[str, str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls each of this machine's NVIDIA GPUs that we may use, and their UUIDs.
+
+    A GPU that is parted (MIG) is its parts. Empty where there is none.
+    """
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    uuids = [uuid for gpu in re.split(r"^(?=GPU)", listed, flags=re.MULTILINE) for uuid in _parts(gpu)]
+    visible = os.environ.get(VISIBLE)
+    if visible is None:
+        return {uuid: uuid for uuid in uuids}
+    here = {}
+    for name in visible.split(","):
+        found = uuids[int(name) :][:1] if name.isdigit() else [uuid for uuid in uuids if name and uuid.startswith(name)]
+        if not found:
+            break  # as in CUDA: what follows an unknown device is not there either
+        here[name] = found[0]
+    return here
+
+
+def _parts(gpu: str) -> list[str]:
+    uuids = re.findall(r"UUID: ([\w./-]+)\)", gpu)
+    return uuids[1:] or uuids
+
+
+def slots() -> int:
+    """How many runs may share a GPU. Raises WtkitError for what is no positive number."""
+    given = os.environ.get(RUNS_PER_GPU, "1")
+    if not given.isdigit() or int(given) < 1:
+        raise WtkitError(f"{RUNS_PER_GPU}: expected a whole number from 1 on, got {given!r}")
+    return int(given)
+
+
+@contextlib.contextmanager
+def claim(
+    among: Mapping[str, str], count: int = 1, *, runs: int = 1, folder: Path | None = None
+) -> Iterator[list[str]]:
+    """Hold ``count`` devices, all at once, and give their names; while too few are free, say so in a line and wait.
+
+    Args:
+        among: names of devices, and for each what tells it apart on this machine for all users and containers.
+        runs: how many runs may share a device. Free devices come before those that are shared.
+        folder: where the locks are; by default where all users have them.
+
+    Raises:
+        WtkitError: if there are fewer devices than that, or the locks cannot be written.
+    """
+    if count > len(among):
+        raise WtkitError(f"{count} GPUs asked for, {len(among)} here: {', '.join(among) or 'none'}")
+    waits = False
+    while len(held := _locks(among, count, runs, folder or FOLDER)) < count:
+        for lock in held.values():
+            lock.close()
+        if not waits:
+            print(
+                f"Waiting for {count} of {len(among)} GPUs, {runs} run{'s' * (runs > 1)} on each. More at a time: "
+                f"{RUNS_PER_GPU}={runs + 1}, or --device cuda, which does not ask.",
+                flush=True,
+            )
+        waits = True
+        time.sleep(POLL)
+    try:
+        yield list(held)
+    finally:
+        for lock in held.values():
+            lock.close()
+
+
+def _locks(among: Mapping[str, str], count: int, runs: int, folder: Path) -> dict[str, IO[bytes]]:
+    """Up to ``count`` devices that could be locked, with their locks."""
+    held: dict[str, IO[bytes]] = {}
+    for slot in range(runs):
+        for name, key in among.items():
+            if name in held or len(held) == count:
+                continue
+            lock = _open(folder, f"{re.sub(r'[^A-Za-z0-9-]', '_', key)}.{slot}")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held[name] = lock
+            except BlockingIOError:
+                lock.close()
+    return held
+
+
+def _open(folder: Path, name: str) -> IO[bytes]:
+    """A lock that any user may take, whoever made it."""
+    path = folder / name
+    try:
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o1777)  # like /tmp itself
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
+            path.chmod(0o666)
+        lock = open(path, "rb", buffering=0)  # noqa: SIM115
+        os.set_inheritable(lock.fileno(), True)  # kept by the torchrun that takes this process's place
+        return lock
+    except OSError as error:
+        raise WtkitError(f"cannot lock a GPU with {path}: {error.strerror}; name one with --device cuda") from None
+
+
+@contextlib.contextmanager
+def claimed(count: int = 1) -> Iterator[None]:
+    """Claim GPUs of this machine and show CUDA no others; call it before CUDA is used.
+
+    Does nothing where there is no GPU, nor where somebody else hands them out: Slurm, torchrun, or a
+    ``CUDA_VISIBLE_DEVICES`` of just so many.
+    """
+    here = {} if os.environ.keys() & {"SLURM_JOB_ID", "LOCAL_RANK"} else devices()
+    if not here or (VISIBLE in os.environ and len(here) == count):
+        yield
+        return
+    with claim(here, count, runs=slots()) as names:
+        os.environ[VISIBLE] = ",".join(names)
+        yield
+
+
+def main(arguments: Sequence[str]) -> None:
+    count, words = int(arguments[0]), list(arguments[1:])
+    if count > 1:
+        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *words]
+        # beside those that torchrun hands on to its processes by itself, what Slurm is asked to send ahead of the end
+        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+        with claimed(count):
+            os.execv(sys.executable, [sys.executable, *words])
+    os.execv(sys.executable, [sys.executable, *words])
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except WtkitError as error:
+        sys.exit(f"wtkit: {error}")
