@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
         return 141
     except KeyboardInterrupt:
-        print("wtkit: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        print("wtkit: interrupted; the same command goes on after the last finished epoch or shard", file=sys.stderr)
         return 130
     return 0
 
