@@ -11,7 +11,7 @@ SNAKEMAKE := $(BIN)/snakemake
 MEASURE   := $(BIN)/python workflow/scripts/measure.py --since $(START)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke reproduce report lab test test-fast test-slurm lint docs clean
+.PHONY: help setup smoke reproduce report lab bench test test-fast test-slurm lint docs clean
 
 help: ## show this list
 	@echo "make TARGET [EXPERIMENT=digits] [PYTHON=python3]"
@@ -42,6 +42,9 @@ report: $(READY) ## the same, then one HTML file with all of it: results/EXPERIM
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks/
+
+bench: $(READY) ## time and memory of a step of every method beside plain torchvision: results/bench/
+	$(BIN)/python benchmarks/steps.py
 
 test: $(READY) ## all tests
 	$(BIN)/pytest -n 2

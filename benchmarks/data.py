@@ -293,12 +293,12 @@ def containers(packed: Path, crop: Callable) -> Contestants:
 def epochs(packed: Path, workers: int = 2) -> dict[str, Any]:
     """Seconds by the clock to the first batch of an epoch: the first, for which workers start, and later ones."""
     run = RunConfig(
-        method="backprop", data="image_folder", data_root=str(packed), image_size=SIZE, batch_size=16, workers=workers
+        method="backprop", data="image_folder", data_root=str(packed), image_size=SIZE, batch_size=8, workers=workers
     )
     loaded, seconds = data.load(run), []
     for epoch in range(4):
         start = time.perf_counter()
-        batches = loaded.train_batches(16, epoch)
+        batches = loaded.train_batches(8, epoch)
         next(batches)
         seconds.append(time.perf_counter() - start)
         list(batches)

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -312,6 +313,19 @@ def test_a_lack_of_memory_is_said_in_a_line(config, monkeypatch):
     monkeypatch.setattr("wtkit.training.fit_noise", ask_for_too_much)
     with pytest.raises(wtkit.WtkitError, match=r"out of memory on cpu: .*; take a smaller batch_size, image_size or"):
         wtkit.train(config("weight_mirror"), quiet=True)
+
+
+def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, tmp_path):
+    settings = config("backprop", image_size=72, workers=1, epochs=2)
+
+    def kill(run):
+        if run.sizes["epoch"] == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    with pytest.raises(wtkit.WtkitError, match=r"decodes images is gone: .*killed.*from the last checkpoint$"):
+        wtkit.train(settings, tmp_path, quiet=True, on_epoch=kill)
+    assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])

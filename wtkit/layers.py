@@ -173,7 +173,10 @@ def deltas_of_backprop() -> Iterator[None]:
 
 
 class Engaged(torch.autograd.Function):
-    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ that W learns by."""
+    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ that W learns by.
+
+    B may be None, for W, and may be of another precision than W.
+    """
 
     @staticmethod
     def forward(ctx, y, W, B, bias, maps):
@@ -185,7 +188,7 @@ class Engaged(torch.autograd.Function):
     def backward(ctx, delta):
         y, W, B = ctx.saved_tensors
         for_y, for_W, _, for_bias, _ = ctx.needs_input_grad
-        M = W if _deltas_of_backprop else B
+        M = W if _deltas_of_backprop or B is None else B.to(W.dtype)
         below, product, total = ctx.maps.backward(delta, y, M, (for_y, for_W, for_bias))
         return below, product, None, total, None
 
@@ -223,14 +226,18 @@ class FeedbackLayer(nn.Module):
 
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input shape."""
-        W, bias, B = self.weight, self.bias, self.B.detach()
+        W, bias, through = self.weight, self.bias, self.B
+        kept = through is self.feedback
+        B = None if through is W else through.detach()  # None for W itself
         device = y.device.type
         if not torch.is_autocast_enabled(device):
             return Engaged.apply(y, W, B, bias, self.maps)
         # cast in sight of autograd, so that gradients come back in the parameters' own precision
         dtype = torch.get_autocast_dtype(device)
-        y, W, B = y.to(dtype), W.to(dtype), B.to(dtype)
+        y, W = y.to(dtype), W.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+        if B is not None and not kept:  # a B that is there anyway is cast in the backward pass, without a lasting copy
+            B = B.to(dtype)
         with torch.autocast(device, enabled=False):
             return Engaged.apply(y, W, B, bias, self.maps)
 

@@ -167,8 +167,8 @@ def _respond(drive: Tensor, phi: str) -> tuple[Tensor, Tensor]:
     """φ of the summed input, and the mean of φ', which the units know from their own activity."""
     if phi == "relu":
         response = F.relu(drive)
-        return response, (response > 0).mean(dtype=drive.dtype)
-    if phi == "tanh":
+        slope = response.sign()  # 1 where a unit fires
+    elif phi == "tanh":
         response = drive.tanh()
         slope = 1 - response**2
     elif phi == "sigmoid":
@@ -235,7 +235,7 @@ def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:
     device, dtype = layer.weight.device, layer.weight.dtype
     rows = torch.randperm(fan_in, generator=generator, device=device)[block::blocks]
     signs = torch.randint(0, 2, (groups, 1, fan_in), generator=generator, device=device, dtype=dtype) * 2 - 1
-    return _cosines(fan_in, dtype, device)[rows] * (signs * (method.noise_std * fan_in**0.5))
+    return _cosines(fan_in, dtype, device).index_select(0, rows) * (signs * (method.noise_std * fan_in**0.5))
 
 
 @functools.lru_cache(maxsize=16)  # one a fan-in: to compute it takes longer than to use it

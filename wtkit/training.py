@@ -37,7 +37,7 @@ from .files import write_whole
 from .layers import convert, feedback_layers, stream_seed
 from .methods import load
 from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
-from .parallel import Share
+from .parallel import ALONE, Share
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 256
@@ -86,7 +86,7 @@ def train(
         told_to_stop = stack.enter_context(_told_to_stop(folder is not None))
         _keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
-        with _enough_memory(target):
+        with _said_in_a_line(target):
             run = _Run(config, target, share)
             if folder is not None:
                 _resume(run, folder, quiet)
@@ -115,17 +115,24 @@ def _told_to_stop(listen: bool) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _enough_memory(device: torch.device) -> Iterator[None]:
+def _said_in_a_line(device: torch.device) -> Iterator[None]:
+    """Say in a line what PyTorch has no type of error for: a lack of memory, and a worker that was killed."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch has no type of its own for a lack of memory on the CPU
+    except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in text:
-            raise
-        raise WtkitError(
-            f"out of memory on {device}: {textwrap.shorten(text, 120)}; take a smaller batch_size, image_size or "
-            f"noise_batch; epochs that were saved are kept"
-        ) from None
+        reason = textwrap.shorten(text.partition("(no backtrace")[0], 120)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+            raise WtkitError(
+                f"out of memory on {device}: {reason}; take a smaller batch_size, image_size or noise_batch; epochs "
+                f"that were saved are kept"
+            ) from None
+        if "DataLoader worker" in text:
+            raise WtkitError(
+                f"a process that decodes images is gone: {reason}; where memory is short take fewer workers; the same "
+                f"command goes on from the last checkpoint"
+            ) from None
+        raise
 
 
 def _device(name: str | None) -> torch.device:
@@ -181,7 +188,7 @@ def _loop(
 class _Run:
     """Everything that changes while a run goes on."""
 
-    def __init__(self, config: RunConfig, device: torch.device, share: Share) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, share: Share = ALONE) -> None:
         if config.batch_size % share.world:
             raise WtkitError(
                 f"setting 'batch_size': {config.batch_size} images cannot be shared equally by {share.world} "

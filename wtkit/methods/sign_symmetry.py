@@ -37,7 +37,7 @@ class SignSymmetry(Method):
         sign = W.detach().sign()
         if self.scale == "unit":
             return sign
-        return sign * (rms(W) if self.scale == "strict" else kept.to(W.dtype))
+        return sign.mul_(rms(W) if self.scale == "strict" else kept.to(W.dtype))
 
 
 def rms(W):
