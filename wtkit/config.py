@@ -122,7 +122,7 @@ class RunConfig:
     @property
     def revision(self) -> str:
         """A text that changes with any setting, options left at their defaults included, and with wtkit's numerics."""
-        options = dataclasses.asdict(methods.load(self.method, **self.options))  # type: ignore[call-overload]
+        options = methods.load(self.method, **self.options).recorded
         settings = dataclasses.asdict(self) | {"numerics": NUMERICS, "options": options}
         return json.dumps(settings, sort_keys=True)
 

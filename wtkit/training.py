@@ -353,7 +353,7 @@ class _Run:
             words.append(f"loss {entry['train_loss']:.3f}")
         words.append(f"error {entry['test_error']:.2f} %")
         for name, word in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
-            if name in entry:
+            if name in entry and not np.isnan(entry[name]).all():
                 words.append(f"{word} {np.nanmin(entry[name]):.1f}–{np.nanmax(entry[name]):.1f}°")
         words.append(f"{entry['seconds']:.1f} s")
         if epoch:
@@ -374,6 +374,7 @@ class _Run:
         return ended | {
             "model": self.model.state_dict(),
             "mirror_counts": {name: layer.mirror_count for name, layer in self.layers.items()},
+            "update_counts": {name: layer.update_count for name, layer in self.layers.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -391,7 +392,7 @@ class _Run:
             return
         self.model.load_state_dict(state["model"])
         for name, layer in self.layers.items():
-            layer.mirror_count = state["mirror_counts"][name]
+            layer.mirror_count, layer.update_count = state["mirror_counts"][name], state["update_counts"][name]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.loss, self.seconds = state["step"], state["loss"].to(self.device), state["seconds"]
@@ -409,7 +410,8 @@ def _data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.Distri
     # has a new name since torch 2.15.
     named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
-    settings: dict[str, Any] = {"gradient_as_bucket_view": True, sync: False}
+    cut = any(layer.B is None for layer in feedback_layers(model).values())  # then what lies below has no gradient
+    settings: dict[str, Any] = {"gradient_as_bucket_view": True, sync: False, "find_unused_parameters": cut}
     if on_gpu:
         settings["device_ids"] = [device]
     return nn.parallel.DistributedDataParallel(model, **settings)
