@@ -424,6 +424,19 @@ def test_a_revision_has_the_options_left_at_their_defaults():
     assert run.arguments() == ["--method=weight_mirror", '--option=noise="uniform"']
 
 
+def test_a_later_option_is_in_the_revision_unless_it_changes_nothing(monkeypatch):
+    from wtkit.methods.feedback_alignment import FeedbackAlignment
+
+    def options(**chosen):
+        return json.loads(run_config({"method": "feedback_alignment", "options": chosen}).revision)["options"]
+
+    assert options() == options(scale=1) == {}
+    assert options(scale=2) == {"scale": 2}
+    monkeypatch.setattr(FeedbackAlignment, "BEFORE", {"scale": 3.0})  # as if the default had changed since
+    assert options() == {"scale": 1}
+    assert options(scale=3) == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

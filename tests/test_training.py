@@ -165,7 +165,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "sign_symmetry_batchwise"])
 def test_an_interrupted_run_goes_on_to_the_same_end(config, tmp_path, method):
     settings = config(method, epochs=3)
     unbroken = wtkit.train(settings, quiet=True)

@@ -37,7 +37,8 @@ def runs(node: xr.Dataset) -> pd.DataFrame:
     """A row a run: who it is, its value of each swept quantity, and what it ended with.
 
     Angles are those of the last epoch that recorded them, in degrees: their mean over layers, and the largest
-    (``matrix_angle_max``, ``delta_angle_max``). A run that diverged has NaN for all it ended with.
+    (``matrix_angle_max``, ``delta_angle_max``), NaN where a layer has none, as with direct feedback. A run that
+    diverged has NaN for all it ended with.
     """
     rows, keys = [], swept(node)
     for index in range(node.sizes["run"]):
@@ -78,8 +79,8 @@ def _over_epochs(run: xr.Dataset) -> dict[str, pd.Series]:
     angles = {name: run[name].dropna("epoch", how="all") for name in ("matrix_angle", "delta_angle")}
     found = {"test_error": run["test_error"].dropna("epoch").to_series()}
     for name, values in angles.items():
-        found[name] = values.mean("layer").to_series()
-        found[f"{name}_max"] = values.max("layer").to_series()
+        found[name] = values.mean("layer", skipna=False).to_series()
+        found[f"{name}_max"] = values.max("layer", skipna=False).to_series()
     return found
 
 

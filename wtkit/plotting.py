@@ -50,7 +50,11 @@ LOOKS = {
     paper.WM: Look("#0b3c8c", (0, (3, 1, 1, 1)), "D"),
     paper.KP: Look("#a83256", "-", "^"),
 }
-SPARE = (Look("#7a6fb0", (0, (8, 2)), "P"), Look("#a0693a", (0, (2, 2)), "X"), Look("#6f8f3f", "-", "*"))
+SPARE = (
+    Look("#7a6fb0", (0, (8, 2)), "P"), Look("#a0693a", (0, (2, 2)), "X"), Look("#6f8f3f", "-", "*"),
+    Look("#c26fa2", (0, (6, 1, 1, 1)), "<"), Look("#3f8fc0", (0, (4, 3)), ">"), Look("#8c8c8c", (0, (1, 2.5)), "p"),
+    Look("#d0683c", (0, (9, 1.5, 2, 1.5)), "h"),
+)  # fmt: skip
 """For methods beyond the paper's five, in order of their names."""
 
 LAYER_COLORS: Colormap = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.92, 256)), "layers")

@@ -356,8 +356,8 @@ class _Run:
             words.append(f"loss {entry['train_loss']:.3f}")
         words.append(f"error {entry['test_error']:.2f} %")
         for name, word in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
-            if name in entry and not np.isnan(entry[name]).all():
-                words.append(f"{word} {np.nanmin(entry[name]):.1f}–{np.nanmax(entry[name]):.1f}°")
+            if name in entry and np.isfinite(entry[name]).all():  # not where only the output layer has one
+                words.append(f"{word} {entry[name].min():.1f}–{entry[name].max():.1f}°")
         words.append(f"{entry['seconds']:.1f} s")
         if epoch:
             left = np.mean([e["seconds"] for e in self.records[1:]]) * (epochs - epoch)

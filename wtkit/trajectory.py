@@ -290,5 +290,8 @@ def select(
 
 
 def settings(run: xr.Dataset) -> dict[str, Any]:
-    """Every setting of one run (an element of the dimension ``run``) as a dictionary."""
-    return json.loads(str(run["settings"].values))
+    """Every setting of one run (an element of the dimension ``run``) as a dictionary, unrecorded options included."""
+    found = json.loads(str(run["settings"].values))
+    if found.get("method") in methods.names():
+        found["options"] = {**methods.method_class(found["method"]).BEFORE, **found["options"]}
+    return found
