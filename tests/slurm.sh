@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # slurm.sh COMMAND …: run a command beside a Slurm cluster of one node with two fake GPUs, which is this machine.
 #
-# A real controller and daemon, for as long as the command takes: what Debian's or Ubuntu's packages lack here is
-# installed and removed again, configuration, keys, state and logs are in a temporary folder. Needs root, for the daemon
-# starts jobs for others.
+# A real controller and daemon, for as long as the command takes, 20 minutes at most. What is missing of Debian's or
+# Ubuntu's packages is installed and removed again; configuration, keys, state and logs are in a temporary folder. Needs
+# root, for the daemon starts jobs for others.
 set -euo pipefail
 
 if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env=PATH,PYTHONPATH "$0" "$@"; fi
@@ -97,4 +97,4 @@ for _ in {1..60}; do
   sleep 0.5
 done
 
-"$@"
+timeout --foreground 20m "$@"

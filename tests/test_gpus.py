@@ -182,9 +182,12 @@ print(*words)
 def launched(count, folder):
     (folder / "show.py").write_text(SHOW)
     words = [str(count), "show.py", str(gpus.FOLDER), *UUIDS]
-    code = (
-        f"import pathlib; from wtkit import gpus; gpus.FOLDER = pathlib.Path({str(gpus.FOLDER)!r}); gpus.main({words})"
-    )
+    code = f"""
+import pathlib, sys
+from wtkit import gpus
+gpus.FOLDER = pathlib.Path({str(gpus.FOLDER)!r})
+sys.exit(gpus.main({words}))
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return sorted(done.stdout.splitlines())
 
@@ -203,3 +206,14 @@ def test_several_processes_share_what_was_claimed_for_them(machine, monkeypatch,
     assert launched(2, tmp_path) == [f"{shown} 0 2 2", f"{shown} 1 2"]
     with gpus.claim({uuid: uuid for uuid in UUIDS}, 4) as names:
         assert names == UUIDS  # free again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "status"), [("os.kill(os.getpid(), 9)", 137), ("os._exit(75)", 75)])
+def test_of_several_processes_the_first_to_fail_is_told(monkeypatch, tmp_path, end, status):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "fail.py").write_text(f"import os, time\nif os.environ['RANK'] == '1':\n    {end}\ntime.sleep(60)\n")
+    words = [sys.executable, "-m", "wtkit.gpus", "2", tmp_path / "fail.py"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -219,41 +220,35 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp
     assert re.findall(r"output: results/tiny/runs/(\S+)/", done.stdout) == [second.name]
 
 
-def by_hand(run, folder):
-    """A process that trains ``run`` in its folder of the pipeline, and has begun to."""
-    words = [sys.executable, "-m", "wtkit", "train", *run.arguments(), "--output", str(folder)]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    process.stdout.readline()  # epoch 0
-    return process
+SHORT = [{"match": {"method": "kolen_pollack"}, "set": {"epochs": 1}}]
 
 
 @pytest.mark.slow
 def test_a_run_that_is_trained_elsewhere_is_left_alone(tmp_path):
-    path = experiment(tmp_path, settings={"epochs": 200})
+    path = experiment(tmp_path, settings={"epochs": 4}, overrides=SHORT)
     busy, idle = expand(path)
-    content = yaml.safe_load(path.read_text()) | {
-        "overrides": [{"match": {"method": idle.method}, "set": {"epochs": 1}}]
-    }
-    path.write_text(yaml.safe_dump(content))
-    folder = tmp_path / "results/tiny/runs"
-    with by_hand(busy, folder / busy.name) as other:
-        done = snakemake(tmp_path, "results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
-        assert other.poll() is None
-        other.kill()
+    runs = tmp_path / "results/tiny/runs"
+    words = [sys.executable, "-m", "wtkit", "train", *busy.arguments(), "--output", str(runs / busy.name)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()  # epoch 0
+        other.send_signal(signal.SIGSTOP)  # it holds its folder, and leaves us the processor
+        arguments = ("results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
+        done = snakemake(tmp_path, *arguments)
+        other.send_signal(signal.SIGCONT)
+        other.stdout.read()
+    assert other.returncode == 0
     assert done.returncode != 0
     (line,) = {line for line in done.stdout.splitlines() if line.startswith("wtkit: ")}
     assert f"another process is training in results/tiny/runs/{busy.name}; wait for it" in line
     assert "Traceback" not in done.stdout + done.stderr
-    assert (folder / idle.name / "trajectory.nc").exists()
-    assert (folder / busy.name / "checkpoint.pt").exists()
+    assert (runs / idle.name / "trajectory.nc").exists()
+    assert planned(snakemake(tmp_path, "-n", *arguments)).keys() == {"gather", "total"}  # both runs are there
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
     """With SIGKILL, as the system does for want of memory; the other run ends, the same command completes the first."""
-    path = experiment(tmp_path, settings={"epochs": 6})
+    path = experiment(tmp_path, settings={"epochs": 4}, overrides=SHORT)
     first, second = expand(path)
     arguments = ("results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
     log = tmp_path / f"results/tiny/logs/train/{first.name}.log"
@@ -285,3 +280,24 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
     unbroken = wtkit.train(first, quiet=True)
     for name in ("test_error", "train_loss", "matrix_angle", "delta_angle"):
         np.testing.assert_array_equal(recorded[name], unbroken[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("rsync"), reason="Snakemake's plugin needs it")
+def test_data_come_from_storage_and_results_go_there(tmp_path):
+    """With Snakemake's file-system plugin; the others, S3's among them, have the same interface."""
+    pytest.importorskip("snakemake_storage_plugin_fs")
+    path = experiment(tmp_path, methods=["backprop"], settings={"data_root": "data/mine"})
+    bucket, here = tmp_path / "bucket", tmp_path / "here"
+    bucket.mkdir(), here.mkdir()
+    with tarfile.open(bucket / "mine.tar", "w") as archive:
+        archive.add(tmp_path / "images", "data/mine")
+    storage = ("--default-storage-provider", "fs", "--default-storage-prefix", bucket)
+    words = ("results/tiny/results.nc", "--cores", "1", *storage, "--config", f"experiment={path}")
+    arguments = (*words, f"archive={bucket}/mine.tar")
+    done = snakemake(here, *arguments)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert list(wtkit.open_results(bucket / "results/tiny/results.nc", quiet=True)) == ["resnet18"]
+    assert not (here / "results").exists()
+    again = snakemake(here, "-n", *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr

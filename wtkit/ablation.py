@@ -64,7 +64,7 @@ def _identity(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen |= chosen["options"]
     who: dict[str, Any] = {name: str(run[name].values) for name in ("method", "norm_order", "status")}
     who |= {"network": run.attrs["network"], "seed": int(run["seed"])}
-    return who | {key: _value(chosen[key]) for key in keys}
+    return who | {key: _value(chosen.get(key, [])) for key in keys}  # some are recorded only where they are not empty
 
 
 def _value(value: Any) -> Any:
@@ -142,7 +142,7 @@ def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -
         ax.errorbar(
             mean.index, mean, error.where(grouped.count() > 1), label=_name(method, norm_order, table), color=how.color,
             linestyle=how.linestyle, marker=how.marker, capsize=2, elinewidth=0.8,
-            markerfacecolor=how.color if norm_order == paper.MAIN_ORDER else "white",
+            markerfacecolor="white" if norm_order == "bn_relu" else how.color,
         )  # fmt: skip
     if numeric:
         least = x[x > 0].min()

@@ -92,7 +92,7 @@ def delta_statistics(
     layers = _layers(model)
     model = unwrap(model)
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with _undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
+    with undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
         # a compiled backward, also one inside the model, would have its feedback weights burnt in
         hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in layers.items():
@@ -146,7 +146,7 @@ def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     """Leave BatchNorm's statistics, the parameters' demand for gradients and the random streams as they were."""
     buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
     originals = [dict(own) for own in buffers]

@@ -123,9 +123,7 @@ def _open(folder: Path, name: str) -> IO[bytes]:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
             path.chmod(0o666)
-        lock = open(path, "rb", buffering=0)  # noqa: SIM115
-        os.set_inheritable(lock.fileno(), True)  # kept by the torchrun that takes this process's place
-        return lock
+        return open(path, "rb", buffering=0)
     except OSError as error:
         raise WtkitError(f"cannot lock a GPU with {path}: {error.strerror}; name one with --device cuda") from None
 
@@ -146,19 +144,35 @@ def claimed(count: int = 1) -> Iterator[None]:
         yield
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
+    """``COUNT WORD …``; the exit status is that of the words' process, or of the first of several to fail."""
     count, words = int(arguments[0]), list(arguments[1:])
-    if count > 1:
-        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *words]
-        # beside those that torchrun hands on to its processes by itself, what Slurm is asked to send ahead of the end
-        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-        with claimed(count):
-            os.execv(sys.executable, [sys.executable, *words])
-    os.execv(sys.executable, [sys.executable, *words])
+    if count < 2:
+        os.execv(sys.executable, [sys.executable, *words])
+    with claimed(count):
+        return _torchrun(count, words)
+
+
+def _torchrun(count: int, words: list[str]) -> int:
+    """``torchrun`` without its traceback, and with its processes' exit status in place of 1."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    # beside those that it hands on to its processes by itself, what Slurm may be asked to send ahead of the end
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    try:
+        run.main(["--standalone", f"--nproc-per-node={count}", *words])
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        return status if status >= 0 else 128 - status  # as a shell has it
+    except SignalException:
+        return os.EX_TEMPFAIL
+    return 0
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except WtkitError as error:
         sys.exit(f"wtkit: {error}")

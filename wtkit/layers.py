@@ -14,9 +14,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import re
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from types import EllipsisType
 from typing import Any, NamedTuple
@@ -40,7 +41,8 @@ class LinearMaps(NamedTuple):
     """The maps of a fully connected layer. Shapes: y (..., in), W and M (out, in), δ (..., out), bias (out,)."""
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(y, W, bias)
+        out = F.linear(y, W, bias)
+        return out if y.dim() < 3 else _no_view(out, out.shape)
 
     def backward(self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
         """(Mᵀ δ, δ yᵀ, Σ δ), each where ``needs`` asks for it."""
@@ -74,8 +76,7 @@ class ConvMaps(NamedTuple):
         seen = self.seen_at_once(y, used, padding)
         if seen is not None:
             rows = F.linear(_rows(y[seen]), _rows(used), bias)
-            # a result of its own and no view, so that an in-place ReLU may follow
-            return torch.ops.aten._unsafe_view(rows, [len(y), len(W), 1, 1])
+            return _no_view(rows, [len(y), len(W), 1, 1])
         return F.conv2d(y, used, bias, self.stride, padding, self.dilation, self.groups)
 
     def backward(self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
@@ -125,6 +126,11 @@ class ConvMaps(NamedTuple):
         if rows == slice(0, W.shape[2]) and columns == slice(0, W.shape[3]):
             return ..., self.padding
         return (slice(None), slice(None), rows, columns), (top, left)
+
+
+def _no_view(result: Tensor, shape: Sequence[int]) -> Tensor:
+    """``result`` in ``shape``, as a tensor of its own and no view of another, so that an in-place ReLU may follow."""
+    return torch.ops.aten._unsafe_view(result, shape)
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -534,6 +540,9 @@ def convert(
     adds ``<layer>.feedback`` to the ``state_dict``, which a checkpoint may lack. Take ``model.parameters()`` for the
     optimizer afterwards: Kolen–Pollack's B is among them. A converted model may be converted again.
 
+    A layer must be called to send δ through B: where a module takes ``layer.weight`` and multiplies by itself, as the
+    attention of torchvision's Swin transformers does, leave its layers on backprop.
+
     Args:
         model: any module, a bare layer included.
         method: a method's name, or a :class:`~wtkit.methods.Method`.
@@ -676,6 +685,11 @@ def _strip(layer: FeedbackLayer) -> None:
     layer.__class__ = PLAIN[type(layer)]  # type: ignore[assignment]  # it is a FeedbackLayer no more
 
 
+def convertible(module: nn.Module) -> bool:
+    """Whether ``module`` is a layer that has a feedback twin, or such a twin."""
+    return (type(module) in TWINS or type(module) in PLAIN) and "weight" in module._parameters
+
+
 def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:
     """The layers to convert, by name; raises for what can neither be converted nor left alone."""
     unmatched = set(backprop)
@@ -687,16 +701,24 @@ def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:
         return bool(hits) or any(name.startswith(f"{module}.") for module in exempt)
 
     chosen: dict[str, nn.Module] = {}
+    untreatable: dict[str, str] = {}  # what would have to stay on backprop, and why
     for name, module in unwrap(model).named_modules():
         if stays(name):
             exempt.append(name)
-        elif (type(module) in TWINS or type(module) in PLAIN) and "weight" in module._parameters:
+        elif convertible(module):
             chosen[name] = module
         elif not isinstance(module, _ELEMENTWISE):
             for own, parameter in module.named_parameters(recurse=False):
                 full = f"{name}.{own}" if name else own
                 if not stays(full) and _mixes(parameter):
-                    raise _untreatable(name, module, f"{own!r} carries weights that δ may travel through")
+                    # the parameter alone where the module holds layers that can be converted, or else all of it
+                    inner = any(map(convertible, module.modules()))
+                    untreatable[full if inner else name or "*"] = _described(name, module, own)
+                    if not inner:
+                        exempt.append(name)
+                        break
+    if untreatable:
+        raise _untreatable(untreatable)
     if unmatched:
         pattern = sorted(unmatched)[0]
         names = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
@@ -711,12 +733,25 @@ def _mixes(parameter: Tensor) -> bool:
     return sum(size > 1 for size in parameter.shape) > 1
 
 
-def _untreatable(name: str, module: nn.Module, why: str) -> WtkitError:
+def _described(name: str, module: nn.Module, parameter: str) -> str:
     where = f"{name!r} ({type(module).__name__})" if name else f"the model itself ({type(module).__name__})"
+    return f"{where}: {parameter!r} carries weights that δ may travel through"
+
+
+def _untreatable(found: dict[str, str]) -> WtkitError:
+    first, more = next(iter(found.values())), f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
     return WtkitError(
-        f"cannot convert {where}: {why}; only nn.Linear and nn.Conv2d have a feedback twin. "
-        f"To leave it on backprop: convert(..., backprop=[{name or '*'!r}])"
+        f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin. "
+        f"To leave it on backprop: convert(..., backprop={as_patterns(found)}), or the setting 'backprop' of a run"
     )
+
+
+def as_patterns(names: Iterable[str]) -> list[str]:
+    """As few patterns as match ``names``, with ``*`` where several differ in numbers alone."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+    return [pattern if len(those) > 1 else those[0] for pattern, those in alike.items()]
 
 
 def _refuse_shared(chosen: dict[str, nn.Module]) -> None:

@@ -3,20 +3,6 @@ import signal
 
 from wtkit import gpus
 
-
-def needs(wildcards):
-    """What a run asks of a cluster, estimates: MB of memory, minutes, processors a GPU.
-
-    Nothing is held to it on this machine. A run whose time is over goes on from its checkpoint.
-    """
-    run = run_of(wildcards)
-    if run.data == "imagenet" or (run.data == "image_folder" and (run.image_size or 224) > 64):  # streamed
-        return 64_000, 24 * 60, 1 + run.workers
-    if run.data in ("digits", "cifar10", "cifar100"):
-        return 8_000, 4 * 60, 2
-    return 16_000, 12 * 60, 2
-
-
 # Where a job is warned of its end by USR1, all its processes get it, this one too: only runs act on it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
