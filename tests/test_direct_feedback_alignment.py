@@ -96,24 +96,45 @@ def test_gradient_checkpointing():
         contract.assert_same_state(products(model, F.cross_entropy(out, targets)), expected)
 
 
-def test_a_sequence_is_sent_errors_position_by_position_or_is_refused():
+def test_a_sequence_is_sent_errors_position_by_position():
     model = wtkit.convert(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), NAME)
     x = torch.randn(2, 7, 4, dtype=torch.float64)
     rows = products(model, model(x.flatten(0, 1)).square().sum())
     for name, value in products(model, model(x).square().sum()).items():
         torch.testing.assert_close(value, rows[name], rtol=1e-12, atol=1e-12)
-    with pytest.raises(wtkit.WtkitError, match=r"the output layer's δ, \(2, 3\), does not fit .*input.*\(2, 7, 5\)"):
-        # the mean over positions stands between a layer that meets them all and the output
-        wtkit.convert(Pooled().double(), NAME)(x).sum().backward()
 
 
 class Pooled(nn.Module):
+    """With a layer that meets several positions where the output layer meets their mean."""
+
     def __init__(self):
         super().__init__()
         self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
 
     def forward(self, y):
         return self.head(self.second(self.first(y).tanh()).tanh().mean(1))
+
+
+@pytest.mark.parametrize("positions", [(7,), (2, 3)])
+def test_one_error_for_several_positions_is_shared_by_them(positions):
+    model = wtkit.convert(Pooled().double(), NAME)
+    y = torch.randn(2, *positions, 4, dtype=torch.float64)
+    seen = model.first(y).detach().tanh().requires_grad_()
+    out = model.head(model.second(seen).tanh().mean(tuple(range(1, y.dim() - 1))))
+    e = torch.randn_like(out)
+    out.backward(e)
+    expected = (array(e) @ array(model.second.B)).reshape(2, *[1] * len(positions), 5) / np.prod(positions)
+    np.testing.assert_allclose(array(seen.grad), np.broadcast_to(expected, seen.shape), atol=1e-12)
+
+
+def test_errors_of_other_examples_are_refused():
+    class Windows(Pooled):
+        def forward(self, y):  # (N, 6, 4), in two windows of three
+            hidden = self.second(self.first(y.reshape(-1, 3, 4)).tanh()).tanh()
+            return self.head(hidden.reshape(len(y), 6, 5).mean(1))
+
+    with pytest.raises(wtkit.WtkitError, match=r"the output layer's δ, \(2, 3\), does not fit .*input.*\(4, 3, 5\)"):
+        wtkit.convert(Windows(), NAME)(torch.randn(2, 6, 4)).sum().backward()
 
 
 def test_copies_and_models_side_by_side_do_not_hear_each_other():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit import training
+from wtkit import networks, training
 from wtkit.config import run_config
 
 
@@ -82,7 +82,7 @@ def test_there_are_no_angles_and_a_run_says_none(monkeypatch):
     assert np.isnan(wtkit.matrix_angles(model)).all()
     assert np.isnan(wtkit.delta_angles(model, *batch)).values.tolist() == [True, True, False]
     monkeypatch.setattr(
-        training.resnet, "build", lambda *_, num_classes, **__: nn.Sequential(
+        networks, "build", lambda *_, num_classes, **__: nn.Sequential(
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, num_classes)
         ),
     )  # fmt: skip

@@ -54,8 +54,15 @@ class LinearMaps(NamedTuple):
         )
 
     def direct(self, error: Tensor, y: Tensor, M: Tensor) -> Tensor:
-        """Mᵀ e, in the shape of y, for the output layer's δ: error (..., outputs), M (outputs, in)."""
-        return error @ M
+        """Mᵀ e, in the shape of y, for the output layer's δ: error (..., outputs), M (outputs, in).
+
+        Where each example has one error and y several positions, the same at all and divided by their number.
+        """
+        signal = error @ M
+        if signal.dim() == 2 < y.dim() and len(signal) == len(y):
+            positions = y.shape[1:-1]
+            return (signal / positions.numel()).view(len(y), *[1] * len(positions), -1).expand_as(y)
+        return signal
 
 
 Taps = EllipsisType | tuple[slice, ...]
@@ -235,7 +242,8 @@ class Direct(torch.autograd.Function):
             if below.shape != y.shape:
                 raise WtkitError(
                     f"direct feedback: the output layer's δ, {tuple(error.shape)}, does not fit the input of a layer, "
-                    f"{tuple(y.shape)}; both need the same examples"
+                    f"{tuple(y.shape)}; both need the same examples: leave such layers on backprop, or take another "
+                    f"method"
                 )
         return below, product, None, total, None, None
 
