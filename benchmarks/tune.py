@@ -60,7 +60,7 @@ def one_a_method(runs: list[RunConfig], network: str) -> dict[str, RunConfig]:
     """The first seed of each method's main variant, in the paper's norm order."""
     found: dict[str, RunConfig] = {}
     for run in runs:
-        if (run.network, run.norm_order, run.variant) == (network, "relu_bn", ""):
+        if run.network_name == network and run.norm_order != "bn_relu" and not run.variant:
             found.setdefault(run.method, run)
     return found
 

@@ -21,6 +21,9 @@ CASES = {
     "backprop": {},
     "feedback_alignment": {},
     "sign_symmetry": {"scale": "strict"},
+    "sign_symmetry_batchwise": {},
+    "symmetric_alignment": {"rate": 0.1, "noise": 0.5},
+    "direct_feedback_alignment": {},
     "weight_mirror": {"noise": "orthogonal", "noise_batch": 2, "noise_fraction": 0.0},  # less than two pairs
     "weight_mirror:gaussian": {"noise_batch": 7, "noise_fraction": 0.0},  # an odd number
     "weight_mirror:images": {"noise_size": 5, "noise_batch": 2, "noise_fraction": 0.0},

@@ -96,6 +96,28 @@ def test_every_shape_is_drawn(shape, results, tmp_path):
         assert (tmp_path / f"{name}.svg").stat().st_size > 10_000
 
 
+def test_an_option_that_came_later_is_read_where_it_is_not_recorded(results):
+    (node,) = results({"methods": ["feedback_alignment"], "sweep": {"scale": [0.5, 1, 2]}})
+    assert "scale" not in node["settings"].values[1]
+    assert ablation.runs(node)["scale"].tolist() == [0.5, 1, 2] * 2
+
+
+def test_a_method_without_angles_in_all_layers_has_none_on_average(results, tmp_path):
+    """Not those of the output layer alone, which would look like perfect alignment."""
+    (node,) = results(ONE)
+    without = node["method"] == "kolen_pollack"
+    for name in ("matrix_angle", "delta_angle"):
+        node[name] = node[name].where(~without | (node["layer"] == node["layer"][-1]))
+    table = ablation.runs(node).set_index("method")
+    angles = table[["matrix_angle", "matrix_angle_max", "delta_angle", "delta_angle_max"]].isna()
+    assert angles.loc["kolen_pollack"].all(axis=None) and not angles.loc["backprop"].any(axis=None)
+    plotting.style()
+    for draw in (ablation.draw, ablation.draw_epochs):
+        fig = draw([node])
+        fig.draw_without_rendering()
+        plt.close(fig)
+
+
 def test_a_point_is_drawn_at_the_mean_of_its_seeds(results):
     (node,) = results(ONE)
     fig, ax = plt.subplots()

@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
         (["train", "--method", "weight_mirror", "--option", "nois=uniform"], ["nois", "'noise'"]),
         (["train", "--method", "weight_mirror", "--option", "noise"], ["noise", "NAME=VALUE"]),
         (["train", "--method", "backprop", "--option", "noise=uniform"], ["noise", "none"]),
+        (["train", "--method", "backprop", "--network", "vg11"], ["'vg11'", "'vgg11'", "package.module:Class"]),
+        (["train", "--method", "backprop", "--network", "nowhere.nets:Mine"], ["nowhere.nets:Mine", "No module named"]),
+        (["train", "--method", "backprop", "--network-option", "unit"], ["--network-option", "NAME=VALUE"]),
         (
             ["train", "--method", "backprop", "--data", "imagenet", "--data-root", "nowhere"],
             ["nowhere", "image-net.org"],

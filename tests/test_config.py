@@ -66,11 +66,30 @@ REFUSED = [
     ({"method": "weight_mirror", "options": {"noise_sd": 1}}, "'noise_sd' (did you mean 'noise_std'?); accepted: "),
     ({"method": "weight_mirror", "options": {"noise_std": -1}}, "'noise_std': input should be greater than 0, got -1"),
     ({"method": "weight_mirror", "options": {"noise": "orthogonal", "noise_size": 8}}, "leave noise_size at None"),
-    ({"network": "resnet19"}, "setting 'network': "),
-    ({"network": "resnet19"}, "'resnet18', 'resnet34', 'resnet50' or 'resnet101', got 'resnet19'"),
-    ({"network": "resnet19"}, ", got 'resnet19' (did you mean 'resnet18'?)"),
+    ({"network": "resnet19"}, "setting 'network': unknown network 'resnet19' (did you mean 'resnet18'?); expected a "),
+    ({"network": "mobilnet_v2"}, "unknown network 'mobilnet_v2' (did you mean 'mobilenet_v2'?)"),
+    ({"network": "mypackage.nets.Mine"}, "or a class of your own as 'package.module:Class'"),
+    ({"network": "mypackage/nets.py:Mine"}, "or a class of your own as 'package.module:Class'"),
+    ({"network_options": {"width": 1}}, "resnet18 has none but the settings 'norm_order' and 'stem'"),
+    ({"network": "vgg11", "network_options": {"num_classes": 3}}, "'num_classes' is the data set's to say"),
+    ({"network": "mlp", "network_options": {"hiden": 3}}, "unknown option of mlp 'hiden' (did you mean 'hidden'?)"),
+    (
+        {"network": "mlp", "network_options": {"hidden": [0]}},
+        "option of mlp 'hidden.0': input should be greater than 0",
+    ),
+    (
+        {"network": "mlp", "network_options": {"unit": "gelu"}},
+        "option of mlp 'unit': input should be 'relu', 'tanh' or",
+    ),
+    ({"network": "vgg11", "norm_order": "bn_relu"}, "setting 'norm_order': only resnet18, "),
+    (
+        {"network": "mlp", "stem": "small"},
+        "setting 'stem': only resnet18, resnet34, resnet50, resnet101, resnet152 have",
+    ),
+    ({"norm_order": "own"}, "setting 'norm_order': resnet18 needs one of relu_bn, bn_relu"),
+    ({"backprop": "fc"}, "setting 'backprop': input should be a list, got 'fc'"),
     ({"method": "weight_mirror", "options": {"noise": "gausian"}}, ", got 'gausian' (did you mean 'gaussian'?)"),
-    ({"norm_order": "bn"}, "setting 'norm_order': input should be 'relu_bn' or 'bn_relu', got 'bn'"),
+    ({"norm_order": "bn"}, "setting 'norm_order': input should be 'relu_bn', 'bn_relu' or 'own', got 'bn'"),
     ({"data": "mnist"}, "setting 'data': "),
     ({"epochs": 0}, "setting 'epochs': input should be greater than 0, got 0"),
     ({"epochs": 1.5}, "setting 'epochs': "),
@@ -103,15 +122,17 @@ def test_what_yaml_reads_as_text_is_a_number():
 
 EVERYTHING = {
     "method": "weight_mirror", "options": {"noise": "uniform", "noise_size": None, "bias_blocking": True},
-    "variant": "v2", "network": "resnet50", "norm_order": "bn_relu", "stem": "small", "data": "cifar10",
+    "variant": "v2", "network": "resnet50", "network_options": {}, "norm_order": "bn_relu", "stem": "small",
+    "backprop": ["fc", "layer1.*"], "data": "cifar10",
     "data_root": "some where", "classes": 5, "image_size": 40, "augment": "crop", "evaluate_on": "validation",
     "seed": 7, "epochs": 3, "batch_size": 32, "lr": 0.125, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5,
     "schedule": "cosine", "lr_drops": [1, 2], "lr_drop_factor": 0.5, "warmup_epochs": 0.5, "label_smoothing": 0.1,
     "precision": "bf16", "angles_every": 2, "delta_examples": 16, "compile": True, "workers": 0,
 }  # fmt: skip
+OTHER = {"method": "backprop", "network": "mlp", "network_options": {"hidden": [30, 20], "unit": "tanh"}}
 
 
-@pytest.mark.parametrize("settings", [{"method": "backprop"}, EVERYTHING, EVERYTHING | {"lr_drops": [5]}])
+@pytest.mark.parametrize("settings", [{"method": "backprop"}, EVERYTHING, EVERYTHING | {"lr_drops": [5]}, OTHER])
 def test_the_command_line_says_the_same(settings, monkeypatch, tmp_path):
     from wtkit import __main__, training
 
@@ -245,6 +266,40 @@ def test_overrides_may_set_norm_orders_and_seeds(experiment):
     ]
 
 
+def test_networks_may_have_options_and_are_then_known_by_them(experiment):
+    runs = experiment("""
+        methods: [weight_mirror]
+        networks: [mlp, {mlp: {unit: tanh, hidden: [300, 100]}}, "mypackage.nets:Mine"]
+        overrides:
+          - {match: {network: mlp}, set: {lr: 0.1}}
+          - {match: {network: "mlp-hidden=300+100,unit=tanh"}, set: {lr: 0.2}}
+          - {match: {network: mypackage.nets.Mine}, set: {lr: 0.3}}
+    """)
+    assert [(run.name, run.lr, run.network, run.network_options) for run in runs] == [
+        ("mlp-own-weight_mirror-seed0", 0.1, "mlp", {}),
+        (
+            "mlp-hidden=300+100,unit=tanh-own-weight_mirror-seed0", 0.2, "mlp", {"unit": "tanh", "hidden": [300, 100]},
+        ),
+        ("mypackage.nets.Mine-own-weight_mirror-seed0", 0.3, "mypackage.nets:Mine", {}),
+    ]  # fmt: skip
+
+
+def test_norm_orders_are_those_of_resnets(experiment):
+    runs = experiment(
+        {
+            "methods": ["backprop", "sign_symmetry"],
+            "networks": ["resnet18", "vgg11"],
+            "norm_orders": ["bn_relu"],
+            "overrides": [{"match": {"method": "sign_symmetry"}, "set": {"norm_orders": ["relu_bn", "bn_relu"]}}],
+        }
+    )
+    assert [(run.method, run.network, run.norm_order) for run in runs] == [
+        ("backprop", "resnet18", "bn_relu"), ("backprop", "vgg11", "own"),
+        ("sign_symmetry", "resnet18", "relu_bn"), ("sign_symmetry", "resnet18", "bn_relu"),
+        ("sign_symmetry", "vgg11", "own"),
+    ]  # fmt: skip
+
+
 def test_options_for_all_runs_stand_in_the_settings(experiment):
     (run,) = experiment(
         {"methods": ["weight_mirror"], "networks": ["resnet18"], "settings": {"options": {"noise_std": 2}}}
@@ -269,6 +324,18 @@ BROKEN = [
     (SMALL | {"seeds": [True]}, "'seeds': expected a list of whole numbers, got True in it"),
     (SMALL | {"methods": ["bakprop"]}, "unknown method 'bakprop' (did you mean 'backprop'?)"),
     (SMALL | {"networks": ["resnet19"]}, "setting 'network': "),
+    (
+        SMALL | {"networks": [{"mlp": None}]},
+        "'networks': expected a name, or one name with a mapping of options, got {",
+    ),
+    (SMALL | {"networks": [{"mlp": {}, "vgg11": {}}]}, "expected a name, or one name with a mapping of options"),
+    (SMALL | {"networks": [{"mlp": {1: 2}}]}, "expected a name, or one name with a mapping of options"),
+    (SMALL | {"networks": [{"mlp": {"units": "tanh"}}]}, "unknown option of mlp 'units' (did you mean 'unit'?)"),
+    (SMALL | {"settings": {"network_options": {}}}, "unknown setting 'network_options'"),
+    (
+        SMALL | {"networks": ["mlp", {"mlp": {"unit": "tanh"}}]} | {"exclude": [{"network": "mlp-unit=tan"}]},
+        "exclude 1 matches no run: {'network': 'mlp-unit=tan'} (did you mean 'mlp-unit=tanh'?)",
+    ),
     (SMALL | {"settings": ["lr"]}, "'settings': expected a mapping, got ['lr']"),
     (SMALL | {"settings": {"epoch": 3}}, "unknown setting 'epoch' (did you mean 'epochs'?); accepted: options, "),
     (SMALL | {"settings": {"seed": 3}}, "unknown setting 'seed'"),
@@ -318,6 +385,36 @@ def test_yamls_merge_keys_are_read(tmp_path):
     assert (run.epochs, run.lr) == (3, 2)
 
 
+def test_settings_that_came_later_leave_the_revisions_of_before():
+    """Or every finished run would be trained anew."""
+    assert run_config({"method": "backprop"}).revision == (
+        '{"angles_every": 1, "augment": null, "batch_size": 64, "classes": null, "compile": false, "data": "digits", '
+        '"data_root": "data", "delta_examples": 64, "epochs": 10, "evaluate_on": "test", "image_size": null, '
+        '"label_smoothing": 0.0, "lr": 0.05, "lr_drop_factor": 0.1, "lr_drops": [], "method": "backprop", '
+        '"momentum": 0.9, "nesterov": false, "network": "resnet18", "norm_order": "relu_bn", "numerics": 1, '
+        '"options": {}, "precision": "float32", "schedule": "step", "seed": 0, "stem": "imagenet", "variant": "", '
+        '"warmup_epochs": 0.0, "weight_decay": 0.0001, "workers": 4}'
+    )
+    assert json.loads(run_config({"method": "backprop", "backprop": ["fc"]}).revision)["backprop"] == ["fc"]
+
+
+def test_a_revision_has_an_mlps_options_left_at_their_defaults():
+    run = run_config({"method": "backprop", "network": "mlp", "network_options": {"unit": "tanh"}})
+    assert json.loads(run.revision)["network_options"] == {"hidden": [500], "unit": "tanh"}
+
+
+@pytest.mark.parametrize("unit", ["relu", "tanh", "sigmoid"])
+def test_a_mirrors_response_is_that_of_an_mlps_units(unit):
+    def phi(**options):
+        settings = {"method": "weight_mirror", "network": "mlp", "network_options": {"unit": unit}}
+        run = run_config(settings | {"options": options})
+        assert json.loads(run.revision)["options"]["phi"] == run.loaded_method().phi
+        return run.loaded_method().phi
+
+    assert phi() == unit
+    assert phi(phi="identity") == "identity"
+
+
 def test_a_revision_has_the_options_left_at_their_defaults():
     from wtkit.methods.weight_mirror import WeightMirror
 
@@ -325,6 +422,19 @@ def test_a_revision_has_the_options_left_at_their_defaults():
     options = json.loads(run.revision)["options"]
     assert options == dataclasses.asdict(WeightMirror(noise="uniform"))
     assert run.arguments() == ["--method=weight_mirror", '--option=noise="uniform"']
+
+
+def test_a_later_option_is_in_the_revision_unless_it_changes_nothing(monkeypatch):
+    from wtkit.methods.feedback_alignment import FeedbackAlignment
+
+    def options(**chosen):
+        return json.loads(run_config({"method": "feedback_alignment", "options": chosen}).revision)["options"]
+
+    assert options() == options(scale=1) == {}
+    assert options(scale=2) == {"scale": 2}
+    monkeypatch.setattr(FeedbackAlignment, "BEFORE", {"scale": 3.0})  # as if the default had changed since
+    assert options() == {"scale": 1}
+    assert options(scale=3) == {}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def example(section, language):
 
 @pytest.fixture
 def random_sign(tmp_path, monkeypatch):
-    """The sixth method as a file of the family, for the length of a test."""
+    """The method as a file of the family, for the length of a test."""
     (tmp_path / "random_sign.py").write_text(example("Add a method", "python"))
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     yield "random_sign"

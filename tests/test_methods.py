@@ -1,5 +1,6 @@
 """The contract of the family (tests/contract.py), and what is said of single methods but not of layers."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from torch import nn
 
 import wtkit
 from wtkit import methods
+from wtkit.layers import feedback_layers
 from wtkit.methods.base import random_like
 
 PAPER = {
@@ -154,6 +156,16 @@ def test_no_seed_makes_B_like_W(name):
         torch.manual_seed(seed)
         nn.init.normal_(layer.weight)  # the very first numbers of the seed's stream
         assert 80 < wtkit.matrix_angles(wtkit.convert(layer, name, seed=seed)).item() < 100
+
+
+def test_the_scale_of_feedback_alignment_multiplies_B_and_nothing_else():
+    for name in ("feedback_alignment", "direct_feedback_alignment"):
+        once = contract.converted(name, seed=1)
+        twice = wtkit.convert(copy.deepcopy(once), name, seed=1, scale=2.0)
+        for a, b in zip(feedback_layers(once).values(), feedback_layers(twice).values(), strict=True):
+            assert torch.equal(2 * a.B, b.B)
+        with pytest.raises(wtkit.WtkitError, match=f"option of {name} 'scale': .* greater than 0, got 0"):
+            methods.load(name, scale=0)
 
 
 def test_feedback_alignment_turns_W_towards_its_fixed_B():

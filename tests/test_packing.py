@@ -10,6 +10,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from images import image_folder
@@ -111,8 +112,11 @@ def test_a_pack_that_is_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
     while not third.exists():
         assert process.poll() is None
         time.sleep(0.01)
+    workers = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGKILL)
     process.wait()
+    _, left = psutil.wait_procs(workers, timeout=5)
+    assert workers and not left, "workers end with their parent"
     finished = {path: path.stat().st_mtime_ns for path in third.parent.glob("*.tar")}
     assert len(finished) < 10
     assert "unfinished pack; finish it with: wtkit data pack" in refused(load, third.parent)
@@ -153,7 +157,7 @@ def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path, source, monkeypa
 
     def fill(path, *arguments):
         if path.name == "train-00001.tar":
-            (target / f"{path.name}.partial").symlink_to("/dev/full")
+            (target / f".{path.name}.partial").symlink_to("/dev/full")
         return write(path, *arguments)
 
     with monkeypatch.context() as patch:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).resolve().parent
 METHODS = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
+OTHERS = ["sign_symmetry_batchwise", "frozen"]  # which draw anew in every step, and leave parameters without gradient
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def jobs(tmp_path_factory, without_batch_norm):
         )  # fmt: skip
 
     return {
-        **{method: (config(method), None) for method in METHODS},
+        **{method: (config(method), None) for method in (*METHODS, *OTHERS)},
         "begun_by_two": (config("weight_mirror"), 2),
         "begun_by_one": (config("kolen_pollack"), None),
         "signalled": (config("weight_mirror", seed=1), "signal"),
@@ -113,7 +114,7 @@ def assert_close(a, b):
     np.testing.assert_allclose(a.test_error, b.test_error, atol=6)  # one of 18 images
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *OTHERS])
 def test_a_run_of_two_processes_is_that_of_one(by_two, jobs, method):
     (first, second), folder = by_two
     alone = wtkit.train(jobs[method][0], quiet=True)

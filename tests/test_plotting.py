@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from synthetic import METHODS, altered, diverge, synthetic
 
-from wtkit import paper, plotting
+from wtkit import methods, paper, plotting
 from wtkit.errors import WtkitError
 
 mpl.use("agg")
@@ -56,6 +56,11 @@ def test_methods_can_be_told_apart_in_grey():
 def test_layers_grow_lighter_from_input_to_output():
     levels = [lightness(color) for color in plotting.LAYER_COLORS(np.linspace(0, 1, 20))[:, :3]]
     assert (np.diff(levels) > 0).all()
+
+
+def test_every_method_has_a_look_of_its_own():
+    looks = [plotting.look(name) for name in methods.names()]
+    assert len({how.color for how in looks}) == len({how.marker for how in looks}) == len(looks)
 
 
 def test_a_method_beyond_the_papers_has_a_look():

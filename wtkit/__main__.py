@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
         return 141
     except KeyboardInterrupt:
-        print("wtkit: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        print("wtkit: interrupted; the same command goes on after the last finished epoch or shard", file=sys.stderr)
         return 130
     return 0
 
@@ -73,15 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_train)
     command.add_argument("--output", type=Path, help="the run's folder; default: runs/<name of the run>")
     command.add_argument("--device", help="cpu, cuda, …; default: a free GPU if there is any, waited for")
-    command.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="one of the method's own options; repeatable",
-    )
+    for option, whose in (("--option", "method"), ("--network-option", "network")):
+        command.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"one of the {whose}'s own options; repeatable",
+        )
     for field in dataclasses.fields(config.RunConfig):
-        if field.name != "options":
+        if field.name not in ("options", "network_options"):
             # what is required is missed with the other settings, when a misspelt option has already been named
             required = field.default is dataclasses.MISSING
             text = "required" if required else f"default: {config._typed(field.default) or 'none'}"
@@ -137,9 +138,10 @@ def _train(parsed: argparse.Namespace) -> None:
         field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(config.RunConfig)
     }
     settings = {name: value for name, value in given.items() if value is not None}
-    if "lr_drops" in settings:
-        settings["lr_drops"] = [drop for drop in settings["lr_drops"].split(",") if drop]
-    settings["options"] = dict(_option(text) for text in parsed.option)
+    for listed in {"lr_drops", "backprop"} & settings.keys():
+        settings[listed] = [item for item in settings[listed].split(",") if item]
+    settings["options"] = dict(_option("--option", text) for text in parsed.option)
+    settings["network_options"] = dict(_option("--network-option", text) for text in parsed.network_option)
     run = config.run_config(settings)
 
     from . import gpus
@@ -150,10 +152,10 @@ def _train(parsed: argparse.Namespace) -> None:
         train(run, parsed.output or Path("runs", run.name), device=parsed.device)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _option(flag: str, text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise WtkitError(f"--option {text!r}: expected NAME=VALUE")
+        raise WtkitError(f"{flag} {text!r}: expected NAME=VALUE")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

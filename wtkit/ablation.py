@@ -37,7 +37,8 @@ def runs(node: xr.Dataset) -> pd.DataFrame:
     """A row a run: who it is, its value of each swept quantity, and what it ended with.
 
     Angles are those of the last epoch that recorded them, in degrees: their mean over layers, and the largest
-    (``matrix_angle_max``, ``delta_angle_max``). A run that diverged has NaN for all it ended with.
+    (``matrix_angle_max``, ``delta_angle_max``), NaN where a layer has none, as with direct feedback. A run that
+    diverged has NaN for all it ended with.
     """
     rows, keys = [], swept(node)
     for index in range(node.sizes["run"]):
@@ -63,7 +64,7 @@ def _identity(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen |= chosen["options"]
     who: dict[str, Any] = {name: str(run[name].values) for name in ("method", "norm_order", "status")}
     who |= {"network": run.attrs["network"], "seed": int(run["seed"])}
-    return who | {key: _value(chosen[key]) for key in keys}
+    return who | {key: _value(chosen.get(key, [])) for key in keys}  # some are recorded only where they are not empty
 
 
 def _value(value: Any) -> Any:
@@ -78,8 +79,8 @@ def _over_epochs(run: xr.Dataset) -> dict[str, pd.Series]:
     angles = {name: run[name].dropna("epoch", how="all") for name in ("matrix_angle", "delta_angle")}
     found = {"test_error": run["test_error"].dropna("epoch").to_series()}
     for name, values in angles.items():
-        found[name] = values.mean("layer").to_series()
-        found[f"{name}_max"] = values.max("layer").to_series()
+        found[name] = values.mean("layer", skipna=False).to_series()
+        found[f"{name}_max"] = values.max("layer", skipna=False).to_series()
     return found
 
 
@@ -141,7 +142,7 @@ def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -
         ax.errorbar(
             mean.index, mean, error.where(grouped.count() > 1), label=_name(method, norm_order, table), color=how.color,
             linestyle=how.linestyle, marker=how.marker, capsize=2, elinewidth=0.8,
-            markerfacecolor=how.color if norm_order == paper.MAIN_ORDER else "white",
+            markerfacecolor="white" if norm_order == "bn_relu" else how.color,
         )  # fmt: skip
     if numeric:
         least = x[x > 0].min()

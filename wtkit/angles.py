@@ -34,22 +34,22 @@ def matrix_angles(model: nn.Module) -> xr.DataArray:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel.
 
     Returns:
-        degrees over ``layer`` (module names from the input up); 0 for backprop.
+        degrees over ``layer`` (module names from the input up); 0 for backprop; NaN where no B is in W's place.
 
     Raises:
         WtkitError: for a model without feedback layers.
     """
     layers = _layers(model)
     with torch.no_grad():
-        values = torch.stack([angle(x.B.flatten(), x.weight.flatten()) for x in layers.values()])
+        values = torch.stack([angle(_B(x).flatten(), x.weight.flatten()) for x in layers.values()])
     return _per_layer(layers, values, "matrix_angle", "angle between B and W", "degree")
 
 
 def feedback_norm_ratios(model: nn.Module) -> xr.DataArray:
-    """‖B‖ / ‖W‖ of every layer, over ``layer``."""
+    """‖B‖ / ‖W‖ of every layer, over ``layer``; NaN where no B is in W's place."""
     layers = _layers(model)
     with torch.no_grad():
-        values = torch.stack([x.B.double().norm() / x.weight.double().norm() for x in layers.values()])
+        values = torch.stack([_B(x).double().norm() / x.weight.double().norm() for x in layers.values()])
     return _per_layer(layers, values, "feedback_norm_ratio", "norm of B over norm of W", "1")
 
 
@@ -92,7 +92,7 @@ def delta_statistics(
     layers = _layers(model)
     model = unwrap(model)
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with _undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
+    with undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
         # a compiled backward, also one inside the model, would have its feedback weights burnt in
         hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in layers.items():
@@ -146,7 +146,7 @@ def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     """Leave BatchNorm's statistics, the parameters' demand for gradients and the random streams as they were."""
     buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
     originals = [dict(own) for own in buffers]
@@ -163,6 +163,12 @@ def _undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
                 own.update(original)
             for parameter in learning:
                 parameter.requires_grad_(True)
+
+
+def _B(layer: FeedbackLayer) -> Tensor:
+    """B, or NaN in its place where nothing is sent back, or where it leads straight from the output."""
+    B = layer.B
+    return B if B is not None and B.shape == layer.weight.shape else torch.full_like(layer.weight, float("nan"))
 
 
 def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:

@@ -15,25 +15,96 @@ from pydantic import Field
 
 from . import methods
 from .errors import WtkitError
+from .methods import Method
 from .settings import frozen, known, nearest
 
 NUMERICS = 1
 """Raised whenever a change to wtkit changes the results of a run, so that the pipeline trains anew."""
 
-NETWORKS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-}
-"""The kind of block and the number of blocks in each of the four stages; :func:`wtkit.resnet.build` makes them."""
-
 NORM_ORDERS = ("relu_bn", "bn_relu")
+OWN_ORDER = "own"
 STEMS = ("imagenet", "small")
 DATA_SETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder")
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+# ------------------------------------------------------------------------------------------------------ networks
+
+RESNETS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+"""The kind of block and the number of blocks in each of the four stages; :func:`wtkit.resnet.build` makes them."""
+
+TORCHVISION = (
+    "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121", "densenet161",
+    "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l",
+    "efficientnet_v2_m", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mnasnet0_75",
+    "mnasnet1_0", "mnasnet1_3", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_16gf",
+    "regnet_x_1_6gf", "regnet_x_32gf", "regnet_x_3_2gf", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_8gf",
+    "regnet_y_128gf", "regnet_y_16gf", "regnet_y_1_6gf", "regnet_y_32gf", "regnet_y_3_2gf", "regnet_y_400mf",
+    "regnet_y_800mf", "regnet_y_8gf", "resnext101_32x8d", "resnext101_64x4d", "resnext50_32x4d",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "squeezenet1_0",
+    "squeezenet1_1", "swin_b", "swin_s", "swin_t", "swin_v2_b", "swin_v2_s", "swin_v2_t", "vgg11", "vgg11_bn",
+    "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16",
+    "vit_l_32", "wide_resnet101_2", "wide_resnet50_2",
+)  # fmt: skip
+"""Torchvision's other classifiers, which are built as they are."""
+
+
+@frozen
+class MLP:
+    """The options of the network ``mlp``: fully connected layers on all pixels of an image.
+
+    Attributes:
+        hidden: units in each hidden layer, from the input up.
+        unit: φ of the hidden layers: ``relu``, ``tanh`` or ``sigmoid``. A weight mirror's ``phi`` follows it.
+    """
+
+    NOUN: ClassVar[str] = "option of mlp"
+
+    hidden: tuple[Positive, ...] = (500,)
+    unit: Literal["relu", "tanh", "sigmoid"] = "relu"
+
+
+def network_name(network: str, options: Mapping[str, Any]) -> str:
+    """What runs, files and data call a network: ``vgg11``, ``mlp-hidden=500+300,unit=tanh``, ``mypackage.nets.Mine``.
+
+    In letters that a file's name may have.
+    """
+    words = ",".join(f"{key}={_word(options[key])}" for key in sorted(options))
+    return "-".join(filter(None, [network.replace(":", "."), words]))
+
+
+def _word(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
+
+
+def _check_network(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a network, those left at their defaults included where wtkit knows them; raises WtkitError."""
+    if "num_classes" in options:
+        raise WtkitError("setting 'network_options': 'num_classes' is the data set's to say; leave it out")
+    if network == "mlp":
+        return dataclasses.asdict(MLP(**options))  # type: ignore[call-overload]
+    if network in RESNETS:
+        if options:
+            raise WtkitError(f"setting 'network_options': {network} has none but the settings 'norm_order' and 'stem'")
+    elif network not in TORCHVISION and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network):
+        near = nearest(network, [*RESNETS, *TORCHVISION, "mlp"])
+        raise WtkitError(
+            f"setting 'network': unknown network {network!r}{near}; expected a classifier of torchvision's by name, "
+            f"'mlp', or a class of your own as 'package.module:Class'"
+        )
+    return dict(options)
+
+
+# --------------------------------------------------------------------------------------------------------- a run
 
 
 @frozen
@@ -44,9 +115,16 @@ class RunConfig:
         method: one of the methods in :mod:`wtkit.methods`.
         options: the method's own hyper-parameters.
         variant: a word that tells two sets of options of one method apart; empty for the main one.
-        network: one of :data:`NETWORKS`.
-        norm_order: ``relu_bn``, BatchNorm after the ReLU as in the paper, or ``bn_relu``.
-        stem: ``imagenet`` or ``small``.
+        network: a classifier of torchvision's by its name there (:data:`RESNETS`, :data:`TORCHVISION`), ``mlp``, or
+            ``package.module:Class``: a class of yours that is called with ``num_classes`` and gives logits (N, classes)
+            for images (N, 3, H, W). A module in the working folder is found.
+        network_options: of :class:`MLP`; or further keyword arguments of torchvision's network or of your class. A
+            ResNet has none.
+        norm_order: of a ResNet, ``relu_bn``, BatchNorm after the ReLU as in the paper, or ``bn_relu``. Every other
+            network has its order, if any, of itself: there this is ``own``, whatever the default.
+        stem: of a ResNet, ``imagenet`` or ``small``.
+        backprop: modules that stay on backprop, by name; ``*`` matches any text, as in :func:`wtkit.convert`. Their
+            layers are measured like the others.
         data: name of the data set.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with ``train`` and ``val``.
         classes: how many of the data set's classes, spread evenly over them in their sorted order; None for all.
@@ -81,9 +159,11 @@ class RunConfig:
     method: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,=+-]*$")] = ""
-    network: Literal[tuple(NETWORKS)] = "resnet18"  # type: ignore[valid-type]
-    norm_order: Literal[NORM_ORDERS] = "relu_bn"  # type: ignore[valid-type]
+    network: str = "resnet18"
+    network_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    norm_order: Literal[*NORM_ORDERS, OWN_ORDER] = "relu_bn"  # type: ignore[valid-type]
     stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
+    backprop: tuple[str, ...] = ()
     data: Literal[DATA_SETS] = "digits"  # type: ignore[valid-type]
     data_root: str = "data"
     classes: Annotated[int, Field(ge=2)] | None = None
@@ -109,21 +189,55 @@ class RunConfig:
     workers: Annotated[int, Field(ge=0)] = 4
 
     def __post_init__(self) -> None:
-        methods.load(self.method, **self.options)
+        _check_network(self.network, self.network_options)
+        self.loaded_method()
+        self._check_choices()
         if self.nesterov and self.momentum == 0:
             raise WtkitError("setting 'nesterov': needs a momentum above 0")
+
+    def _check_choices(self) -> None:
+        """Norm order and stem are choices of ResNets: for other networks only their defaults are accepted."""
+        if self.network in RESNETS:
+            if self.norm_order == OWN_ORDER:
+                raise WtkitError(f"setting 'norm_order': {self.network} needs one of {', '.join(NORM_ORDERS)}")
+            return
+        for name, accepted in (("norm_order", ("relu_bn", OWN_ORDER)), ("stem", ("imagenet",))):
+            if getattr(self, name) not in accepted:
+                raise WtkitError(
+                    f"setting {name!r}: only {', '.join(RESNETS)} have a choice, not {self.network_name}; leave it out"
+                )
+        object.__setattr__(self, "norm_order", OWN_ORDER)  # frozen
 
     @property
     def name(self) -> str:
         """The run's folder: ``resnet18-relu_bn-weight_mirror-seed0``, the variant behind the method."""
         method = f"{self.method}-{self.variant}" if self.variant else self.method
-        return f"{self.network}-{self.norm_order}-{method}-seed{self.seed}"
+        return f"{self.network_name}-{self.norm_order}-{method}-seed{self.seed}"
+
+    @property
+    def network_name(self) -> str:
+        """The network with its options, in a word; see :func:`network_name`."""
+        return network_name(self.network, self.network_options)
+
+    def loaded_method(self) -> Method:
+        """The method with its options, of which ``phi`` is by default that of the network where wtkit knows it."""
+        options = self.options
+        if self.network == "mlp" and hasattr(methods.method_class(self.method), "phi"):
+            options = {"phi": MLP(**self.network_options).unit} | options
+        return methods.load(self.method, **options)
 
     @property
     def revision(self) -> str:
         """A text that changes with any setting, options left at their defaults included, and with wtkit's numerics."""
-        options = dataclasses.asdict(methods.load(self.method, **self.options))  # type: ignore[call-overload]
-        settings = dataclasses.asdict(self) | {"numerics": NUMERICS, "options": options}
+        settings = dataclasses.asdict(self) | {
+            "numerics": NUMERICS,
+            "options": self.loaded_method().recorded,
+            "network_options": _check_network(self.network, self.network_options),
+        }
+        # these came later: left out where they are empty, so that a run from before them is the run that it was
+        for late in ("network_options", "backprop"):
+            if not settings[late]:
+                del settings[late]
         return json.dumps(settings, sort_keys=True)
 
     def arguments(self) -> list[str]:
@@ -131,8 +245,9 @@ class RunConfig:
         words = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "options":
-                words += [f"--option={key}={json.dumps(option)}" for key, option in sorted(value.items())]
+            if field.name in ("options", "network_options"):
+                flag = f"--{field.name.removesuffix('s').replace('_', '-')}"
+                words += [f"{flag}={key}={json.dumps(option)}" for key, option in sorted(value.items())]
             elif field.default is dataclasses.MISSING or value != field.default:
                 words.append(f"--{field.name.replace('_', '-')}={_typed(value)}")
         return words
@@ -180,17 +295,20 @@ def decay_exponent(config: RunConfig, steps_per_epoch: int) -> float:
 _AXES = ("methods", "networks", "norm_orders", "seeds")
 _KEYS = (*_AXES, "settings", "overrides", "exclude")
 _MATCHES = ("method", "variant", "network", "norm_order")
-_SETTINGS = [field.name for field in dataclasses.fields(RunConfig) if field.name not in (*_MATCHES, "seed")]
+_OF_AXES = (*_MATCHES, "network_options", "seed")
+_SETTINGS = [field.name for field in dataclasses.fields(RunConfig) if field.name not in _OF_AXES]
 
 
 def expand(path: str | Path) -> list[RunConfig]:
     """The runs of an experiment file, or of an ablation, which is a file with a ``base``.
 
     **An experiment** is methods × networks × norm orders × seeds, with settings and overrides. The file is YAML with
-    the keys ``methods`` (names, or ``name:variant``), ``networks``, ``norm_orders``, ``seeds``, ``settings`` for all
-    runs, and ``overrides``: a list of ``{match: …, set: …}``, applied in order to the runs that match. An override sets
-    settings, and may give the runs that match their own ``seeds``, or, if it does not itself match by norm order,
-    ``norm_orders``. ``exclude`` is a list of matches whose runs are left out.
+    the keys ``methods`` (names, or ``name:variant``), ``networks`` (names, or ``name: {option: value}``),
+    ``norm_orders``, ``seeds``, ``settings`` for all runs, and ``overrides``: a list of ``{match: …, set: …}``, applied
+    in order to the runs that match. A network with options is matched by its :func:`network_name`. Norm orders are
+    those of the ResNets; any other network is run once, in its own. An override sets settings, and may give the runs
+    that match their own ``seeds``, or, if it does not itself match by norm order, ``norm_orders``. ``exclude`` is a
+    list of matches whose runs are left out.
 
     **An ablation** names an experiment of the same folder, or of the one above, as its ``base``, and may change its
     ``methods``, ``networks``, ``norm_orders`` and ``seeds`` (none of the base's variants is in it unless named) and its
@@ -271,18 +389,18 @@ def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
     used: set[int] = set()
     left_out: set[int] = set()
     runs: dict[str, RunConfig] = {}
-    for choice, network in itertools.product(base["methods"], base["networks"]):
+    for choice, (network, network_options) in itertools.product(base["methods"], map(_network, base["networks"])):
         method, _, variant = str(choice).partition(":")
-        who = {"method": method, "variant": variant, "network": network}
+        who = {"method": method, "variant": variant, "network": network_name(network, network_options)}
         norm_orders = base["norm_orders"]
         for _, change in _matching(overrides, who):
             norm_orders = change.get("norm_orders", norm_orders)
-        for norm_order in norm_orders:
+        for norm_order in norm_orders if network in RESNETS else [OWN_ORDER]:
             found = {n for n, match in enumerate(excluded) if _matches(match, who | {"norm_order": norm_order})}
             left_out |= found
             if found:
                 continue
-            values = settings | who | {"norm_order": norm_order}
+            values = settings | who | {"norm_order": norm_order, "network": network, "network_options": network_options}
             whos.append(who | {"norm_order": norm_order})
             seeds, options = base["seeds"], dict(_mapping("options", settings.get("options") or {}))
             for number, change in _matching(overrides, who | {"norm_order": norm_order}):
@@ -349,8 +467,20 @@ def _check_axis(axis: str, values: Any) -> None:
     if not isinstance(values, list) or not values:
         raise WtkitError(f"{axis!r}: expected a list of {word} that is not empty, got {values!r}")
     for value in values:
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if axis == "networks" and isinstance(value, dict):
+            _network(value)
+        elif not isinstance(value, kind) or isinstance(value, bool):
             raise WtkitError(f"{axis!r}: expected a list of {word}, got {value!r} in it")
+
+
+def _network(entry: Any) -> tuple[str, dict[str, Any]]:
+    """Name and options of an entry of ``networks``."""
+    if isinstance(entry, str):
+        return entry, {}
+    named = [(name, options) for name, options in entry.items() if isinstance(name, str) and isinstance(options, dict)]
+    if len(entry) != 1 or not named or not all(isinstance(key, str) for key in named[0][1]):
+        raise WtkitError(f"'networks': expected a name, or one name with a mapping of options, got {entry!r}")
+    return named[0]
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:
@@ -407,16 +537,10 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {",".join(f"{key}={_word(value)}" for key, value in change.items()): change for change in combinations}
 
 
-def _word(value: Any) -> str:
-    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
-
-
 def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     """``run`` with the settings, and options of its method, that ``change`` names."""
     values = dataclasses.asdict(run)
-    method = methods.load(run.method, **run.options)
-    options = [field.name for field in dataclasses.fields(method)]  # type: ignore[arg-type]
+    options = [field.name for field in dataclasses.fields(run.loaded_method())]  # type: ignore[arg-type]
     for key, value in change.items():
         known(str(key), [*_SETTINGS, *options], f"setting or option of {run.method}")
         if key == "options":

@@ -12,3 +12,12 @@ class WtkitError(ValueError):
 
 class Stopped(WtkitError):
     """A run that was told to stop, and left a checkpoint from which the same command goes on."""
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out; torch has no type of its own for that on the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

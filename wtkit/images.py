@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import io
 import os
+import signal
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,6 +131,27 @@ def at_most_a_core_each(workers: int) -> int:
     """So many processes for a DataLoader, or as many as there are cores: more would only take turns."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(workers, cores)
+
+
+def end_with_parent(_worker: int) -> None:
+    """Have this process of a DataLoader killed with its parent, however that ends: left alone it may wait for ever."""
+    with contextlib.suppress(AttributeError, OSError):  # Linux only
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@contextlib.contextmanager
+def killed_workers() -> Iterator[None]:
+    """Say in a line that a DataLoader's process was killed, which PyTorch may notice anywhere in the main program."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = textwrap.shorten(str(error), 120)
+        raise WtkitError(
+            f"a process that decodes images is gone: {reason}; where memory is short take fewer workers, then give the "
+            f"same command again: it goes on from what was saved"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -14,9 +14,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import re
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from types import EllipsisType
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from . import methods
 from .errors import WtkitError
 from .methods import Method
+from .methods.base import initial_scale
 from .parallel import ALONE, Share
 from .settings import nearest
 
@@ -39,7 +41,8 @@ class LinearMaps(NamedTuple):
     """The maps of a fully connected layer. Shapes: y (..., in), W and M (out, in), δ (..., out), bias (out,)."""
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(y, W, bias)
+        out = F.linear(y, W, bias)
+        return out if y.dim() < 3 else _no_view(out, out.shape)
 
     def backward(self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
         """(Mᵀ δ, δ yᵀ, Σ δ), each where ``needs`` asks for it."""
@@ -49,6 +52,10 @@ class LinearMaps(NamedTuple):
             rows.T @ y.reshape(-1, y.shape[-1]) if needs[1] else None,
             rows.sum(0) if needs[2] else None,
         )
+
+    def direct(self, error: Tensor, y: Tensor, M: Tensor) -> Tensor:
+        """Mᵀ e, in the shape of y, for the output layer's δ: error (..., outputs), M (outputs, in)."""
+        return error @ M
 
 
 Taps = EllipsisType | tuple[slice, ...]
@@ -69,8 +76,7 @@ class ConvMaps(NamedTuple):
         seen = self.seen_at_once(y, used, padding)
         if seen is not None:
             rows = F.linear(_rows(y[seen]), _rows(used), bias)
-            # a result of its own and no view, so that an in-place ReLU may follow
-            return torch.ops.aten._unsafe_view(rows, [len(y), len(W), 1, 1])
+            return _no_view(rows, [len(y), len(W), 1, 1])
         return F.conv2d(y, used, bias, self.stride, padding, self.dilation, self.groups)
 
     def backward(self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
@@ -88,6 +94,14 @@ class ConvMaps(NamedTuple):
                 delta, y, used, [len(M)], self.stride, padding, self.dilation, False, [0, 0], self.groups, list(needs)
             )
         return below, None if product is None else _within(M, taps, product), total
+
+    def direct(self, error: Tensor, y: Tensor, M: Tensor) -> Tensor:
+        """Mᵀ e, the same at every position and divided by their number, as pooling over them would send it.
+
+        Shapes: error (N, outputs), or (N, outputs, H, W), then summed over positions; M (outputs, in).
+        """
+        signal = error.flatten(2).sum(2) if error.dim() == 4 else error
+        return (signal @ M / y[0, 0].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
 
     def seen_at_once(self, y: Tensor, W: Tensor, padding: tuple[int, ...]) -> Taps | None:
         """The part of y that the kernel meets where the whole output is one position; None where there are more.
@@ -112,6 +126,11 @@ class ConvMaps(NamedTuple):
         if rows == slice(0, W.shape[2]) and columns == slice(0, W.shape[3]):
             return ..., self.padding
         return (slice(None), slice(None), rows, columns), (top, left)
+
+
+def _no_view(result: Tensor, shape: Sequence[int]) -> Tensor:
+    """``result`` in ``shape``, as a tensor of its own and no view of another, so that an in-place ReLU may follow."""
+    return torch.ops.aten._unsafe_view(result, shape)
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -193,6 +212,72 @@ class Engaged(torch.autograd.Function):
         return below, product, None, total, None
 
 
+class Direct(torch.autograd.Function):
+    """A layer in engaged mode whose input is sent the output layer's δ, through B, in place of its own."""
+
+    @staticmethod
+    def forward(ctx, y, W, B, bias, maps, is_output):
+        ctx.save_for_backward(y, W, B)
+        ctx.maps, ctx.is_output = maps, is_output
+        return maps.apply_weights(y, W, bias)
+
+    @staticmethod
+    def backward(ctx, delta):
+        y, W, B = ctx.saved_tensors
+        for_y, for_W, _, for_bias, _, _ = ctx.needs_input_grad
+        if ctx.is_output:
+            _tell_error(delta)
+        direct = for_y and not _deltas_of_backprop
+        below, product, total = ctx.maps.backward(delta, y, W, (for_y and not direct, for_W, for_bias))
+        if direct:
+            error = _error(delta.device).to(W.dtype)
+            below = ctx.maps.direct(error, y, B.to(W.dtype))
+            if below.shape != y.shape:
+                raise WtkitError(
+                    f"direct feedback: the output layer's δ, {tuple(error.shape)}, does not fit the input of a layer, "
+                    f"{tuple(y.shape)}; both need the same examples"
+                )
+        return below, product, None, total, None, None
+
+
+# What the backward pass of the output layer, which is run before those of the layers below it, tells them: its δ, by
+# the number of the pass and by device, since each device has a thread.
+_errors: dict[tuple[int, torch.device], Tensor] = {}
+
+
+def _tell_error(delta: Tensor) -> None:
+    key = torch._C._current_graph_task_id(), delta.device
+    if _errors.pop(key, None) is not None:
+        raise WtkitError(
+            "direct feedback: two outputs in one backward pass, so that a layer cannot tell whose δ it is sent; "
+            "call backward() once for each output"
+        )
+    _errors[key] = delta
+    if len(_errors) > 64:  # passes that failed never came to their end
+        _errors.pop(next(iter(_errors)))
+
+    def forget() -> None:
+        _errors.pop(key, None)
+
+    torch.autograd.Variable._execution_engine.queue_callback(forget)  # at the end of the pass
+
+
+def _error(device: torch.device) -> Tensor:
+    error = _errors.get((torch._C._current_graph_task_id(), device))
+    if error is None:
+        raise WtkitError(
+            "direct feedback: a layer was reached past the network's last layer, which has its δ to send; let the loss "
+            "depend on that layer's output alone, and checkpoint with use_reentrant=False"
+        )
+    return error
+
+
+def _direct(*arguments: Any) -> Tensor:
+    """``Direct.apply`` as ``torch.compile`` may take it, whole: Dynamo refuses backward passes that tell each other
+    something, though AOTAutograd, which just runs them, does not mind."""
+    return Direct.apply(*arguments)
+
+
 class FeedbackLayer(nn.Module):
     """What the two kinds of layer share. Made by :func:`convert`, never by a constructor.
 
@@ -202,6 +287,7 @@ class FeedbackLayer(nn.Module):
             for no gradient since it is handed W's as an optimizer steps, otherwise a buffer, or None.
         is_output: whether it is the network's last layer.
         mirror_count: mirror steps taken so far, by which its noise is keyed.
+        update_count: updates of W that its method has followed, by which what is drawn for them is keyed.
         taps: the part of ``weight`` whose inputs exist, where :func:`wtkit.mirroring.fit_noise` found some that do not.
     """
 
@@ -212,12 +298,20 @@ class FeedbackLayer(nn.Module):
     is_output: bool
     seed: int
     mirror_count: int
+    update_count: int
     taps: Taps
 
     @property
-    def B(self) -> Tensor:
-        """What δ travels through, in the shape of ``weight``: for backprop ``weight`` itself."""
+    def B(self) -> Tensor | None:
+        """What δ travels through, in the shape of ``weight``: for backprop ``weight`` itself.
+
+        None where nothing is sent back; where the output layer's δ comes directly, (outputs, inputs of the layer).
+        """
         return self.method.feedback_weights(self.weight, self.feedback)
+
+    def stream(self, *key: object) -> torch.Generator:
+        """The layer's random stream under ``key``, on the layer's device, apart from every other stream."""
+        return torch.Generator(self.weight.device).manual_seed(stream_seed(self.seed, *key))
 
     @property
     @abstractmethod
@@ -228,10 +322,12 @@ class FeedbackLayer(nn.Module):
         """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input shape."""
         W, bias, through = self.weight, self.bias, self.B
         kept = through is self.feedback
+        if through is None:  # δ ends here
+            y, through = y.detach(), W
         B = None if through is W else through.detach()  # None for W itself
         device = y.device.type
         if not torch.is_autocast_enabled(device):
-            return Engaged.apply(y, W, B, bias, self.maps)
+            return self._apply_engaged(y, W, B, bias)
         # cast in sight of autograd, so that gradients come back in the parameters' own precision
         dtype = torch.get_autocast_dtype(device)
         y, W = y.to(dtype), W.to(dtype)
@@ -239,7 +335,12 @@ class FeedbackLayer(nn.Module):
         if B is not None and not kept:  # a B that is there anyway is cast in the backward pass, without a lasting copy
             B = B.to(dtype)
         with torch.autocast(device, enabled=False):
-            return Engaged.apply(y, W, B, bias, self.maps)
+            return self._apply_engaged(y, W, B, bias)
+
+    def _apply_engaged(self, y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self.method.direct:
+            return _direct(y, W, B, bias, self.maps, self.is_output)
+        return Engaged.apply(y, W, B, bias, self.maps)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, method={self.method.name}"
@@ -306,12 +407,18 @@ PLAIN = {twin: plain for plain, twin in TWINS.items()}
 # ------------------------------------------------------------------------------------- B and W in one optimizer
 
 _learning: weakref.WeakSet[FeedbackLayer] = weakref.WeakSet()
+_following: weakref.WeakSet[FeedbackLayer] = weakref.WeakSet()
 
 
 def _watch(layer: FeedbackLayer) -> None:
-    """Have every optimizer's step treat B of ``layer`` as it treats W, if its B learns with W."""
-    if getattr(layer, "method", None) is not None and layer.method.learns_engaged:
+    """Have every optimizer's step treat B of ``layer`` as it treats W, or be followed by it, if the method says so."""
+    method = getattr(layer, "method", None)
+    if method is not None and method.learns_engaged:
         _learning.add(layer)
+    if method is not None and method.follows:
+        _following.add(layer)
+    if method is not None and method.direct:
+        torch.compiler.allow_in_graph(_direct)  # not at the top: it takes seconds
 
 
 def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -356,10 +463,23 @@ def _only_reads_gradients(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Take the gradient from B again, so that clipping and the like meet it once, in W."""
+    """Take the gradient from B again, so that clipping and the like meet it once, in W; have methods follow W."""
     for layer in list(_learning):
         if layer.feedback is not None:
             layer.feedback.grad = None
+    if _following:
+        _follow({id(p) for group in optimizer.param_groups for p in group["params"]})
+
+
+@torch.no_grad()
+def _follow(updated: set[int]) -> None:
+    """Change what layers keep whose W was among the parameters ``updated``, as their method says."""
+    for layer in list(_following):
+        W, kept = layer.weight, layer.feedback
+        if kept is None or W.grad is None or id(W) not in updated:
+            continue
+        layer.update_count += 1
+        kept.copy_(layer.method.followed(W, kept, layer.stream("update", layer.update_count)))
 
 
 def _refuse_unequal(layer: FeedbackLayer, for_W: dict[str, Any] | None, for_B: dict[str, Any] | None) -> None:
@@ -420,6 +540,9 @@ def convert(
     adds ``<layer>.feedback`` to the ``state_dict``, which a checkpoint may lack. Take ``model.parameters()`` for the
     optimizer afterwards: Kolen–Pollack's B is among them. A converted model may be converted again.
 
+    A layer must be called to send δ through B: where a module takes ``layer.weight`` and multiplies by itself, as the
+    attention of torchvision's Swin transformers does, leave its layers on backprop.
+
     Args:
         model: any module, a bare layer included.
         method: a method's name, or a :class:`~wtkit.methods.Method`.
@@ -459,16 +582,17 @@ def convert(
         _refuse_shared(chosen)
     seeds = {name: stream_seed(seed, "layer", name) for name in chosen}
     # drawn before anything is changed, so that a method that fails leaves the model as it was
-    initial = {name: _initial(method, layer.get_parameter("weight"), seeds[name]) for name, layer in chosen.items()}
+    last = [name for name, module in unwrap(model).named_modules() if isinstance(module, tuple(TWINS))][-1:]
+    outputs = len(chosen[last[0]].get_parameter("weight")) if last and last[0] in chosen else None
+    initial = {name: _initial(method, layer, seeds[name], outputs) for name, layer in chosen.items()}
     for converted in feedback_layers(model).values():
         _strip(converted)  # also where it now stays on backprop
-    last = [name for name, module in unwrap(model).named_modules() if isinstance(module, tuple(TWINS))][-1:]
     for name, module in chosen.items():
         layer = _twin(module)
         layer.method = method
         layer.seed = seeds[name]
         layer.is_output = name in last
-        layer.mirror_count = 0
+        layer.mirror_count = layer.update_count = 0
         layer.taps = ...
         kept = initial[name]
         if method.learns_engaged and kept is not None:
@@ -524,12 +648,22 @@ def stream_seed(*key: Any) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
 
 
-def _initial(method: Method, W: Tensor, seed: int) -> Tensor | None:
-    """What a layer keeps for its feedback path; raises where the B that it makes is not in W's shape."""
-    kept = method.initial(W.detach(), torch.Generator().manual_seed(stream_seed(seed, "feedback")))
-    B = method.feedback_weights(W.detach(), kept)
-    if B.shape != W.shape:
-        raise WtkitError(f"{method.name}: feedback_weights gave shape {tuple(B.shape)}, expected W's {tuple(W.shape)}")
+def _initial(method: Method, layer: nn.Module, seed: int, outputs: int | None) -> Tensor | None:
+    """What a layer keeps for its feedback path; raises where the B that it makes is not in the shape that it must have.
+
+    Args:
+        outputs: of the network, where its last layer is to be converted.
+    """
+    W = layer.get_parameter("weight").detach()
+    like = W
+    if method.direct:
+        if outputs is None:
+            raise WtkitError(f"{method.name}: the network's last layer has its δ to send, and cannot stay on backprop")
+        like = initial_scale(W).to(W.dtype).expand(outputs, W.shape[1] * getattr(layer, "groups", 1))
+    kept = method.initial(like, torch.Generator().manual_seed(stream_seed(seed, "feedback")))
+    B = method.feedback_weights(W, kept)
+    if B is not None and B.shape != like.shape:
+        raise WtkitError(f"{method.name}: feedback_weights gave shape {tuple(B.shape)}, expected {tuple(like.shape)}")
     return kept
 
 
@@ -543,11 +677,17 @@ def _twin(layer: nn.Module) -> FeedbackLayer:
 def _strip(layer: FeedbackLayer) -> None:
     """Make a feedback layer the plain layer that it was."""
     _learning.discard(layer)
+    _following.discard(layer)
     layer._buffers.pop("feedback", None)
     layer._parameters.pop("feedback", None)
-    for attribute in ("method", "seed", "is_output", "mirror_count", "taps"):
+    for attribute in ("method", "seed", "is_output", "mirror_count", "update_count", "taps"):
         delattr(layer, attribute)
     layer.__class__ = PLAIN[type(layer)]  # type: ignore[assignment]  # it is a FeedbackLayer no more
+
+
+def convertible(module: nn.Module) -> bool:
+    """Whether ``module`` is a layer that has a feedback twin, or such a twin."""
+    return (type(module) in TWINS or type(module) in PLAIN) and "weight" in module._parameters
 
 
 def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:
@@ -561,16 +701,24 @@ def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:
         return bool(hits) or any(name.startswith(f"{module}.") for module in exempt)
 
     chosen: dict[str, nn.Module] = {}
+    untreatable: dict[str, str] = {}  # what would have to stay on backprop, and why
     for name, module in unwrap(model).named_modules():
         if stays(name):
             exempt.append(name)
-        elif (type(module) in TWINS or type(module) in PLAIN) and "weight" in module._parameters:
+        elif convertible(module):
             chosen[name] = module
         elif not isinstance(module, _ELEMENTWISE):
             for own, parameter in module.named_parameters(recurse=False):
                 full = f"{name}.{own}" if name else own
                 if not stays(full) and _mixes(parameter):
-                    raise _untreatable(name, module, f"{own!r} carries weights that δ may travel through")
+                    # the parameter alone where the module holds layers that can be converted, or else all of it
+                    inner = any(map(convertible, module.modules()))
+                    untreatable[full if inner else name or "*"] = _described(name, module, own)
+                    if not inner:
+                        exempt.append(name)
+                        break
+    if untreatable:
+        raise _untreatable(untreatable)
     if unmatched:
         pattern = sorted(unmatched)[0]
         names = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
@@ -585,12 +733,25 @@ def _mixes(parameter: Tensor) -> bool:
     return sum(size > 1 for size in parameter.shape) > 1
 
 
-def _untreatable(name: str, module: nn.Module, why: str) -> WtkitError:
+def _described(name: str, module: nn.Module, parameter: str) -> str:
     where = f"{name!r} ({type(module).__name__})" if name else f"the model itself ({type(module).__name__})"
+    return f"{where}: {parameter!r} carries weights that δ may travel through"
+
+
+def _untreatable(found: dict[str, str]) -> WtkitError:
+    first, more = next(iter(found.values())), f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
     return WtkitError(
-        f"cannot convert {where}: {why}; only nn.Linear and nn.Conv2d have a feedback twin. "
-        f"To leave it on backprop: convert(..., backprop=[{name or '*'!r}])"
+        f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin. "
+        f"To leave it on backprop: convert(..., backprop={as_patterns(found)}), or the setting 'backprop' of a run"
     )
+
+
+def as_patterns(names: Iterable[str]) -> list[str]:
+    """As few patterns as match ``names``, with ``*`` where several differ in numbers alone."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+    return [pattern if len(those) > 1 else those[0] for pattern, those in alike.items()]
 
 
 def _refuse_shared(chosen: dict[str, nn.Module]) -> None:

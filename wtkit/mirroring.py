@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import WtkitError
-from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, share_of, stream_seed, unwrap
+from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, share_of, unwrap
 from .methods import Method
 from .methods.weight_mirror import WeightMirror
 from .parallel import ALONE, Share
@@ -179,15 +179,10 @@ def _respond(drive: Tensor, phi: str) -> tuple[Tensor, Tensor]:
     return response, slope.mean()
 
 
-def _generator(layer: FeedbackLayer, *key: object) -> torch.Generator:
-    """The random stream of this layer's noise under ``key``, on the layer's device, apart from every other stream."""
-    return torch.Generator(layer.weight.device).manual_seed(stream_seed(layer.seed, *key))
-
-
 def _draw(layer: FeedbackLayer, shape: tuple[int, ...]) -> Tensor:
     """Independent noise with mean 0 and variance σ²."""
     method = _method(layer)
-    generator = _generator(layer, "noise", layer.mirror_count)
+    generator = layer.stream("noise", layer.mirror_count)
     noise = torch.empty(shape, dtype=layer.weight.dtype, device=layer.weight.device)
     if method.noise == "uniform":
         return noise.uniform_(-(3**0.5), 3**0.5, generator=generator).mul_(method.noise_std)
@@ -231,7 +226,7 @@ def _noise_vectors(layer: FeedbackLayer, groups: int) -> Tensor:
     # order of its rows: a block of them a step, then the same again, so that no row waits longer than a cycle.
     blocks = math.ceil(fan_in / (samples // 2))
     block = layer.mirror_count % blocks
-    generator = _generator(layer, "basis")
+    generator = layer.stream("basis")
     device, dtype = layer.weight.device, layer.weight.dtype
     rows = torch.randperm(fan_in, generator=generator, device=device)[block::blocks]
     signs = torch.randint(0, 2, (groups, 1, fan_in), generator=generator, device=device, dtype=dtype) * 2 - 1

@@ -30,7 +30,18 @@ import numpy as np
 import torch
 
 from .errors import WtkitError
-from .images import PARTS, Files, Images, at_most_a_core_each, folder, folder_classes, workers_errors
+from .files import replacing
+from .images import (
+    PARTS,
+    Files,
+    Images,
+    at_most_a_core_each,
+    end_with_parent,
+    folder,
+    folder_classes,
+    killed_workers,
+    workers_errors,
+)
 
 FORMAT = 1
 ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
@@ -165,7 +176,7 @@ def pack(
     }
     with _writing(target):
         target.mkdir(parents=True, exist_ok=True)
-        if not is_pack(target) and any(path.name not in (".lock", "pack.json.partial") for path in target.iterdir()):
+        if not is_pack(target) and any(path.name not in (".lock", ".pack.json.partial") for path in target.iterdir()):
             raise WtkitError(f"{target}/ holds something else than a pack; name a new or an empty folder")
         with _locked(target):
             known = _begun(target, settings)
@@ -280,7 +291,7 @@ def _whole(path: Path, images: int, known: dict[str, str]) -> dict[str, Any] | N
 
 def _write_shard(path: Path, members: Iterator[tuple[str, bytes]], advance: Callable[[], Any]) -> None:
     """A tar file whose bytes depend on nothing but its members."""
-    with _replacing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
+    with replacing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for name, data in members:
             member = tarfile.TarInfo(name)  # as made: no owner, no time
             member.size = len(data)
@@ -289,24 +300,8 @@ def _write_shard(path: Path, members: Iterator[tuple[str, bytes]], advance: Call
 
 
 def _write(path: Path, data: bytes) -> None:
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(data)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file to write, which takes its name when it is whole and on the disk."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _stored(images: _Shrunk, places: list[int], workers: int) -> Iterator[tuple[str, bytes]]:
@@ -321,9 +316,10 @@ def _stored(images: _Shrunk, places: list[int], workers: int) -> Iterator[tuple[
         num_workers=workers,
         prefetch_factor=64 if workers else None,
         collate_fn=tuple,  # as they are
+        worker_init_fn=end_with_parent,
         generator=torch.Generator(),
     )
-    with workers_errors():
+    with workers_errors(), killed_workers():
         yield from loader
 
 

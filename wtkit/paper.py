@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
@@ -25,6 +26,8 @@ BP, FA, SS, WM, KP = METHODS = (
 )  # fmt: skip
 """The five methods of the paper, in the order of our figures and tables."""
 MAIN_ORDER = "relu_bn"
+ORDERS = {"relu_bn": "after ReLU", "bn_relu": "before ReLU", "own": "the network's own"}
+"""What figures and tables call the norm orders."""
 """BatchNorm after the ReLU, as in most of the paper's experiments (Sec. 6)."""
 
 
@@ -104,8 +107,8 @@ def label(method: str, variant: str = "") -> str:
 
 
 def network_label(network: str) -> str:
-    """``ResNet-18`` for ``resnet18``."""
-    return network.replace("resnet", "ResNet-")
+    """``ResNet-18`` for ``resnet18``; any other network by its own name."""
+    return re.sub(r"^resnet(\d+)$", r"ResNet-\1", network)
 
 
 def data_label(data: str) -> str:
@@ -137,9 +140,14 @@ def last_errors(runs: xr.Dataset) -> xr.DataArray:
     return xr.DataArray(np.array(last, dtype=float), dims="run")
 
 
-def final_error(node: xr.Dataset, method: str, norm_order: str = MAIN_ORDER, variant: str = "") -> Estimate:
+def main_order(node: xr.Dataset) -> str:
+    """The norm order that figures and claims speak of: the paper's; of a network without the choice, its own."""
+    return "own" if "own" in node["norm_order"].values else MAIN_ORDER
+
+
+def final_error(node: xr.Dataset, method: str, norm_order: str | None = None, variant: str = "") -> Estimate:
     """Error at the last epoch over the complete runs of a method, diverged runs counted beside."""
-    runs = select(node, method, norm_order=norm_order, variant=variant)
+    runs = select(node, method, norm_order=norm_order or main_order(node), variant=variant)
     mean, error = mean_and_error(last_errors(complete(runs)))
     diverged = int((runs["status"].values == "diverged").sum())
     return Estimate(float(mean), float(error), runs.sizes["run"], diverged, label(method, variant))
@@ -174,7 +182,7 @@ def networks(tree: xr.DataTree) -> dict[str, xr.Dataset]:
 def error_table(tree: xr.DataTree) -> pd.DataFrame:
     """Final errors of every network, norm order, method and variant that was run, beside the paper's."""
     rows = []
-    for (network, node), order in itertools.product(networks(tree).items(), ("relu_bn", "bn_relu")):
+    for (network, node), order in itertools.product(networks(tree).items(), ORDERS):
         for method in methods_of(node, order, variant=None):
             for variant in ["", *variants_of(node, method)]:
                 ours = final_error(node, method, order, variant)
@@ -183,7 +191,7 @@ def error_table(tree: xr.DataTree) -> pd.DataFrame:
                     rows.append(
                         {
                             "network": network_label(network),
-                            "BatchNorm": {"relu_bn": "after ReLU", "bn_relu": "before ReLU"}[order],
+                            "BatchNorm": ORDERS[order],
                             "method": label(method, variant),
                             f"{evaluated_on(node)} error %, {data_label(node.attrs['data'])}": str(ours),
                             "seeds": ours.runs,
@@ -305,7 +313,8 @@ def _decide(holds: bool, measured: str = "", otherwise: str = "") -> Finding:
 # ------------------------------------------------------------------------------- how errors and angles are compared
 
 
-def _errors(node: xr.Dataset, wanted: Iterable[str], norm_order: str = MAIN_ORDER) -> dict[str, Estimate]:
+def _errors(node: xr.Dataset, wanted: Iterable[str], norm_order: str | None = None) -> dict[str, Estimate]:
+    norm_order = norm_order or main_order(node)
     if evaluated_on(node) != "test":
         raise _CannotTestError(f"errors were measured on {evaluated_on(node)} images")
     errors = {method: final_error(node, method, norm_order) for method in wanted}
@@ -373,9 +382,9 @@ def _by_layer(node: xr.Dataset, method: str, quantity: str = "matrix_angle", *, 
     Args:
         output: whether to keep the output layer, whose δ angle is 0 by construction.
     """
-    runs = select(node, method, norm_order=MAIN_ORDER)
+    runs = select(node, method, norm_order=main_order(node))
     if not runs.sizes["run"]:
-        raise _CannotTestError(f"{label(method)} was not run with {MAIN_ORDER}")
+        raise _CannotTestError(f"{label(method)} was not run with {main_order(node)}")
     if not complete(runs).sizes["run"]:
         raise _CannotTestError(f"all runs of {label(method)} diverged")
     values = complete(runs)[quantity].dropna("epoch", how="all").transpose("run", "epoch", "layer")
@@ -593,7 +602,7 @@ def _(node: xr.Dataset) -> Finding:
 )
 def _(node: xr.Dataset) -> Finding:
     angles = _after_start(_by_layer(node, WM)).mean("layer")
-    drops = lr_drops(select(node, WM, norm_order=MAIN_ORDER))
+    drops = lr_drops(select(node, WM, norm_order=main_order(node)))
     if not drops:
         raise _CannotTestError("η_W never drops at once in these runs")
     drop, epochs = drops[0], angles["epoch"]
@@ -670,7 +679,7 @@ def _(node: xr.Dataset) -> Finding:
 def _sweep(node: xr.Dataset, method: str, amount: Callable[[xr.Dataset], float]) -> dict[float, tuple[float, Estimate]]:
     """Mean late matrix angle (degrees) and final error by the amount of something, least first, over all variants."""
     _by_layer(node, method)  # there are main runs, and their angles were measured
-    runs = complete(select(node, method, norm_order=MAIN_ORDER, variant=None))
+    runs = complete(select(node, method, norm_order=main_order(node), variant=None))
     amounts = np.array([amount(runs.isel(run=index)) for index in range(runs.sizes["run"])])
     found = {}
     for value in sorted(set(amounts.tolist())):
@@ -699,8 +708,8 @@ def _(node: xr.Dataset) -> Finding:
 
 @_claim("Q2", "Sec. 7", "Where WM's angles are too large, more mirroring makes them smaller.")
 def _(node: xr.Dataset) -> Finding:
-    noise = {_mirroring(run)[1] for run in _runs(select(node, WM, norm_order=MAIN_ORDER))}
-    runs = select(node, WM, norm_order=MAIN_ORDER, variant=None)
+    noise = {_mirroring(run)[1] for run in _runs(select(node, WM, norm_order=main_order(node)))}
+    runs = select(node, WM, norm_order=main_order(node), variant=None)
     alike = [_mirroring(run)[1] in noise for run in _runs(runs)]
     sweep = _sweep(runs.isel(run=alike), WM, lambda run: _mirroring(run)[0])
     missing = "all runs of WM mirror equally often; an ablation over mirror steps would tell"

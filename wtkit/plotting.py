@@ -50,7 +50,11 @@ LOOKS = {
     paper.WM: Look("#0b3c8c", (0, (3, 1, 1, 1)), "D"),
     paper.KP: Look("#a83256", "-", "^"),
 }
-SPARE = (Look("#7a6fb0", (0, (8, 2)), "P"), Look("#a0693a", (0, (2, 2)), "X"), Look("#6f8f3f", "-", "*"))
+SPARE = (
+    Look("#7a6fb0", (0, (8, 2)), "P"), Look("#a0693a", (0, (2, 2)), "X"), Look("#6f8f3f", "-", "*"),
+    Look("#c26fa2", (0, (6, 1, 1, 1)), "<"), Look("#3f8fc0", (0, (4, 3)), ">"), Look("#8c8c8c", (0, (1, 2.5)), "p"),
+    Look("#d0683c", (0, (9, 1.5, 2, 1.5)), "h"),
+)  # fmt: skip
 """For methods beyond the paper's five, in order of their names."""
 
 LAYER_COLORS: Colormap = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.92, 256)), "layers")
@@ -152,8 +156,13 @@ def _writing(path: str | Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------- test errors
 
 
-def test_error(ax: Axes, node: xr.Dataset, norm_order: str = paper.MAIN_ORDER) -> None:
-    """Test error (%) of every method over epochs, mean ± standard error over seeds; the final values at the margin."""
+def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> None:
+    """Test error (%) of every method over epochs, mean ± standard error over seeds; the final values at the margin.
+
+    Args:
+        norm_order: by default the network's :func:`wtkit.paper.main_order`.
+    """
+    norm_order = norm_order or paper.main_order(node)
     found = paper.methods_of(node, norm_order)
     for index, method in enumerate(found):
         _trajectory(ax, select(node, method, norm_order=norm_order), look(method), offset=index)
@@ -168,28 +177,28 @@ def norm_order(ax: Axes, node: xr.Dataset, method: str = paper.SS) -> None:
     """Test error (%) of one method under both norm orders; at ImageNet scale the value of Xiao et al. as a line."""
     network, margin = str(node.attrs["network"]), []
     looks = {"relu_bn": look(method), "bn_relu": dataclasses.replace(look(method), color=_dark(method), linestyle="-")}
-    for index, (order, name) in enumerate(ORDERS.items()):
-        runs = select(node, method, norm_order=order)
+    for index, (order, how) in enumerate(looks.items()):
+        runs, name = select(node, method, norm_order=order), paper.ORDERS[order]
         if runs.sizes["run"]:
-            _trajectory(ax, runs, looks[order], label=f"{paper.label(method)}, BatchNorm {name}", offset=index)
+            _trajectory(ax, runs, how, label=f"{paper.label(method)}, BatchNorm {name}", offset=index)
             printed = paper.FINAL_ERRORS.get((network, order), {}).get(method)
-            margin.append((name.split()[0], paper.final_error(node, method, order), printed, looks[order]))
+            margin.append((name.split()[0], paper.final_error(node, method, order), printed, how))
     if node.attrs["data"] == "imagenet" and network == "resnet18" and method == paper.SS:
         text = f"SS, BatchNorm before ReLU, Xiao et al.: {paper.XIAO_ERROR} %"
         ax.axhline(paper.XIAO_ERROR, color=GREY, linewidth=1, linestyle=(0, (6, 2)), zorder=1, label=text)
     _error_axes(ax, node, [ours for _, ours, _, _ in margin])
     _margin(ax, node, margin)
+    if not margin:
+        why = "not run" if paper.main_order(node) in looks else "this network has an order of its own"
+        ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=GREY)
+        return
     _remarks(ax, select(node, method))
-    if margin:
-        ax.legend(loc="lower left", handlelength=3.2)
+    ax.legend(loc="lower left", handlelength=3.2)
 
 
 def _dark(method: str) -> tuple[float, float, float]:
     red, green, blue = to_rgb(look(method).color)
     return red / 2, green / 2, blue / 2
-
-
-ORDERS = {"relu_bn": "after ReLU", "bn_relu": "before ReLU"}
 
 
 def _trajectory(ax: Axes, runs: xr.Dataset, how: Look, label: str | None = None, offset: int = 0) -> None:
@@ -269,7 +278,7 @@ def _remarks(ax: Axes, runs: xr.Dataset) -> None:
     """Below the axes: how many seeds the means are over, and which runs diverged."""
     lines = [seeds(runs)]
     for method in paper.methods_of(runs):
-        for order in ORDERS:
+        for order in paper.ORDERS:
             found = paper.final_error(runs, method, order)
             if found.diverged:
                 lines.append(f"{found.name}: {found.diverged} of {found.runs} runs diverged (×), not in the mean")
@@ -282,9 +291,9 @@ def seeds(runs: xr.Dataset) -> str:
     return "one seed: no standard error" if count == 1 else f"mean ± standard error of {count} seeds"
 
 
-def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str = paper.MAIN_ORDER) -> None:
-    """One row above the panels: every method that is drawn in one of them."""
-    found = {method for node in nodes for method in paper.methods_of(node, norm_order)}
+def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | None = None) -> None:
+    """One row above the panels: every method that is drawn in one of them, as :func:`test_error` draws them."""
+    found = {method for node in nodes for method in paper.methods_of(node, norm_order or paper.main_order(node))}
     ordered = [m for m in paper.METHODS if m in found] + sorted(found.difference(paper.METHODS))
     lines = []
     for method in ordered:
@@ -328,7 +337,7 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
     """Angles in degrees over epochs, a line a layer, mean over complete runs, with the bound that the paper states."""
     _epoch_axis(ax, node)
     _angle_axes(ax, quantity)
-    runs = select(node, method, norm_order=paper.MAIN_ORDER, variant=variant)
+    runs = select(node, method, norm_order=paper.main_order(node), variant=variant)
     kept = paper.complete(runs) if (runs["status"] == "complete").any() else runs
     values = kept[quantity].mean("run").dropna("epoch", how="all").transpose("epoch", "layer")
     if not values.size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from .config import NETWORKS, NORM_ORDERS, STEMS
+from .config import NORM_ORDERS, RESNETS, STEMS
 from .settings import known
 
 
@@ -15,7 +15,7 @@ def build(
     """A ResNet with torchvision's module names, parameter shapes and initialisation.
 
     Args:
-        network: one of :data:`wtkit.config.NETWORKS`.
+        network: one of :data:`wtkit.config.RESNETS`.
         norm_order: ``bn_relu``, torchvision's own network; or ``relu_bn``, the paper's variant (Sec. 6, App. D.3).
             The text says "BatchNorm after the ReLU" and no more, so the rest is our choice: every convolution, those
             of the stem and the shortcut included, is followed by ReLU and then BatchNorm, and the residual sum comes
@@ -29,7 +29,7 @@ def build(
     Raises:
         WtkitError: for a value that is none of these.
     """
-    kind, depths = NETWORKS[known(network, NETWORKS, "network")]
+    kind, depths = RESNETS[known(network, RESNETS, "network")]
     known(stem, STEMS, "stem")
     architecture, blocks = KINDS[known(norm_order, NORM_ORDERS, "norm_order")]
     model = architecture(blocks[kind], list(depths), num_classes)

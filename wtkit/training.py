@@ -30,12 +30,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import __version__, angles, data, parallel, resnet, trajectory
+from . import __version__, angles, data, networks, parallel, trajectory
 from .config import RunConfig, learning_rate
-from .errors import Stopped, WtkitError
+from .errors import Stopped, WtkitError, is_lack_of_memory
 from .files import write_whole
-from .layers import convert, feedback_layers, stream_seed
-from .methods import load
+from .images import killed_workers
+from .layers import FeedbackLayer, convert, convertible, feedback_layers, stream_seed
+from .methods import Method
 from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
 from .parallel import ALONE, Share
 
@@ -86,7 +87,7 @@ def train(
         told_to_stop = stack.enter_context(_told_to_stop(folder is not None))
         _keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
-        with _said_in_a_line(target):
+        with _enough_memory(target), killed_workers():
             run = _Run(config, target, share)
             if folder is not None:
                 _resume(run, folder, quiet)
@@ -115,24 +116,16 @@ def _told_to_stop(listen: bool) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _said_in_a_line(device: torch.device) -> Iterator[None]:
-    """Say in a line what PyTorch has no type of error for: a lack of memory, and a worker that was killed."""
+def _enough_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        reason = textwrap.shorten(text.partition("(no backtrace")[0], 120)
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-            raise WtkitError(
-                f"out of memory on {device}: {reason}; take a smaller batch_size, image_size or noise_batch; epochs "
-                f"that were saved are kept"
-            ) from None
-        if "DataLoader worker" in text:
-            raise WtkitError(
-                f"a process that decodes images is gone: {reason}; where memory is short take fewer workers; the same "
-                f"command goes on from the last checkpoint"
-            ) from None
-        raise
+        if not is_lack_of_memory(error):
+            raise
+        raise WtkitError(
+            f"out of memory on {device}: {textwrap.shorten(str(error), 120)}; take a smaller batch_size, image_size or "
+            f"noise_batch; epochs that were saved are kept"
+        ) from None
 
 
 def _device(name: str | None) -> torch.device:
@@ -195,23 +188,23 @@ class _Run:
                 f"processes; take a multiple of {share.world}, or start another number of processes"
             )
         self.config, self.device, self.share = config, device, share
-        self.method = load(config.method, **config.options)
+        self.method = config.loaded_method()
         self.data = data.load(config, device)
         self.steps = self.data.steps(config.batch_size)
+        self.examples = self.data.held_out_examples(config.delta_examples)
         torch.manual_seed(config.seed)
-        model = resnet.build(
-            config.network, num_classes=self.data.num_classes, norm_order=config.norm_order, stem=config.stem
-        )
-        convert(model, self.method, seed=config.seed)
+        model = networks.build(config, num_classes=self.data.num_classes, image_size=self.examples[0].shape[-1])
+        _convert(model, self.method, config)
         # images are channels_last everywhere; weights only where it pays: on the CPU it costs a copy of each gradient
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.model = model.to(device, memory_format=layout)
+        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch forgets the pair
+        with self.autocast():
+            networks.try_out(self.model, self.examples[0][:2], self.data.num_classes, config.network_name)
         self.network = _data_parallel(self.model, device) if share.world > 1 else self.model
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if config.compile else self.network
         self.layers = feedback_layers(self.model)
         self.optimizer = _optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        self.examples = self.data.held_out_examples(config.delta_examples)
         if learns_mirror(self.method):
             fit_noise(self.model, self.examples[0])
         self.records: list[dict[str, Any]] = []
@@ -245,6 +238,8 @@ class _Run:
         stopped = False
         batches = self.data.train_batches(config.batch_size, epoch, start=self.step, rank=share.rank, world=share.world)
         for x, labels in _bar(batches, self.step, self.steps, f"epoch {epoch + 1}/{config.epochs}", quiet):
+            if share.world > 1:  # dropout is each process's own, and goes on after a checkpoint as it would have
+                torch.manual_seed(stream_seed(config.seed, "step", epoch, self.step, share.rank))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(config, epoch + self.step / self.steps)
             with self.autocast():
@@ -334,7 +329,9 @@ class _Run:
                 records[name] = [entry.get(name, missing) for entry in self.records]
         fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
         if learns_mirror(self.method):
-            records["mirror_samples"] = [noise_samples(layer) for layer in self.layers.values()]
+            records["mirror_samples"] = [
+                noise_samples(layer) if learns_mirror(layer.method) else np.nan for layer in self.layers.values()
+            ]
         run = {
             "method": self.config.method,
             "variant": self.config.variant,
@@ -347,7 +344,7 @@ class _Run:
         }
         kinds = [type(layer).__name__.removeprefix("Feedback") for layer in self.layers.values()]
         layers = {"layer": list(self.layers), "kind": kinds, "fan_in": fan_in}
-        return trajectory.dataset(records, layers, run, network=self.config.network, data=self.config.data)
+        return trajectory.dataset(records, layers, run, network=self.config.network_name, data=self.config.data)
 
     def report(self) -> str:
         """One line on the last epoch."""
@@ -359,8 +356,8 @@ class _Run:
             words.append(f"loss {entry['train_loss']:.3f}")
         words.append(f"error {entry['test_error']:.2f} %")
         for name, word in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
-            if name in entry:
-                words.append(f"{word} {np.nanmin(entry[name]):.1f}–{np.nanmax(entry[name]):.1f}°")
+            if name in entry and np.isfinite(entry[name]).all():  # not where only the output layer has one
+                words.append(f"{word} {entry[name].min():.1f}–{entry[name].max():.1f}°")
         words.append(f"{entry['seconds']:.1f} s")
         if epoch:
             left = np.mean([e["seconds"] for e in self.records[1:]]) * (epochs - epoch)
@@ -380,6 +377,7 @@ class _Run:
         return ended | {
             "model": self.model.state_dict(),
             "mirror_counts": {name: layer.mirror_count for name, layer in self.layers.items()},
+            "update_counts": {name: layer.update_count for name, layer in self.layers.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -397,13 +395,23 @@ class _Run:
             return
         self.model.load_state_dict(state["model"])
         for name, layer in self.layers.items():
-            layer.mirror_count = state["mirror_counts"][name]
+            layer.mirror_count, layer.update_count = state["mirror_counts"][name], state["update_counts"][name]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.loss, self.seconds = state["step"], state["loss"].to(self.device), state["seconds"]
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+def _convert(model: nn.Module, method: Method, config: RunConfig) -> None:
+    """Convert ``model``; layers that stay on backprop too, so that they are measured like the others."""
+    convert(model, method, seed=config.seed, backprop=config.backprop)
+    if not feedback_layers(model):
+        raise WtkitError("setting 'backprop': no layer is left for the method; take the method 'backprop' instead")
+    for module in list(model.modules()):
+        if convertible(module) and not isinstance(module, FeedbackLayer):
+            convert(module, "backprop", seed=config.seed)
 
 
 def _data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.DistributedDataParallel:
@@ -415,7 +423,8 @@ def _data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.Distri
     # has a new name since torch 2.15.
     named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
-    settings: dict[str, Any] = {"gradient_as_bucket_view": True, sync: False}
+    cut = any(layer.B is None for layer in feedback_layers(model).values())  # then what lies below has no gradient
+    settings: dict[str, Any] = {"gradient_as_bucket_view": True, sync: False, "find_unused_parameters": cut}
     if on_gpu:
         settings["device_ids"] = [device]
     return nn.parallel.DistributedDataParallel(model, **settings)

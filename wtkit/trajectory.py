@@ -39,7 +39,7 @@ LAYER_COORDS = {"depth": "position from the input, from 0", "kind": "Linear or C
 RUN_COORDS = {
     "method": "name of the method",
     "variant": "tells sets of options apart; empty for the main one",
-    "norm_order": "relu_bn: BatchNorm after the ReLU; bn_relu: before",
+    "norm_order": "relu_bn: BatchNorm after the ReLU; bn_relu: before; own: as the network has it",
     "seed": "random seed",
     "status": "complete or diverged",
     "evaluated_on": "test or validation images",
@@ -177,7 +177,9 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
             raise WtkitError(f"{path}: its layers differ from those of the other {run.attrs['network']} runs")
         for name in LAYER_COORDS:
             if runs and list(runs[0][name].values) != list(run[name].values):
-                raise WtkitError(f"{path}: {name!r} of its layers differs from that of the other runs: another stem?")
+                raise WtkitError(
+                    f"{path}: {name!r} of its layers differs from that of the other runs: another stem or image size?"
+                )
         if runs and runs[0].attrs["data"] != run.attrs["data"]:
             raise WtkitError(f"{path}: its data are {run.attrs['data']}, those of other runs {runs[0].attrs['data']}")
         who = (run.attrs["network"], *(str(run[name].values) for name in ("method", "variant", "norm_order", "seed")))
@@ -288,5 +290,8 @@ def select(
 
 
 def settings(run: xr.Dataset) -> dict[str, Any]:
-    """Every setting of one run (an element of the dimension ``run``) as a dictionary."""
-    return json.loads(str(run["settings"].values))
+    """Every setting of one run (an element of the dimension ``run``) as a dictionary, unrecorded options included."""
+    found = json.loads(str(run["settings"].values))
+    if found.get("method") in methods.names():
+        found["options"] = {**methods.method_class(found["method"]).BEFORE, **found["options"]}
+    return found

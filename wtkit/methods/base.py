@@ -6,8 +6,10 @@ code calls ``B`` is the paper's Bᵀ. This is the only place where the differenc
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +23,11 @@ class Method(ABC):
 
     The three decisions of a method:
 
-    1. *What δ travels through* in place of W: :meth:`feedback_weights`.
-    2. *How B learns in engaged mode*: not at all, or, with ``learns_engaged``, by the product that W learns by
-       (eq. 17). B is then a parameter, which every optimizer's step is handed W's gradient for.
+    1. *What a layer sends back*: its δ, through :meth:`feedback_weights` in place of W; nothing, where those are None;
+       or, with ``direct``, the output layer's δ, through weights that lead straight from the output to the layer.
+    2. *How B learns in engaged mode*: not at all; with ``learns_engaged``, by the product that W learns by (eq. 17): B
+       is then a parameter, which every optimizer's step is handed W's gradient for; or, with ``follows``, by
+       :meth:`followed`, after every update of W.
     3. *How B learns in mirror mode*: not at all, or, with ``learns_mirror``, by eq. 7.
 
     A subclass is a frozen dataclass whose fields are its hyper-parameters and whose docstring is its equations.
@@ -32,20 +36,32 @@ class Method(ABC):
 
     label: ClassVar[str]
     """How figures and tables call it, e.g. ``"FA"``."""
+    direct: ClassVar[bool] = False
     learns_engaged: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
     learns_mirror: ClassVar[bool] = False
+    BEFORE: ClassVar[Mapping[str, Any]] = {}
+    """Options that came later, each at the value that does what the method did before it had them."""
 
     @property
     def name(self) -> str:
         """The method's name in configurations and data."""
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The options as a run records them: without those of ``BEFORE`` that change nothing, so that a run made
+        before there was such an option is still known as the same; a default that is changed later is seen."""
+        options = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in options.items() if (name, value) not in self.BEFORE.items()}
+
     @abstractmethod
     def initial(self, W: Tensor, generator: torch.Generator) -> Tensor | None:
         """What a layer keeps for its feedback path, at the moment of conversion.
 
         Args:
-            W: the layer's forward weights; their scale may be used, not their values one by one.
+            W: the layer's forward weights; their scale may be used, not their values one by one. A ``direct`` method is
+                given a stand-in of that scale, (outputs of the network, inputs of the layer).
             generator: the random stream of this layer's feedback path, apart from every other.
 
         Returns:
@@ -53,16 +69,37 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def feedback_weights(self, W: Tensor, kept: Tensor | None) -> Tensor:
-        """B, in W's shape: what δ travels through. ``kept`` is what :meth:`initial` gave, as it is now."""
+    def feedback_weights(self, W: Tensor, kept: Tensor | None) -> Tensor | None:
+        """B, in W's shape: what δ travels through. ``kept`` is what :meth:`initial` gave, as it is now.
+
+        None sends nothing: what lies below the layer is then handed no gradient at all, so that no optimizer moves it.
+        With ``direct`` the shape is that which :meth:`initial` was given.
+        """
+
+    def followed(self, W: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
+        """What a method that ``follows`` keeps once W has been updated, given what it kept until then.
+
+        Args:
+            W: the layer's forward weights, as they are now.
+            generator: a random stream of this layer and this update.
+        """
+        raise NotImplementedError
 
 
 def random_like(W: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian weights of W's shape, mean 0 and of :func:`initial_scale`, drawn from ``generator``."""
     import torch
 
-    draw = torch.randn(W.shape, generator=generator, dtype=torch.float32).to(W.device)
+    draw = torch.randn(W.shape, generator=generator, dtype=torch.float32, device=generator.device).to(W.device)
     return torch.empty_like(W).copy_(draw * initial_scale(W))
+
+
+def magnitudes_like(W: Tensor, generator: torch.Generator) -> Tensor:
+    """Weights of W's shape, uniform above 0, whose root mean square is exactly :func:`initial_scale`."""
+    import torch
+
+    draw = torch.rand(W.shape, generator=generator, dtype=torch.float32, device=generator.device).to(W.device)
+    return torch.empty_like(W).copy_(draw * (initial_scale(W) / draw.square().mean().sqrt()))
 
 
 def initial_scale(W: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Feedback alignment: fixed random feedback weights."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from ..settings import frozen
 from .base import Method, random_like
@@ -12,14 +14,20 @@ class FeedbackAlignment(Method):
 
         δ_l = φ'(y_l) B_{l+1} δ_{l+1}
 
-    Adds no hyper-parameter: B is drawn with the scale of W. Reference: Lillicrap et al., Nature Communications 7
-    (2016).
+    B is drawn with the scale of W, times a factor that is its one hyper-parameter. Reference: Lillicrap et al., Nature
+    Communications 7 (2016).
+
+    Attributes:
+        scale: the root mean square of B over that of W at conversion.
     """
 
     label: ClassVar[str] = "FA"
+    BEFORE: ClassVar = {"scale": 1.0}
+
+    scale: Annotated[float, Field(gt=0)] = 1.0
 
     def initial(self, W, generator):
-        return random_like(W, generator)
+        return random_like(W, generator) * self.scale
 
     def feedback_weights(self, W, kept):
         return kept

@@ -1,0 +1,220 @@
+"""Direct feedback alignment beyond the contract: what reaches a layer, in networks where that is not plain."""
+
+import copy
+import threading
+
+import contract
+import numpy as np
+import pytest
+import torch
+from contract import array
+from torch import nn
+from torch.nn import functional as F
+
+import wtkit
+from wtkit import layers, resnet
+from wtkit.layers import feedback_layers
+
+NAME = "direct_feedback_alignment"
+
+
+def products(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_hidden_layers_learn_by_the_outputs_error_whatever_the_layers_between():
+    """Nøkland's equation, written out for a perceptron in numpy; the weights in between are changed to show it."""
+    model = wtkit.convert(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3)), NAME)
+    model.double()
+    x, t = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    for _ in range(2):
+        found = products(model, (model(x) - t).square().sum() / 2)
+        y1 = np.tanh(array(model[0](x)))
+        e = array(model(x) - t)
+        delta1 = (e @ array(model[2].B)) * (1 - y1**2)
+        np.testing.assert_allclose(array(found["0.weight"]), delta1.T @ array(x), atol=1e-12)
+        y2 = np.tanh(array(model[2](torch.tensor(y1))))
+        np.testing.assert_allclose(array(found["2.weight"]), ((e @ array(model[4].B)) * (1 - y2**2)).T @ y1, atol=1e-12)
+        with torch.no_grad():
+            model[2].weight.mul_(-3)
+
+
+def test_a_convolutions_input_is_sent_one_number_a_channel_and_example():
+    plain = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.Flatten(), nn.Linear(24, 3)
+    ).double()
+    model = wtkit.convert(plain, NAME)
+    assert [tuple(layer.B.shape) for layer in feedback_layers(model).values()] == [(3, 2), (3, 4), (3, 24)]
+    hidden = model[0](torch.randn(5, 2, 6, 6, dtype=torch.float64)).detach().requires_grad_()
+    out = model[1:](hidden)
+    e = torch.randn_like(out)
+    out.backward(e)
+    expected = array(e) @ array(model[1].B) / 16
+    np.testing.assert_allclose(
+        array(hidden.grad), np.broadcast_to(expected[:, :, None, None], (5, 4, 4, 4)), atol=1e-12
+    )
+
+
+def test_a_resnet_trains_and_its_shortcuts_have_weights_of_their_own():
+    torch.manual_seed(0)
+    model = wtkit.convert(resnet.build("resnet18", num_classes=4, stem="small"), NAME)
+    assert tuple(model.layer2[0].downsample[0].B.shape) == (4, 64)
+    inputs, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), []
+    for _ in range(6):
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(model(inputs), targets))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 2
+    angles = wtkit.matrix_angles(model)
+    assert np.isnan(angles[:-1]).all() and 0 < angles[-1] < 180
+
+
+def test_two_losses_of_one_graph_each_send_their_own_error():
+    model, (inputs, targets) = contract.converted(NAME), contract.batch()
+    out = model(inputs)
+    one, two = F.cross_entropy(out, targets), out.square().sum()
+    model.zero_grad()
+    one.backward(retain_graph=True)
+    two.backward()
+    both = {name: p.grad.clone() for name, p in model.named_parameters()}
+    out = model(inputs)
+    whole = products(model, F.cross_entropy(out, targets) + out.square().sum())
+    for name, value in whole.items():
+        torch.testing.assert_close(both[name], value, rtol=1e-12, atol=1e-13)
+
+
+def test_gradient_checkpointing():
+    model, (inputs, targets) = contract.converted(NAME), contract.batch()
+    expected = products(model, F.cross_entropy(model(inputs), targets))
+    for parts in ((slice(0, 5), slice(5, 8)), (slice(0, 0), slice(0, 8))):
+        hidden = model[parts[0]](inputs.clone().requires_grad_())
+        out = torch.utils.checkpoint.checkpoint(model[parts[1]], hidden, use_reentrant=False)
+        contract.assert_same_state(products(model, F.cross_entropy(out, targets)), expected)
+
+
+def test_a_sequence_is_sent_errors_position_by_position_or_is_refused():
+    model = wtkit.convert(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), NAME)
+    x = torch.randn(2, 7, 4, dtype=torch.float64)
+    rows = products(model, model(x.flatten(0, 1)).square().sum())
+    for name, value in products(model, model(x).square().sum()).items():
+        torch.testing.assert_close(value, rows[name], rtol=1e-12, atol=1e-12)
+    with pytest.raises(wtkit.WtkitError, match=r"the output layer's δ, \(2, 3\), does not fit .*input.*\(2, 7, 5\)"):
+        # the mean over positions stands between a layer that meets them all and the output
+        wtkit.convert(Pooled().double(), NAME)(x).sum().backward()
+
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, y):
+        return self.head(self.second(self.first(y).tanh()).tanh().mean(1))
+
+
+def test_copies_and_models_side_by_side_do_not_hear_each_other():
+    model, (inputs, targets) = contract.converted(NAME), contract.batch()
+    expected, other = products(model, F.cross_entropy(model(inputs), targets)), copy.deepcopy(model)
+    losses = [F.cross_entropy(net(inputs), targets) for net in (model, other)]
+    (3 * losses[1]).backward()
+    contract.assert_same_state(products(model, losses[0]), expected)
+
+
+def test_threads_do_not_hear_each_other():
+    model, (inputs, targets) = contract.converted(NAME), contract.batch()
+    expected = products(model, F.cross_entropy(model(inputs), targets))
+    twins, failed = [copy.deepcopy(model) for _ in range(4)], []
+
+    def work(twin):
+        for _ in range(20):
+            found = products(twin, F.cross_entropy(twin(inputs), targets))
+            failed.extend(name for name, value in expected.items() if not torch.equal(found[name], value))
+
+    threads = [threading.Thread(target=work, args=(twin,)) for twin in twins]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, a, b):
+        return self.head(self.hidden(a).tanh()) - self.head(self.hidden(b).tanh())
+
+
+class Early(nn.Module):
+    """Whose loss also depends on a hidden layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, y):
+        hidden = self.second(self.first(y).tanh())
+        return hidden, self.head(hidden)
+
+
+def test_two_outputs_in_one_pass_are_refused():
+    model = wtkit.convert(Siamese(), NAME)
+    with pytest.raises(wtkit.WtkitError, match="two outputs in one backward pass"):
+        model(torch.randn(2, 4), torch.randn(2, 4)).sum().backward()
+
+
+def test_a_layer_that_no_error_can_reach_is_refused():
+    model = wtkit.convert(Early(), NAME)
+    hidden, out = model(torch.randn(2, 4))
+    with pytest.raises(wtkit.WtkitError, match="reached past the network's last layer"):
+        hidden.sum().backward(retain_graph=True)
+    out.sum().backward()  # and the last pass left nothing behind
+    hidden, out = model(torch.randn(2, 4))
+    with pytest.raises(wtkit.WtkitError, match="reached past the network's last layer"):
+        hidden.sum().backward()
+
+
+def test_the_last_layer_cannot_stay_on_backprop():
+    model = contract.network()
+    with pytest.raises(wtkit.WtkitError, match="the network's last layer has its δ to send"):
+        wtkit.convert(model, NAME, backprop="7")
+    assert not feedback_layers(model)
+    wtkit.convert(model, NAME, backprop="0")
+
+
+def test_nothing_is_kept_after_a_pass(monkeypatch):
+    monkeypatch.setattr(layers, "_errors", {})
+    model, (inputs, targets) = contract.converted(NAME), contract.batch()
+    products(model, F.cross_entropy(model(inputs), targets))
+    wtkit.delta_angles(model, inputs, targets)
+    assert not layers._errors
+
+
+def test_passes_that_fail_leave_no_more_than_a_few_errors_behind(monkeypatch):
+    monkeypatch.setattr(layers, "_errors", {})
+    model, (inputs, _) = contract.converted(NAME), contract.batch()
+    model[0].weight.register_hook(lambda grad: 1 / 0)
+    for _ in range(100):
+        with pytest.raises(ZeroDivisionError):
+            model(inputs).sum().backward()
+    assert len(layers._errors) == 64
+
+
+@pytest.mark.slow
+def test_compiled_with_autocast_in_one_graph():
+    torch.compiler.reset()
+    model, (inputs, targets) = contract.converted(NAME).float(), contract.batch()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = []
+    for net in (model, compiled):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(net(inputs.float()), targets)
+        found.append(products(model, loss))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=2e-2, atol=2e-2)

@@ -1,0 +1,148 @@
+"""Networks by name: ResNets, torchvision's other classifiers, an MLP, and classes of the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import itertools
+import os
+import sys
+import textwrap
+from collections import OrderedDict
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from . import resnet
+from .angles import undisturbed
+from .config import MLP, RESNETS, RunConfig
+from .errors import WtkitError, is_lack_of_memory
+from .layers import FeedbackLayer, as_patterns, feedback_layers
+from .settings import nearest
+
+UNITS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
+    """The network of a run, newly initialised, from images (N, 3, H, W) to logits (N, num_classes).
+
+    Args:
+        image_size: height and width of the images, which an MLP and torchvision's ``vit_*`` are made for.
+
+    Raises:
+        WtkitError: for options that the network does not take, and a class that is not where ``config`` says.
+    """
+    name, options = config.network, config.network_options
+    if name in RESNETS:
+        return resnet.build(name, num_classes=num_classes, norm_order=config.norm_order, stem=config.stem)
+    if name == "mlp":
+        return mlp(MLP(**options), num_classes=num_classes, image_size=image_size)
+    if ":" in name:
+        return _own(name, {"num_classes": num_classes} | options)
+    known: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        known |= {"aux_logits": False, "init_weights": True}  # one output, as everything here has it
+    elif name.startswith("vit_"):
+        known["image_size"] = image_size
+    try:
+        return torchvision.models.get_model(name, **known | options)
+    except (TypeError, ValueError) as error:
+        raise _not_made(name, options, error) from None
+
+
+def mlp(options: MLP, *, num_classes: int, image_size: int) -> nn.Sequential:
+    """Fully connected layers ``fc1``, ``fc2``, … with units between them, initialised as torch does by itself."""
+    sizes = [3 * image_size**2, *options.hidden, num_classes]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
+        if number > 1:
+            layers[f"unit{number - 1}"] = UNITS[options.unit]()
+        layers[f"fc{number}"] = nn.Linear(inputs, outputs)
+    return nn.Sequential(layers)
+
+
+def _own(path: str, arguments: dict[str, Any]) -> nn.Module:
+    """An object of the class at ``package.module:Class``. What goes wrong inside the class is its own error."""
+    module_name, _, class_name = path.partition(":")
+    if os.getcwd() not in sys.path:  # there already under ``python -m wtkit``
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError, NameError) as error:
+        missing = "; start in the folder that holds it, or install it" if isinstance(error, ModuleNotFoundError) else ""
+        raise WtkitError(f"setting 'network': {path!r}: {type(error).__name__}: {error}{missing}") from None
+    if not hasattr(module, class_name):
+        near = nearest(class_name, vars(module))
+        raise WtkitError(f"setting 'network': {path!r}: nothing called {class_name!r} in {module.__name__}{near}")
+    made = getattr(module, class_name)
+    if not callable(made):
+        raise WtkitError(f"setting 'network': {path!r}: expected a class, or a function that gives a network")
+    try:
+        inspect.signature(made).bind(**arguments)
+    except TypeError as error:
+        raise _not_made(path, arguments, error) from None
+    model = made(**arguments)
+    if not isinstance(model, nn.Module):
+        raise WtkitError(f"setting 'network': {path!r}: expected an nn.Module of it, got {type(model).__name__}")
+    return model
+
+
+def _not_made(name: str, arguments: dict[str, Any], error: Exception) -> WtkitError:
+    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return WtkitError(f"network {name!r} cannot be made with {given}: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return textwrap.shorten(str(error).strip() or type(error).__name__, 160)
+
+
+def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> None:
+    """One forward pass of a converted network as in training, of which nothing stays, to see that it can be trained.
+
+    Args:
+        images: two or more, as they will be trained on.
+
+    Raises:
+        WtkitError: where the network cannot take the images; where its outputs are not logits (N, num_classes); and
+            where it uses the weights of a converted layer without calling the layer, as some attention does: δ would
+            travel through W there, whatever the method.
+    """
+    layers = feedback_layers(model)
+    called: set[nn.Module] = set()
+    with undisturbed(model, images), contextlib.ExitStack() as hooks:
+        for layer in layers.values():
+            hooks.callback(layer.register_forward_pre_hook(lambda module, _: called.add(module)).remove)
+        try:
+            with torch.no_grad():
+                outputs = model.train()(images)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if is_lack_of_memory(error):
+                raise
+            size = "×".join(map(str, images.shape[2:]))
+            raise WtkitError(
+                f"network {name!r} cannot take images of {size} pixels ({_line(error)}); take another image_size"
+            ) from error
+        expected = (len(images), num_classes)
+        if not isinstance(outputs, Tensor) or outputs.shape != expected:
+            found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise WtkitError(f"network {name!r} gives {found} for {len(images)} images, expected logits {expected}")
+        passed_by = {
+            name: layer for name, layer in layers.items() if layer not in called and layer.method.name != "backprop"
+        }
+        if passed_by:
+            _refuse_used(model, images, passed_by)
+
+
+def _refuse_used(model: nn.Module, images: Tensor, layers: dict[str, FeedbackLayer]) -> None:
+    """Refuse layers that were not called but whose weights the outputs depend on all the same."""
+    weights = [layer.weight.requires_grad_() for layer in layers.values()]
+    found = torch.autograd.grad(model(images).sum(), weights, allow_unused=True)
+    used = [name for name, gradient in zip(layers, found, strict=True) if gradient is not None]
+    if used:
+        raise WtkitError(
+            f"{used[0]!r} and {len(used) - 1} more: the network uses the weights of these layers without calling them, "
+            f"so that δ would not pass through B; leave them on backprop: {as_patterns(used)}"
+        )
