@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,11 +140,12 @@ def synthetic(
 
 def labels_of(config: Any) -> dict[str, Any]:
     """The labels of one run, as training records them."""
+    settings = json.dumps(dataclasses.asdict(config))
     names = ("method", "variant", "norm_order", "seed")
     return {name: getattr(config, name) for name in names} | {
         "status": "complete",
         "evaluated_on": "test",
-        "settings": config.revision,
+        "settings": settings,
         "provenance": "{}",
     }
 
