@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import own_networks
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -145,6 +146,7 @@ def main(output, jobs):
                 pass
             except wtkit.WtkitError as error:
                 found[name] = type(error).__name__, str(error)
+        found["dropped"] = own_networks.Dropped.dropped
         (output / f"{share.rank}.pickle").write_bytes(pickle.dumps(copy.deepcopy(found)))
 
 

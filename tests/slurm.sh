@@ -21,7 +21,11 @@ leave() {
   local status=$?
   trap - EXIT
   if [ $status != 0 ]; then tail -n 20 "$here"/*.log >&2 || true; fi
-  scancel --state RUNNING --full 2>/dev/null || true
+  scancel --user root 2>/dev/null || true # what a test that failed left behind
+  for _ in {1..60}; do
+    if [ -z "$(squeue --noheader 2>/dev/null)" ]; then break; fi
+    sleep 0.5
+  done
   for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do
     kill "${daemons[i]}" 2>/dev/null && wait "${daemons[i]}" 2>/dev/null || true
   done
@@ -35,7 +39,7 @@ leave() {
 trap leave EXIT
 trap 'exit 130' INT TERM
 
-if ! command -v slurmctld slurmd munged >/dev/null; then
+if ! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then
   dpkg-query -W -f '${Package}\n' | sort >"$here/before"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >"$here/apt.log" 2>&1

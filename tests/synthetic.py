@@ -27,7 +27,10 @@ FINALS = {
 
 
 def layers(network: str) -> dict[str, list]:
-    """``layer``, ``kind`` and ``fan_in`` of a ResNet, named as torchvision names them."""
+    """``layer``, ``kind`` and ``fan_in`` of a ResNet, named as torchvision names them; of another network, some."""
+    if network not in BLOCKS:
+        names = ["features.0", "features.2", "classifier"]
+        return {"layer": names, "kind": ["Conv2d", "Conv2d", "Linear"], "fan_in": [27, 576, 128]}
     stages, convolutions = BLOCKS[network]
     names, fan_in = ["conv1"], [147]
     for stage, blocks in enumerate(stages, start=1):
@@ -118,7 +121,7 @@ def synthetic(
         runs = []
         for choice, norm_order in itertools.product(methods, ("relu_bn", "bn_relu")):
             method, _, variant = choice.partition(":")
-            if norm_order == "bn_relu" and choice not in both_orders:
+            if norm_order == "bn_relu" and (choice not in both_orders or network not in BLOCKS):
                 continue
             for number, seed in enumerate(seeds):
                 config = run_config(
@@ -140,7 +143,8 @@ def synthetic(
 
 def labels_of(config: Any) -> dict[str, Any]:
     """The labels of one run, as training records them."""
-    settings = json.dumps(dataclasses.asdict(config))
+    recorded = json.loads(config.revision)
+    settings = json.dumps({name: value for name, value in dataclasses.asdict(config).items() if name in recorded})
     names = ("method", "variant", "norm_order", "seed")
     return {name: getattr(config, name) for name in names} | {
         "status": "complete",

@@ -19,6 +19,8 @@ SHAPES = {
     "names": {"variants": {"as_it_is": {}, "fast": {"lr": 1}}, "norm_orders": ["relu_bn", "bn_relu"]},
     "two networks": ONE | {"networks": ["resnet18", "resnet50"]},
     "one seed": ONE | {"seeds": [0]},
+    "other networks": ONE | {"networks": ["resnet18", "vgg11"]},
+    "layers on backprop": {"sweep": {"backprop": [[], ["fc"]]}},
 }
 
 

@@ -48,6 +48,8 @@ def jobs(tmp_path_factory, without_batch_norm):
 
     return {
         **{method: (config(method), None) for method in (*METHODS, *OTHERS)},
+        "mlp": (config("kolen_pollack", network="mlp", network_options={"hidden": [20]}), None),
+        "dropout": (config("feedback_alignment", network="own_networks:Dropped"), None),
         "begun_by_two": (config("weight_mirror"), 2),
         "begun_by_one": (config("kolen_pollack"), None),
         "signalled": (config("weight_mirror", seed=1), "signal"),
@@ -114,7 +116,7 @@ def assert_close(a, b):
     np.testing.assert_allclose(a.test_error, b.test_error, atol=6)  # one of 18 images
 
 
-@pytest.mark.parametrize("method", [*METHODS, *OTHERS])
+@pytest.mark.parametrize("method", [*METHODS, *OTHERS, "mlp"])
 def test_a_run_of_two_processes_is_that_of_one(by_two, jobs, method):
     (first, second), folder = by_two
     alone = wtkit.train(jobs[method][0], quiet=True)
@@ -123,6 +125,14 @@ def test_a_run_of_two_processes_is_that_of_one(by_two, jobs, method):
     assert '"processes": 2' in str(first[method].provenance.values)
     saved = trajectory.open_run(folder / method / "trajectory.nc")
     np.testing.assert_array_equal(saved.train_loss, first[method].train_loss)
+
+
+def test_each_process_drops_units_of_its_own(by_two):
+    """And the same again from the same seed: with equal masks the batch would have half as many draws."""
+    first, second = (np.array(found["dropped"]) for found in by_two[0])
+    assert first.shape == second.shape
+    assert 0.2 < np.mean(first != second) < 0.8
+    assert by_two[0][0]["dropout"].status == "complete"
 
 
 @pytest.mark.parametrize("name", ["begun_by_two", "begun_by_one"])

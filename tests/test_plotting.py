@@ -183,6 +183,31 @@ def test_tables(tmp_path):
         plotting.save_table(table, tmp_path / "t.xls")
 
 
+def test_another_network_is_drawn_under_its_own_name():
+    """And in the order of BatchNorm and ReLU that it has, which no figure may say is the paper's."""
+    tree = synthetic(networks=("resnet18", "wide_resnet50_2"), seeds=(0, 1))
+    other = tree["wide_resnet50_2"].to_dataset()
+    left, right = Figure().subplots(1, 2)
+    plotting.test_error(left, other)
+    assert left.get_title(loc="left") == "wide_resnet50_2, digits"
+    assert len([line for line in left.lines if len(line.get_xdata()) == 17]) == len(METHODS)
+    plotting.norm_order(right, other)
+    assert "this network has an order of its own" in texts(right)
+    fig = Figure()
+    plotting.method_legend(fig, [other])
+    assert len(fig.legends[0].get_texts()) == len(METHODS)
+    axes = Figure().subplots(2, 4)
+    plotting.angle_grid(axes, other, plotting.angle_columns([other]))
+    assert axes[0, 0].get_ylabel().startswith("wide_resnet50_2\n")
+    assert "not run" not in "".join(texts(ax) for ax in axes.flat)
+    rows = paper.error_table(tree)
+    assert set(rows[rows["network"] == "wide_resnet50_2"]["BatchNorm"]) == {"the network's own"}
+    found = paper.verdicts(tree)
+    found = found[found["network"] == "wide_resnet50_2"]
+    assert (found["verdict"] == "holds").sum() > 5
+    assert "not run with bn_relu: SS" in " ".join(found["remarks"])
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WtkitError, match=r"cannot write .*file/fig"):

@@ -747,7 +747,7 @@ def _described(name: str, module: nn.Module, parameter: str) -> str:
 
 
 def _untreatable(found: dict[str, str]) -> WtkitError:
-    first, more = next(iter(found.values())), f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+    first, more = next(iter(found.values())), f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return WtkitError(
         f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin. "
         f"To leave it on backprop: convert(..., backprop={as_patterns(found)}), or the setting 'backprop' of a run"

@@ -139,10 +139,14 @@ def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> No
 def _refuse_used(model: nn.Module, images: Tensor, layers: dict[str, FeedbackLayer]) -> None:
     """Refuse layers that were not called but whose weights the outputs depend on all the same."""
     weights = [layer.weight.requires_grad_() for layer in layers.values()]
-    found = torch.autograd.grad(model(images).sum(), weights, allow_unused=True)
+    outputs = model(images)
+    if not outputs.requires_grad:
+        return
+    found = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
     used = [name for name, gradient in zip(layers, found, strict=True) if gradient is not None]
     if used:
+        these = f"weights of {used[0]!r} and {len(used) - 1} more layers" if len(used) > 1 else f"weight of {used[0]!r}"
         raise WtkitError(
-            f"{used[0]!r} and {len(used) - 1} more: the network uses the weights of these layers without calling them, "
-            f"so that δ would not pass through B; leave them on backprop: {as_patterns(used)}"
+            f"the network uses the {these} without calling {'them' if len(used) > 1 else 'the layer'}, so that δ would "
+            f"not pass through B; leave that on backprop: backprop={as_patterns(used)}"
         )

@@ -1,0 +1,85 @@
+"""Networks as somebody might write them, for runs that name a class of their own."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Small(nn.Module):
+    """Convolutions without BatchNorm, and a hidden layer that another block repeats."""
+
+    def __init__(self, num_classes, width=8):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2), nn.ReLU(), nn.Conv2d(width, width, 3), nn.ReLU()
+        )
+        self.hidden = nn.Linear(width, width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        y = self.features(x).mean((2, 3))
+        return self.head(y + torch.tanh(self.hidden(y)))
+
+
+class Dropped(Small):
+    """The same with dropout before its head, which notes what it drops in training."""
+
+    dropped: list[list[bool]] = []  # noqa: RUF012  # of all objects
+
+    def forward(self, x):
+        y = F.dropout(self.features(x).mean((2, 3)), training=self.training)
+        if self.training and torch.is_grad_enabled():
+            self.dropped.append((y == 0).flatten().tolist())
+        return self.head(y + torch.tanh(self.hidden(y)))
+
+
+class PassesBy(Small):
+    """Uses the weights of a layer without calling it."""
+
+    def forward(self, x):
+        y = self.features(x).mean((2, 3))
+        return self.head(y + torch.tanh(F.linear(y, self.hidden.weight)))
+
+
+class Unused(Small):
+    """Has a layer that plays no part."""
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class Two(Small):
+    """Gives logits and something else."""
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Maps(Small):
+    """Forgets to average over positions."""
+
+    def forward(self, x):
+        return self.features(x)
+
+
+class Recurrent(Small):
+    """Has a module that cannot be converted."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.memory = nn.GRU(8, 8)
+
+
+class Classless(nn.Module):
+    """Takes no number of classes."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def number(num_classes):
+    """Makes no network."""
+    return num_classes
+
+
+constant = 3

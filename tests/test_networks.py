@@ -1,0 +1,328 @@
+"""Networks by name: each family trains under the methods, and is the network that it is called."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from images import image_folder
+from torch import nn
+from torch.nn import functional as F
+from torchvision import models
+
+import wtkit
+from wtkit import networks, trajectory
+from wtkit.config import MLP, RESNETS, TORCHVISION, RunConfig
+from wtkit.layers import FeedbackLayer, as_patterns, feedback_layers
+
+METHODS = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
+# transformers small enough for a test
+VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+VIT_BACKPROP = ["encoder.pos_embedding", "*.self_attention"]
+SWIN = {"patch_size": [4, 4], "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": [4, 4]}
+
+FAMILIES = {
+    "mlp": ({"network_options": {"hidden": [20, 10], "unit": "tanh"}}, METHODS),
+    "own_networks:Small": ({"network_options": {"width": 6}}, METHODS),
+    "mobilenet_v2": ({"network_options": {"width_mult": 0.25}}, METHODS),
+    "squeezenet1_1": ({}, METHODS),
+    "shufflenet_v2_x0_5": ({}, METHODS),
+    "torchvision.models:VisionTransformer": ({"network_options": VIT, "backprop": VIT_BACKPROP}, METHODS),
+    "densenet121": ({}, ["sign_symmetry", "kolen_pollack"]),
+    "convnext_tiny": ({}, ["feedback_alignment"]),
+    "efficientnet_b0": ({}, ["kolen_pollack"]),
+    "googlenet": ({}, ["weight_mirror", "kolen_pollack"]),
+    "mobilenet_v3_small": ({}, ["weight_mirror", "feedback_alignment"]),
+    "regnet_y_400mf": ({}, ["weight_mirror", "sign_symmetry"]),
+    "resnext50_32x4d": ({}, ["kolen_pollack"]),
+    "torchvision.models:SwinTransformer": ({"network_options": SWIN, "backprop": ["*.attn"]}, METHODS),
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return image_folder(tmp_path_factory.mktemp("images"), size=32)
+
+
+@pytest.fixture
+def config(images):
+    def build(network, method="feedback_alignment", **settings):
+        tiny = {
+            "data": "image_folder", "data_root": str(images), "image_size": 32, "epochs": 1, "batch_size": 18,
+            "lr": 0.01, "delta_examples": 4,
+        }  # fmt: skip
+        if method == "weight_mirror":
+            tiny["options"] = {"noise": "orthogonal", "noise_fraction": 0.5, "mirror_before": 4}
+        return RunConfig(network=network, method=method, **tiny | settings)
+
+    return build
+
+
+def built(network, num_classes=5, image_size=32, **settings):
+    config = RunConfig(method="backprop", network=network, **settings)
+    return networks.build(config, num_classes=num_classes, image_size=image_size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "method"), [(network, method) for network, (_, methods) in FAMILIES.items() for method in methods]
+)
+def test_every_family_trains(config, network, method):
+    settings, _ = FAMILIES[network]
+    run = trajectory.check(wtkit.train(config(network, method, **settings), quiet=True), network)
+    assert str(run.status.values) == "complete"
+    assert np.isfinite(run.train_loss[-1])
+    assert run.attrs["network"].startswith(network.replace(":", "."))
+    called = run.sel(layer=[name for name in run.layer.values if "attn" not in name])  # Swin's are read, not called
+    last = called.isel(epoch=-1)  # before training, the head of a vision transformer is zero and sends no δ
+    assert not last.delta_angle.isnull().any()
+    assert last.delta_angle[-1] < 1e-6
+    if method == "backprop":
+        assert (last.matrix_angle == 0).all()
+        assert (last.delta_angle < 1e-4).all()
+    elif method in ("feedback_alignment", "kolen_pollack"):
+        wide = called.matrix_angle.isel(epoch=0).where((run.fan_in > 100) & (run.kind == "Conv2d"), drop=True)
+        np.testing.assert_allclose(wide, 90, atol=10)
+    assert run.mirror_samples.notnull().any() == (method == "weight_mirror")
+
+
+@pytest.mark.slow
+def test_vgg_trains():
+    """A step alone: to measure the angles of its 129 million weights takes longer."""
+    model = wtkit.convert(built("vgg11"), "sign_symmetry")
+    networks.try_out(model, torch.randn(2, 3, 32, 32), 5, "vgg11")
+    F.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([1, 3])).backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    assert len(feedback_layers(model)) == 11
+    assert all(parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["densenet121", "mobilenet_v2", "convnext_tiny", "googlenet"])
+def test_backprop_is_torchvisions(network):
+    """From the same seed the same weights, outputs and gradients, dropout and stochastic depth included."""
+    nets = {}
+    for name in ("plain", "converted"):
+        torch.manual_seed(3)
+        if name == "plain":
+            more = {"aux_logits": False, "init_weights": True} if network == "googlenet" else {}
+            nets[name] = models.get_model(network, num_classes=5, **more).double()
+        else:
+            nets[name] = wtkit.convert(built(network).double(), "backprop")
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=generator)
+    outputs = []
+    for net in nets.values():
+        torch.manual_seed(4)
+        outputs.append(net(inputs))
+        F.cross_entropy(outputs[-1], torch.tensor([0, 1, 4, 2])).backward()
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-8, atol=1e-10)
+    pairs = zip(nets["plain"].named_parameters(), nets["converted"].named_parameters(), strict=True)
+    for (name, expected), (other, found) in pairs:
+        assert name == other
+        assert torch.equal(found, expected), name
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_the_names_are_those_of_torchvisions_classifiers():
+    assert sorted([*RESNETS, *TORCHVISION]) == models.list_models(module=models)
+
+
+def test_an_mlp_has_the_layers_and_units_that_it_is_asked_for():
+    torch.manual_seed(0)
+    model = networks.mlp(MLP(hidden=[20, 10], unit="sigmoid"), num_classes=4, image_size=6).double()
+    W = {name: layer.weight.detach().numpy() for name, layer in model.named_children() if "fc" in name}
+    b = {name: layer.bias.detach().numpy() for name, layer in model.named_children() if "fc" in name}
+    assert [w.shape for w in W.values()] == [(20, 108), (10, 20), (4, 10)]
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    y = x.numpy().reshape(3, -1)
+    for name in ("fc1", "fc2"):
+        y = 1 / (1 + np.exp(-(y @ W[name].T + b[name])))
+    np.testing.assert_allclose(model(x).detach().numpy(), y @ W["fc3"].T + b["fc3"], rtol=1e-10)
+    units = [type(built("mlp", network_options={"unit": unit})[2]) for unit in ("relu", "tanh", "sigmoid")]
+    assert units == [nn.ReLU, nn.Tanh, nn.Sigmoid]
+    assert [type(layer) for layer in networks.mlp(MLP(hidden=[]), num_classes=4, image_size=2)] == [
+        nn.Flatten, nn.Linear,
+    ]  # fmt: skip
+
+
+def test_a_vision_transformer_is_made_for_the_images():
+    with torch.device("meta"):
+        assert built("vit_b_16", image_size=64).image_size == 64
+        assert built("vit_b_16", image_size=64, network_options={"image_size": 32}).image_size == 32
+
+
+def test_a_class_in_the_working_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "nets_of_mine.py").write_text(
+        "import torch\n\ndef net(num_classes): return torch.nn.Linear(1, num_classes)"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    assert built("nets_of_mine:net").out_features == 5
+
+
+MADE_WRONG = [
+    ("vgg11", {"widht": 3}, "network 'vgg11' cannot be made with widht=3: "),
+    ("vgg11", {"weights": "DEFAULT"}, "network 'vgg11' cannot be made with weights='DEFAULT': "),
+    (
+        "own_networks:Small",
+        {"depth": 3},
+        "'own_networks:Small' cannot be made with num_classes=5, depth=3: got an unexp",
+    ),
+    (
+        "own_networks:Classless",
+        {},
+        "cannot be made with num_classes=5: got an unexpected keyword argument 'num_classes'",
+    ),
+    ("own_networks:Smal", {}, "nothing called 'Smal' in own_networks (did you mean 'Small'?)"),
+    ("own_network:Small", {}, "No module named 'own_network'; start in the folder that holds it, or install it"),
+    ("own_networks:constant", {}, "expected a class, or a function that gives a network"),
+    ("own_networks:number", {}, "expected an nn.Module of it, got int"),
+    ("broken_network:Small", {}, "SyntaxError: "),
+]
+
+
+@pytest.mark.parametrize(("network", "options", "message"), MADE_WRONG, ids=[message for *_, message in MADE_WRONG])
+def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_network.py").write_text("class Small(\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
+        built(network, network_options=options)
+    assert len(str(error.value).splitlines()) == 1
+
+
+TRAINED_WRONG = [
+    ("own_networks:Two", {}, "network 'own_networks.Two' gives tuple for 2 images, expected logits (2, 3)"),
+    ("own_networks:Maps", {}, "gives shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
+    ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
+    ("own_networks:Recurrent", {}, "convert(..., backprop=['memory']), or the setting 'backprop' of a run"),
+    ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the layer, so that δ"),
+    ("own_networks:Small", {"backprop": ["*"]}, "setting 'backprop': no layer is left for the method"),
+    ("own_networks:Small", {"backprop": ["hiden"]}, "backprop: 'hiden' matches no module"),
+    ("googlenet", {"network_options": {"aux_logits": True}}, "gives GoogLeNetOutputs for 2 images, expected logits"),
+    ("alexnet", {}, "network 'alexnet' cannot take images of 32×32 pixels (Given input size: (256x1x1). Calc"),
+    (
+        "torchvision.models:VisionTransformer", {"network_options": VIT},
+        "backprop=['encoder.pos_embedding', 'encoder.layers.encoder_layer_*.self_attention'])",
+    ),
+    (
+        "torchvision.models:VisionTransformer", {"network_options": VIT | {"image_size": 64}, "backprop": VIT_BACKPROP},
+        "cannot take images of 32×32 pixels (Wrong image height! Expected 64 but got 32!); take another image_size",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "settings", "message"), TRAINED_WRONG, ids=[m for *_, m in TRAINED_WRONG])
+def test_what_cannot_be_trained_is_named_before_it_is(config, network, settings, message):
+    with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
+        wtkit.train(config(network, **settings), quiet=True)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_swins_attention_is_not_taken_for_converted(config):
+    """Its weights are read by a function that knows nothing of B."""
+    swin = {"network_options": SWIN, "backprop": ["*.relative_position_bias_table"]}
+    message = "the network uses the weights of 'features.1.0.attn.qkv' and 3 more layers without calling them"
+    with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
+        wtkit.train(config("torchvision.models:SwinTransformer", **swin), quiet=True)
+    assert "backprop=['features.*.*.attn.qkv', 'features.*.*.attn.proj']" in str(error.value)
+    run = wtkit.train(config("torchvision.models:SwinTransformer", "backprop", **swin), quiet=True)
+    assert run.status == "complete"
+
+
+def test_a_layer_that_plays_no_part_is_not_measured(config):
+    run = wtkit.train(config("own_networks:Unused"), quiet=True)
+    assert run.layer.values[run.delta_angle.isel(epoch=-1).isnull()].tolist() == ["hidden"]
+
+
+def test_trying_out_changes_nothing():
+    model = wtkit.convert(built("mobilenet_v2", network_options={"width_mult": 0.25}), "kolen_pollack")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 32, 32)
+    stream, learning = torch.get_rng_state(), [p.requires_grad for p in model.parameters()]
+    networks.try_out(model, images, 5, "mobilenet_v2")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert [p.requires_grad for p in model.parameters()] == learning
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("method", ["sign_symmetry", "weight_mirror", "kolen_pollack"])
+def test_layers_that_stay_on_backprop_are_measured_like_the_others(config, method):
+    run = wtkit.train(config("own_networks:Small", method, backprop=["head", "features.0"]), quiet=True)
+    names = ["features.0", "features.2", "hidden", "head"]
+    assert run.layer.values.tolist() == names
+    aligned = (run.matrix_angle == 0).all("epoch").values.tolist()
+    assert aligned == [True, False, False, True]
+    assert json.loads(str(run.settings.values))["backprop"] == ["head", "features.0"]
+    if method == "weight_mirror":
+        assert run.mirror_samples.isnull().values.tolist() == aligned
+
+
+def test_the_last_layer_on_backprop_sends_backprops_delta(config):
+    """As Xiao et al. (2018) had it: then only what lies below the next layer down differs."""
+    run = wtkit.train(config("own_networks:Small", "sign_symmetry", backprop=["head"]), quiet=True)
+    delta = run.delta_angle.isel(epoch=0)
+    assert (delta.sel(layer=["head", "hidden"]) < 1e-4).all()
+    assert (delta.sel(layer=["features.0", "features.2"]) > 1).all()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("network", ["own_networks:Dropped"])
+def test_an_interrupted_run_with_dropout_goes_on_to_the_same_end(config, network, tmp_path):
+    def stop(run):
+        if run.sizes["epoch"] == 2:
+            raise Stop
+
+    unbroken = wtkit.train(config(network, epochs=3), quiet=True)
+    with pytest.raises(Stop):
+        wtkit.train(config(network, epochs=3), tmp_path, quiet=True, on_epoch=stop)
+    resumed = wtkit.train(config(network, epochs=3), tmp_path, quiet=True)
+    np.testing.assert_array_equal(unbroken.train_loss, resumed.train_loss)
+    np.testing.assert_array_equal(unbroken.delta_angle, resumed.delta_angle)
+
+
+def test_networks_are_gathered_under_names_that_tell_them_apart(config, tmp_path):
+    paths = []
+    chosen = {
+        "mlp": {},
+        "mlp-hidden=20+10,unit=tanh": {"network_options": {"hidden": [20, 10], "unit": "tanh"}},
+        "own_networks.Small": {},
+    }
+    for name, settings in chosen.items():
+        run = config("own_networks:Small" if "Small" in name else "mlp", **settings)
+        assert run.name == f"{name}-own-feedback_alignment-seed0"
+        wtkit.train(run, tmp_path / run.name, quiet=True)
+        paths.append(tmp_path / run.name / "trajectory.nc")
+    trajectory.save(trajectory.gather(paths, "mine"), tmp_path / "results.nc")
+    tree = wtkit.open_results(tmp_path / "results.nc", quiet=True)
+    assert {name: node.sizes["layer"] for name, node in tree.children.items()} == dict(
+        zip(chosen, [2, 3, 4], strict=True)
+    )
+    assert set(tree["mlp"]["norm_order"].values) == {"own"}
+
+
+@pytest.mark.parametrize(
+    ("names", "patterns"),
+    [
+        (["a.0.b", "a.1.b", "c"], ["a.*.b", "c"]),
+        (["a.0.b"], ["a.0.b"]),
+        (["encoder.layer_0.x", "encoder.layer_11.x"], ["encoder.layer_*.x"]),
+    ],
+)
+def test_patterns_are_few(names, patterns):
+    assert as_patterns(names) == patterns
+
+
+def test_several_modules_that_cannot_be_converted_are_named_at_once():
+    model = nn.Sequential(*(nn.TransformerEncoderLayer(4, 2, 8) for _ in range(3)))
+    with pytest.raises(wtkit.WtkitError, match=r"'0.self_attn' \(MultiheadAttention\).* \(and 2 more\)") as error:
+        wtkit.convert(model, "feedback_alignment")
+    assert "backprop=['*.self_attn'])" in str(error.value)
+    wtkit.convert(model, "feedback_alignment", backprop=["*.self_attn"])
+    assert sum(isinstance(module, FeedbackLayer) for module in model.modules()) == 6
