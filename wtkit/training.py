@@ -554,7 +554,7 @@ def _resumed(before: str, now: str) -> str:
     return json.dumps(began)
 
 
-def _provenance(device: torch.device, share: Share) -> str:
+def _provenance(device: torch.device, share: Share = ALONE) -> str:
     """What a result depends on beside its settings, as JSON."""
     return json.dumps(
         {
