@@ -14,6 +14,7 @@ kept as it ends, and a bench that was interrupted goes on behind it. BioTorch ta
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -26,6 +27,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -86,6 +88,8 @@ def _goals(fixed: float, kolen_pollack: float | None = None, mirror: float | Non
 ENGAGED = METHODS[:-1]
 AGAIN = "plain:again"
 """Torchvision a second time: what its ratio differs from 1 by is the noise of the measurement."""
+NOISE = 0.01
+"""Nearer than that to its goal, a ratio says neither yes nor no."""
 AT_224 = _goals(1.02)
 CPU = [
     Case("resnet18-32-float32", "resnet18", 32, 128, 14, "digits", contestants=METHODS + PEERS, goals=_goals(1.03)),
@@ -249,6 +253,7 @@ def measure(case: Case) -> dict[str, Any]:
     training._keep_memory()
     if case.device == "cpu":
         torch.set_num_threads(1)
+        _keep_large_memory()
     field: dict[str, Contestant] = {}
     record: dict[str, Any] = {"times": {}, "bytes": {}, "lasting": {}, "failed": {}}
     for who in ("plain", *case.contestants):
@@ -275,6 +280,15 @@ def measure(case: Case) -> dict[str, Any]:
                 record["times"][who].append(_seconds(field[who].step, case))
     record["weights"] = sum(p.nbytes for p in field["plain"].model.parameters())
     return record
+
+
+def _keep_large_memory() -> None:
+    """Have the C library keep blocks above 32 MB too.
+
+    Fetched anew in every step, page by page, they cost one contestant 5 % more than another, by the kernel's luck.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # glibc only
+        ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX
 
 
 def _seconds(step: Callable[[], None], case: Case) -> float:
@@ -393,9 +407,10 @@ def measure_start(quick: bool = False) -> dict[str, Any]:
 
 def _environment() -> dict[str, str]:
     """This process's, with compiled bytecode kept, as Python does where nobody forbids it."""
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    quiet = {"KINETO_LOG_LEVEL": "5", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    return {"PYTHONPYCACHEPREFIX": str(ROOT / "results/bench/bytecode")} | kept | quiet
+    environment = os.environ | {"KINETO_LOG_LEVEL": "5", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        environment.setdefault("PYTHONPYCACHEPREFIX", os.path.join(tempfile.gettempdir(), "wtkit-bytecode"))
+    return environment
 
 
 SURROUNDINGS = {"recording": measure_recording, "start": measure_start}
@@ -485,7 +500,7 @@ def _fresh(path: Path, quick: bool) -> bool:
     if not path.exists():
         return False
     record = json.loads(path.read_text())
-    return record["sources"] == _sources(path.stem) and record["quick"] <= quick
+    return record.get("sources") == _sources(path.stem) and record["quick"] <= quick
 
 
 def _sources(name: str) -> str:
@@ -547,7 +562,7 @@ def summary(record: dict[str, Any]) -> list[dict[str, Any]]:
             "case": record["name"], "contestant": who, "device": record["device"], "milliseconds": 1e3 * seconds,
             "ratio": ratio, "ratio_low": low, "ratio_high": high, "goal": goal,
             "ratio_to_backprop": statistics.median(paired(times[who], beside)) if beside else None,
-            "met": goal is None or ratio <= goal, "within_spread": goal is None or low <= goal,
+            "met": goal is None or ratio <= goal, "within_noise": goal is None or ratio - NOISE <= goal,
             "images_per_second": images, "images_goal": case["images"],
             "share_of_limit": None if limit is None else images / limit[case["mode"] != "eager"],
             "megabytes": record["bytes"][who] / 1e6,
@@ -571,7 +586,7 @@ def table(records: list[dict[str, Any]]) -> str:
         lines = [title, "", _line(head), _line(["---"] * len(head))]
         for row in summary(record):
             goal, beside = row["goal"], row["ratio_to_backprop"]
-            verdict = "" if goal is None else "met" if row["met"] else "within spread" if row["within_spread"] else "no"
+            verdict = "" if goal is None else "met" if row["met"] else "within noise" if row["within_noise"] else "no"
             cells = [
                 row["contestant"], f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}",
                 f"{row['ratio_low']:.3f}–{row['ratio_high']:.3f}", "" if goal is None else f"{goal:.2f}", verdict,

@@ -38,7 +38,7 @@ def test_a_case_is_measured_and_told(record, tmp_path):
     rows = {row["contestant"]: row for row in json.loads((tmp_path / "steps.json").read_text())["rows"]}
     assert rows["plain"]["ratio"] == 1
     assert rows["weight_mirror"]["ratio"] > 1
-    assert not rows["weight_mirror"]["within_spread"]
+    assert not rows["weight_mirror"]["within_noise"]
     text = (tmp_path / "steps.md").read_text()
     assert "ResNet-18, 16×16, batch 2, float32" in text
     assert "| no |" in text
