@@ -1,5 +1,6 @@
 """The examples of CONTRIBUTING.md do what it says."""
 
+import dataclasses
 import re
 import shutil
 import sys
@@ -8,12 +9,11 @@ from pathlib import Path
 import contract
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 import wtkit
-from wtkit import data, methods, resnet
-from wtkit.config import NETWORKS, expand, run_config
+from wtkit import __main__, data, methods
+from wtkit.config import expand, run_config
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -76,13 +76,19 @@ def test_the_ablation_expands(tmp_path):
     assert [run.options.get("bias_blocking", False) for run in expand(tmp_path / "mine.yaml")] == [False, True] * 3
 
 
-def test_the_network_is_torchvisions(monkeypatch):
-    for name, shape in eval(f"{{{example('Add a network', 'python')}}}").items():
-        monkeypatch.setitem(NETWORKS, name, shape)
-        with torch.device("meta"):
-            expected = getattr(torchvision.models, name)(num_classes=10).state_dict()
-            found = resnet.build(name, num_classes=10).state_dict()
-        assert {key: value.shape for key, value in found.items()} == {k: v.shape for k, v in expected.items()}
+def test_the_network_trains_under_its_name(tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(example("Add a network", "python"))
+    (tmp_path / "mine.yaml").write_text(f"methods: [weight_mirror]\n{example('Add a network', 'yaml')}")
+    monkeypatch.syspath_prepend(tmp_path)
+    runs = expand(tmp_path / "mine.yaml")
+    assert [run.network_name for run in runs] == ["resnet18", "nets.Mine", "nets.Mine-width=64"]
+    tiny = {"image_size": 8, "epochs": 1, "batch_size": 64, "options": {"noise": "orthogonal", "mirror_before": 4}}
+    trained = wtkit.train(dataclasses.replace(runs[2], **tiny), quiet=True)
+    assert trained.layer.values.tolist() == ["first", "second", "last"]
+    assert trained.test_error[-1] < trained.test_error[0]
+    by_hand = ["train", "--method=weight_mirror", "--network=nets:Mine", "--network-option=width=64"]
+    assert __main__._parser().parse_args(by_hand).network_option == ["width=64"]
+    assert f"`{by_hand[2].replace('=', ' ')} --network-option width=64`" in TEXT
 
 
 def test_the_data_set_loads_or_says_what_is_missing(tmp_path, monkeypatch):

@@ -648,3 +648,15 @@ def test_a_method_that_fails_leaves_the_model_as_it_was(fault):
         wtkit.convert(model, Faulty())
     assert {type(layer) for layer in model} == {nn.Linear}
     model(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 4), (5, 3, 4), (5, 2, 3, 4)])
+def test_an_in_place_relu_may_follow_a_linear_of_any_shape(shape, bias):
+    model = nn.Sequential(nn.Linear(4, 6, bias=bias), nn.ReLU(inplace=True)).double()
+    plain = copy.deepcopy(model)
+    wtkit.convert(model, "backprop")
+    y = torch.randn(shape, dtype=torch.float64)
+    for net in (model, plain):
+        net(y).square().sum().backward()
+    torch.testing.assert_close(model[0].weight.grad, plain[0].weight.grad)

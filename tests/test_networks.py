@@ -163,8 +163,13 @@ def test_a_class_in_the_working_folder_is_found(tmp_path, monkeypatch):
 
 
 MADE_WRONG = [
-    ("vgg11", {"widht": 3}, "network 'vgg11' cannot be made with widht=3: "),
-    ("vgg11", {"weights": "DEFAULT"}, "network 'vgg11' cannot be made with weights='DEFAULT': "),
+    ("vgg11", {"widht": 3}, "network 'vgg11' cannot be made with image_size=32, widht=3: "),
+    (
+        "vit_b_16",
+        {"image_size": 40},
+        "network 'vit_b_16' cannot be made with image_size=40: Input shape indivisible by ",
+    ),
+    ("vgg11", {"weights": "DEFAULT"}, "network 'vgg11' cannot be made with image_size=32, weights='DEFAULT': "),
     (
         "own_networks:Small",
         {"depth": 3},

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import wtkit
-from wtkit import methods
+from wtkit import methods, networks
+from wtkit.__main__ import main
 from wtkit.config import expand
+from wtkit.layers import feedback_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 # training, a download, a shell's own business: these are not for a test
-LONG = ("make ", "wtkit data ", "source ", "snakemake mirror_rate")
+LONG = ("make ", "wtkit data ", "source ", "snakemake mirror_rate", "wtkit train --method ")
 
 
 def blocks(language):
@@ -86,12 +88,24 @@ def test_the_results_open(tmp_path):
 
 def test_experiments_expand(tmp_path):
     files = blocks("yaml")
-    assert len(files) == 2
+    assert len(files) == 3
     shutil.copy(ROOT / "config" / "smoke.yaml", tmp_path)
     for number, text in enumerate(files):
         path = tmp_path / f"{number}.yaml"
         path.write_text(text)
-        assert len(expand(path)) in (3, 9)
+        assert len(expand(path)) in (3, 9, 12)
+
+
+def test_the_transformer_is_a_run_that_converts(monkeypatch, tmp_path):
+    (command,) = [command for command in COMMANDS if command.startswith("wtkit train --method ")]
+    trained = []
+    monkeypatch.setattr("wtkit.training.train", lambda run, *_, **__: trained.append(run))
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 0
+    with torch.device("meta"):
+        model = networks.build(trained[0], num_classes=10, image_size=trained[0].image_size)
+        wtkit.convert(model, trained[0].method, seed=0, backprop=trained[0].backprop)
+    assert len(feedback_layers(model)) == 26
 
 
 def test_files_that_it_links_to_exist():

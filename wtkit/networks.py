@@ -49,8 +49,8 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
         known["image_size"] = image_size
     try:
         return torchvision.models.get_model(name, **known | options)
-    except (TypeError, ValueError) as error:
-        raise _not_made(name, options, error) from None
+    except (TypeError, ValueError, AssertionError) as error:
+        raise _not_made(name, {"image_size": image_size} | options, error) from None
 
 
 def mlp(options: MLP, *, num_classes: int, image_size: int) -> nn.Sequential:
