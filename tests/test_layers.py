@@ -660,3 +660,14 @@ def test_an_in_place_relu_may_follow_a_linear_of_any_shape(shape, bias):
     for net in (model, plain):
         net(y).square().sum().backward()
     torch.testing.assert_close(model[0].weight.grad, plain[0].weight.grad)
+
+
+def test_maps_of_one_position_are_laid_out_channels_last():
+    """By the layout the layers below choose their kernels, and so their rounding, which recorded runs depend on."""
+    layer = wtkit.convert(nn.Conv2d(6, 4, 1, bias=False), "feedback_alignment")
+    y = torch.randn(3, 6, 1, 1, requires_grad=True)
+    seen = []
+    y.register_hook(lambda delta: seen.append(delta.stride()))
+    layer(y).sum().backward()
+    assert seen == [(6, 1, 6, 6)]
+    assert layer.weight.grad.stride() == layer.weight.stride()

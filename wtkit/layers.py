@@ -95,7 +95,9 @@ class ConvMaps(NamedTuple):
             below, product, total = LinearMaps().backward(delta.flatten(1), _rows(y[seen]), _rows(used), needs)
             size = used.shape[2:]
             below = None if below is None else _within(y, seen, _maps(below, size))
-            product = None if product is None else _maps(product, size)
+            if product is not None:
+                # of a 1×1 kernel with a weight's own strides, which DistributedDataParallel asks for
+                product = product[..., None, None] if tuple(size) == (1, 1) else _maps(product, size)
         else:
             below, product, total = torch.ops.aten.convolution_backward(
                 delta, y, used, [len(M)], self.stride, padding, self.dilation, False, [0, 0], self.groups, list(needs)
@@ -147,8 +149,6 @@ def _rows(maps: Tensor) -> Tensor:
 
 def _maps(rows: Tensor, size: Sequence[int]) -> Tensor:
     """:func:`_rows` undone, for maps of ``size``."""
-    if tuple(size) == (1, 1):
-        return rows[..., None, None]  # with the strides of a weight, which DistributedDataParallel asks for
     return rows.unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
 
 
