@@ -154,14 +154,15 @@ def contestant(case: Case, who: str) -> "Contestant":
 
 
 def _options(case: Case, who: str) -> dict[str, Any]:
-    """A method's options in the case's experiment."""
+    """A method's options in the case's experiment, those for the case's network if it is in there."""
     from wtkit.config import expand
 
     method, _, variant = who.partition(":")
-    for run in expand(ROOT / "config" / f"{case.experiment}.yaml"):
-        if (run.method, run.variant, run.network) == (method, variant, case.network):
-            return run.options
-    raise LookupError(f"{case.experiment} has no run of {who} with {case.network}")
+    runs = expand(ROOT / "config" / f"{case.experiment}.yaml")
+    runs = [run for run in runs if (run.method, run.variant) == (method, variant)]
+    if not runs:
+        raise LookupError(f"{case.experiment} has no run of {who}")
+    return next((run for run in runs if run.network == case.network), runs[0]).options
 
 
 def _biotorch(case: Case, method: str) -> Any:
