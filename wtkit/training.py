@@ -18,6 +18,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -419,6 +420,8 @@ def _data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.Distri
     on_gpu = device.type == "cuda"
     if on_gpu:  # PyTorch has none for CPUs
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # said of 1×1 kernels, whose gradients' strides differ only along dimensions of one element
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Buffers are the same in all of them without being sent at every step; B is one of those. The argument that says so
     # has a new name since torch 2.15.
     named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
