@@ -284,9 +284,10 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def _keep_large_memory() -> None:
-    """Have the C library keep blocks above 32 MB too.
+    """Have the C library keep blocks above 32 MB too, as the trainer does not.
 
-    Fetched anew in every step, page by page, they cost one contestant 5 % more than another, by the kernel's luck.
+    The kernel hands them out page by page in every step otherwise, and backprop through wtkit was then found 5 % slower
+    than torchvision on ResNet-50 in float32, by the same operators (docs/performance.md).
     """
     with contextlib.suppress(AttributeError, OSError):  # glibc only
         ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX
