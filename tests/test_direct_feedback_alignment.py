@@ -239,3 +239,9 @@ def test_compiled_with_autocast_in_one_graph():
         found.append(products(model, loss))
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=2e-2, atol=2e-2)
+
+
+def test_a_layer_of_as_many_units_as_there_are_outputs_has_no_matrix_angle_either():
+    model = torch.nn.Sequential(torch.nn.Linear(7, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    angles = wtkit.matrix_angles(wtkit.convert(model, "direct_feedback_alignment"))
+    assert angles.isnull().values.tolist() == [True, True, False]

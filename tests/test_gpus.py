@@ -217,3 +217,9 @@ def test_of_several_processes_the_first_to_fail_is_told(monkeypatch, tmp_path, e
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["2"], ["x", "-m", "wtkit"], ["-1", "-m", "wtkit"]])
+def test_a_count_that_is_none_is_refused(arguments):
+    with pytest.raises(wtkit.WtkitError, match="expected a number of GPUs, then what to run"):
+        gpus.main(arguments)

@@ -16,7 +16,7 @@ import xarray as xr
 from images import image_folder
 
 import wtkit
-from wtkit import trajectory
+from wtkit import training, trajectory
 from wtkit.__main__ import main
 from wtkit.config import RunConfig, expand, learning_rate
 
@@ -294,6 +294,14 @@ def test_a_run_says_where_it_was_resumed(config, tmp_path, monkeypatch):
     assert resumed["commit"] == "another"
 
 
+def test_provenance_tells_every_change_from_the_stretch_before():
+    at = [json.dumps({"processes": number, "started": str(hour)}) for hour, number in enumerate((2, 1, 2, 2))]
+    told = at[0]
+    for now in at[1:]:
+        told = training._resumed(told, now)
+    assert json.loads(told)["resumed"] == [{"processes": 1, "started": "1"}, {"processes": 2, "started": "2"}]
+
+
 def test_a_last_step_that_destroys_the_weights_is_a_divergence(config):
     run = wtkit.train(config("backprop", epochs=1, batch_size=36, lr=1e30), quiet=True)
     assert run.sizes["epoch"] == 2
@@ -315,6 +323,7 @@ def test_a_lack_of_memory_is_said_in_a_line(config, monkeypatch):
         wtkit.train(config("weight_mirror"), quiet=True)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a loader that lost its worker ends so
 def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, tmp_path):
     settings = config("backprop", image_size=72, workers=1, epochs=2)
 

@@ -168,7 +168,9 @@ def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
 def _B(layer: FeedbackLayer) -> Tensor:
     """B, or NaN in its place where nothing is sent back, or where it leads straight from the output."""
     B = layer.B
-    return B if B is not None and B.shape == layer.weight.shape else torch.full_like(layer.weight, float("nan"))
+    if B is None or (layer.method.direct and not layer.is_output):
+        return torch.full_like(layer.weight, float("nan"))
+    return B
 
 
 def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:

@@ -146,6 +146,11 @@ def claimed(count: int = 1) -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> int:
     """``COUNT WORD …``; the exit status is that of the words' process, or of the first of several to fail."""
+    if len(arguments) < 2 or not arguments[0].isdigit():
+        raise WtkitError(
+            f"expected a number of GPUs, then what to run: python -m wtkit.gpus 4 -m wtkit train …; "
+            f"got {' '.join(arguments) or 'nothing'!r}"
+        )
     count, words = int(arguments[0]), list(arguments[1:])
     if count < 2:
         os.execv(sys.executable, [sys.executable, *words])

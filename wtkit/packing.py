@@ -99,13 +99,15 @@ def open_pack(root: Path, choose: Callable[[int], dict[int, int]]) -> tuple[Pack
     """Training and held-out images of the classes that ``choose`` takes of so many, and their number.
 
     Raises:
-        WtkitError: if the pack is not whole: unfinished, or a file of it missing, cut off or changed.
+        WtkitError: if the pack is not whole: unfinished, a file of it missing or cut off, or an index changed. A byte
+            that changed within a shard is found by packing again, not here: that would take reading all of it.
     """
     manifest = _manifest(root)
-    source, target = shlex.quote(manifest["source"]), shlex.quote(str(root))
+    command = ["wtkit", "data", "pack", manifest["source"], str(root)]
+    command += [f"--{name.replace('_', '-')}={manifest[name]}" for name in ("short_side", "quality", "shard_images")]
     if "parts" not in manifest:
-        raise WtkitError(f"{root}/ holds an unfinished pack; finish it with: wtkit data pack {source} {target}")
-    remedy = f"copy it again, or mend the pack with: wtkit data pack {source} {target}"
+        raise WtkitError(f"{root}/ holds an unfinished pack; finish it with: {shlex.join(command)}")
+    remedy = f"copy it again, or mend the pack with: {shlex.join(command)}"
     chosen = choose(len(manifest["classes"]))
     parts = []
     for part in PARTS:

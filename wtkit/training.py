@@ -549,9 +549,12 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 
 def _resumed(before: str, now: str) -> str:
-    """The provenance of a run that goes on: as it began, and under ``resumed`` what changed since."""
+    """The provenance of a run that goes on: as it began, and under ``resumed`` what changed at each resumption."""
     began, goes_on = json.loads(before), json.loads(now)
-    change = {key: value for key, value in goes_on.items() if key != "started" and value != began.get(key)}
+    until_now = dict(began)
+    for resumed in began.get("resumed", []):
+        until_now |= resumed
+    change = {key: value for key, value in goes_on.items() if key != "started" and value != until_now.get(key)}
     if change:
         began["resumed"] = [*began.get("resumed", []), change | {"started": goes_on["started"]}]
     return json.dumps(began)
