@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one process holds."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from io import BufferedWriter
@@ -40,3 +41,20 @@ def write_whole(path: Path, content: bytes | memoryview, remedy: str = "free som
             file.write(content)
     except OSError as error:
         raise WtkitError(f"cannot write {path}: {error.strerror or error}; {remedy}") from None
+
+
+@contextlib.contextmanager
+def held(folder: Path, otherwise: str) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; the lock goes with the process, however it ends.
+
+    Raises:
+        WtkitError: with the text ``otherwise``, if another process holds it.
+        OSError: if nothing can be written there.
+    """
+    with open(folder / ".lock", "w") as lock:
+        os.register_at_fork(after_in_child=lock.close)  # or processes that decode images would hold it on after us
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WtkitError(otherwise) from None
+        yield

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import itertools
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 
 from .errors import WtkitError
-from .files import replacing
+from .files import held, replacing
 from .images import (
     PARTS,
     Files,
@@ -180,7 +179,7 @@ def pack(
         target.mkdir(parents=True, exist_ok=True)
         if not is_pack(target) and any(path.name not in (".lock", ".pack.json.partial") for path in target.iterdir()):
             raise WtkitError(f"{target}/ holds something else than a pack; name a new or an empty folder")
-        with _locked(target):
+        with held(target, f"another process is packing into {target}/; wait, or name another folder"):
             known = _begun(target, settings)
             described = {
                 part: _pack_part(target, part, parts[part], names[part], settings, known, workers) for part in PARTS
@@ -200,17 +199,6 @@ def _writing(target: Path) -> Iterator[None]:
             f"cannot write {error.filename or target}: {error.strerror}; free some space or name a folder that can be "
             "written, then give the same command again: shards that are finished stay"
         ) from None
-
-
-@contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    with open(target / ".lock", "w") as lock:
-        os.register_at_fork(after_in_child=lock.close)  # or processes that decode images would hold it on after us
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WtkitError(f"another process is packing into {target}/; wait, or name another folder") from None
-        yield
 
 
 def _begun(target: Path, settings: dict[str, Any]) -> dict[str, str]:

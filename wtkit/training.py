@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime
-import fcntl
 import functools
 import inspect
 import io
@@ -34,7 +33,7 @@ from tqdm import tqdm
 from . import __version__, angles, data, networks, parallel, trajectory
 from .config import RunConfig, learning_rate
 from .errors import Stopped, WtkitError, is_lack_of_memory
-from .files import write_whole
+from .files import held, write_whole
 from .images import killed_workers
 from .layers import FeedbackLayer, convert, convertible, feedback_layers, stream_seed
 from .methods import Method
@@ -455,25 +454,13 @@ def _keep_memory() -> None:
 
 def _claimed(folder: Path, config: RunConfig, stack: contextlib.ExitStack) -> xr.Dataset | None:
     """Hold ``folder`` until ``stack`` is left, and return the run in it, if it is this one and finished."""
-    stack.enter_context(_locked(folder))
-    return _finished(folder, config)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; the lock goes with the process, however it ends."""
+    taken = f"another process is training in {folder}; wait for it, or take another folder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
+        stack.enter_context(held(folder, taken))
     except OSError as error:
         raise WtkitError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from None
-    os.register_at_fork(after_in_child=lock.close)  # or processes that decode images would hold it on after us
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WtkitError(f"another process is training in {folder}; wait for it, or take another folder") from None
-        yield
+    return _finished(folder, config)
 
 
 def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
