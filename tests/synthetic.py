@@ -87,6 +87,7 @@ def records(config: Any, final: float, rng: np.random.Generator, drop: int) -> d
         "matrix_angle": matrix,
         "delta_angle": delta,
         "feedback_norm_ratio": 1 / np.cos(np.radians(np.minimum(matrix, 60))),
+        "weight_norm": np.ones_like(matrix),
         "delta_norm_ratio": np.ones_like(delta),
     }
 

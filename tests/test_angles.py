@@ -135,6 +135,7 @@ def test_the_matrix_angle_is_that_of_the_tensor_delta_travels_through(name):
     assert wtkit.matrix_angles(layer).item() == pytest.approx(math.degrees(math.acos(min(1, cosine))), abs=1e-5)
     expected = np.linalg.norm(travelled) / np.linalg.norm(W)
     assert angles.feedback_norm_ratios(layer).item() == pytest.approx(expected)
+    assert angles.weight_norms(layer).item() == pytest.approx(np.linalg.norm(W))
 
 
 def test_matrix_angles_are_labelled():
@@ -329,6 +330,7 @@ def test_measuring_changes_nothing(name, training):
     with torch.set_grad_enabled(training):
         wtkit.matrix_angles(model)
         angles.feedback_norm_ratios(model)
+        angles.weight_norms(model)
         wtkit.delta_angles(model, inputs, targets)
         assert torch.is_grad_enabled() == training
     assert_nothing_changed(before, model)
@@ -381,7 +383,8 @@ def test_training_mode_measures_with_the_batchs_statistics():
 
 
 @pytest.mark.parametrize("measure", [
-    wtkit.matrix_angles, angles.feedback_norm_ratios, lambda model: wtkit.delta_angles(model, *contract.batch()),
+    wtkit.matrix_angles, angles.feedback_norm_ratios, angles.weight_norms,
+    lambda model: wtkit.delta_angles(model, *contract.batch()),
 ])  # fmt: skip
 def test_a_plain_model_is_refused(measure):
     with pytest.raises(wtkit.WtkitError, match=r"no feedback layers; convert it first: wtkit\.convert"):

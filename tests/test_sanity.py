@@ -25,7 +25,15 @@ def run(images, method, **settings):
 def test_the_weight_mirror_switched_off_is_feedback_alignment(images):
     off = run(images, "weight_mirror", epochs=2, options={"mirror_steps": 0, "mirror_before": 0})
     aligned = run(images, "feedback_alignment", epochs=2)
-    for name in ("train_loss", "test_error", "matrix_angle", "feedback_norm_ratio", "delta_angle", "delta_norm_ratio"):
+    for name in (
+        "train_loss",
+        "test_error",
+        "matrix_angle",
+        "feedback_norm_ratio",
+        "weight_norm",
+        "delta_angle",
+        "delta_norm_ratio",
+    ):
         torch.testing.assert_close(
             torch.tensor(off[name].values), torch.tensor(aligned[name].values), rtol=0, atol=0, equal_nan=True
         )

@@ -152,6 +152,21 @@ def test_files_of_every_version_stay_readable(version):
     xr.testing.assert_equal(run, make())
 
 
+def test_files_from_before_a_variable_open_with_it_not_measured(tmp_path):
+    path = tmp_path / "old.nc"
+    make().drop_vars(trajectory.LATER).to_netcdf(path, engine="h5netcdf")
+    xr.testing.assert_identical(trajectory.open_run(path), make())
+    new = make(seed=1).assign(weight_norm=make(seed=1)["matrix_angle"].assign_attrs(units="1"))
+    trajectory.save(new, tmp_path / "new.nc")
+    tree = trajectory.gather([path, tmp_path / "new.nc"], "some")
+    np.testing.assert_array_equal(tree["resnet18"]["weight_norm"].isnull().all(("epoch", "layer")), [True, False])
+
+    old = xr.DataTree.from_dict({"/resnet18": tree["resnet18"].to_dataset().drop_vars(trajectory.LATER)})
+    old.to_netcdf(path, engine="h5netcdf")
+    node = trajectory.open_results(path, quiet=True)["resnet18"]
+    assert node["weight_norm"].dims == node["matrix_angle"].dims and node["weight_norm"].isnull().all()
+
+
 # -------------------------------------------------------------------------------------------------------- gather
 
 

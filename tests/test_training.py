@@ -60,7 +60,7 @@ def test_a_run_records_what_the_schema_promises(config, method):
     assert str(run.status.values) == "complete"
     trajectory.check(run, "a run")
     assert run.sizes == {"epoch": 3, "layer": 21}
-    assert not run.test_error.isnull().any()
+    assert not run.test_error.isnull().any() and not run.weight_norm.isnull().any()
     assert np.isnan(run.train_loss[0])
     assert not run.train_loss[1:].isnull().any()
     assert float(run.delta_angle.sel(layer="fc").max()) == 0
@@ -278,6 +278,21 @@ def test_settings_that_return_find_their_checkpoint(config, tmp_path, capsys):
     run = wtkit.train(config("backprop"), tmp_path)
     assert "Going on after epoch 1 of 2" in capsys.readouterr().out
     assert_same(run, wtkit.train(config("backprop"), quiet=True))
+
+
+def test_a_checkpoint_from_before_a_variable_goes_on_without_it(config, tmp_path):
+    def stop(run):
+        if run.sizes["epoch"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        wtkit.train(config("kolen_pollack"), tmp_path, on_epoch=stop, quiet=True)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    for entry, name in itertools.product(state["records"], trajectory.LATER):
+        del entry[name]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    run = wtkit.train(config("kolen_pollack"), tmp_path, quiet=True)
+    assert run.weight_norm.isnull().all("layer").values.tolist() == [True, True, False]
 
 
 def test_a_run_says_where_it_was_resumed(config, tmp_path, monkeypatch):

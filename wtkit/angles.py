@@ -53,6 +53,17 @@ def feedback_norm_ratios(model: nn.Module) -> xr.DataArray:
     return _per_layer(layers, values, "feedback_norm_ratio", "norm of B over norm of W", "1")
 
 
+def weight_norms(model: nn.Module) -> xr.DataArray:
+    """‖W‖ (Frobenius) of every layer, over ``layer``.
+
+    With the angle θ and the ratio r it gives the mismatch ‖W − Bᵀ‖ = ‖W‖ √(1 + r² − 2 r cos θ).
+    """
+    layers = _layers(model)
+    with torch.no_grad():
+        values = torch.stack([x.weight.double().norm() for x in layers.values()])
+    return _per_layer(layers, values, "weight_norm", "norm of W", "1")
+
+
 def delta_angles(
     model: nn.Module,
     inputs: Tensor,

@@ -291,6 +291,7 @@ class _Run:
             if epoch % config.angles_every == 0 or epoch == config.epochs:
                 entry["matrix_angle"] = angles.matrix_angles(self.model).values
                 entry["feedback_norm_ratio"] = angles.feedback_norm_ratios(self.model).values
+                entry["weight_norm"] = angles.weight_norms(self.model).values
                 self.model.train()  # δ as training has it, BatchNorm normalising with the batch
                 deltas = angles.delta_statistics(self.model, *self.examples)
                 entry |= {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}

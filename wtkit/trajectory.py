@@ -32,9 +32,13 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "matrix_angle": (("epoch", "layer"), "angle between B and W", "degree", "Sec. 6, Fig. 4a, c, e"),
     "delta_angle": (("epoch", "layer"), "angle between δ and backprop's δ", "degree", "Sec. 6, Fig. 4b, d, f"),
     "feedback_norm_ratio": (("epoch", "layer"), "norm of B over norm of W", "1", "Sec. 4.3"),
+    "weight_norm": (("epoch", "layer"), "norm of W", "1", ""),
     "delta_norm_ratio": (("epoch", "layer"), "norm of δ over norm of backprop's δ", "1", ""),
     "mirror_samples": (("layer",), "noise samples a mirror step", "1", "Sec. 4.2"),
 }
+LATER = ("weight_norm",)
+"""Variables that came after files of this version had been written: all NaN where a file is without them."""
+
 LAYER_COORDS = {"depth": "position from the input, from 0", "kind": "Linear or Conv2d", "fan_in": "inputs of a unit"}
 RUN_COORDS = {
     "method": "name of the method",
@@ -61,13 +65,7 @@ def dataset(
         run: a value for each of :data:`RUN_COORDS`.
     """
     sizes = {"epoch": len(records["test_error"]), "layer": len(layers["layer"])}
-    variables = {}
-    for name, (dims, long_name, units, section) in VARIABLES.items():
-        values = np.full([sizes[d] for d in dims], np.nan)
-        if name in records:
-            values = np.asarray(records[name], dtype=np.float64)
-        attrs = {"long_name": long_name, "units": units} | ({"paper": section} if section else {})
-        variables[name] = (dims, values, attrs)
+    variables = {name: _variable(name, sizes, records.get(name)) for name in VARIABLES}
     coords: dict[str, Any] = {
         "epoch": ("epoch", np.arange(sizes["epoch"]), {"long_name": "epochs trained; 0 is before training"}),
         "layer": ("layer", np.asarray(layers["layer"], dtype=object), {"long_name": "module, from the input up"}),
@@ -78,6 +76,22 @@ def dataset(
     for name, long_name in RUN_COORDS.items():
         coords[name] = ((), run[name], {"long_name": long_name})
     return xr.Dataset(variables, coords, {"schema_version": SCHEMA_VERSION, "network": network, "data": data})
+
+
+def _variable(name: str, sizes: Mapping[Any, int], values: Any = None) -> tuple[tuple[str, ...], np.ndarray, dict]:
+    """A variable of one run as xarray takes it; all NaN without ``values``."""
+    dims, long_name, units, section = VARIABLES[name]
+    values = np.full([sizes[d] for d in dims], np.nan) if values is None else np.asarray(values, dtype=np.float64)
+    return dims, values, {"long_name": long_name, "units": units} | ({"paper": section} if section else {})
+
+
+def _brought_up(run: xr.Dataset) -> xr.Dataset:
+    """One run, or a gathered node, with those of :data:`LATER` that its file is without."""
+    missing = [name for name in LATER if name not in run.variables and set(VARIABLES[name][0]) <= set(run.dims)]
+    run = run.assign({name: _variable(name, run.sizes) for name in missing})
+    if "run" in run.dims:
+        run = run.assign({name: run[name].expand_dims(run=run.sizes["run"]) for name in missing})
+    return run
 
 
 def check(run: xr.Dataset, source: str) -> xr.Dataset:
@@ -151,7 +165,7 @@ def open_run(path: str | Path) -> xr.Dataset:
     """
     try:
         with xr.open_dataset(path, engine="h5netcdf") as run:
-            return check(run.load(), str(path))
+            return check(_brought_up(run.load()), str(path))
     except FileNotFoundError:
         raise WtkitError(f"no run at {path}; train it first: wtkit train --help") from None
     except OSError as error:
@@ -234,7 +248,7 @@ def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.
     if not tree.children:
         raise WtkitError(f"{path}: no network in it; a single run is opened by wtkit.trajectory.open_run")
     for network, node in tree.children.items():
-        check(node.to_dataset(), f"{path} ({network})")
+        node.dataset = check(_brought_up(node.to_dataset()), f"{path} ({network})")
     if not quiet:
         reference = path.parts[-4:-2] == ("results", "reference")
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
