@@ -30,6 +30,7 @@ CASES = {
     "weight_mirror:images": {"noise_size": 5, "noise_batch": 2, "noise_fraction": 0.0},
     "kolen_pollack": {},
     "kolen_pollack:nesterov": {},
+    "kolen_pollack:apart": {"lr_ratio": 1.5, "decay_ratio": 0.5, "signal_noise": 0.5},
 }
 STEPS, BATCH = 5, 8
 

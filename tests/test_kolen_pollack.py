@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import wtkit
 from wtkit.config import RunConfig, decay_exponent, learning_rate
-from wtkit.layers import _learning, feedback_layers
+from wtkit.layers import _learning, feedback_layers, stream_seed
 
 
 def model_and_gaps():
@@ -260,12 +260,13 @@ def test_clipping_values_keeps_the_law():
     assert_gaps(model, {key: 0.9**3 * gap for key, gap in before.items()})
 
 
+@pytest.mark.parametrize("options", [{}, {"lr_ratio": 1.5, "decay_ratio": 0.5, "signal_noise": 0.3}], ids=str)
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
-def test_gradient_scaling_unscales_W_and_B_once(implementation, nesterov, clip):
+def test_gradient_scaling_unscales_W_and_B_once(implementation, nesterov, clip, options):
     """By a power of two, so that the scaled run must end where the plain one does."""
-    plain = contract.converted("kolen_pollack").float()
+    plain = contract.converted("kolen_pollack", **options).float()
     scaled = copy.deepcopy(plain)
     inputs, targets = contract.batch()
     settings = {"lr": 0.2, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1} | implementation
@@ -450,6 +451,130 @@ def test_watching_keeps_no_model_alive():
     del model
     gc.collect()
     assert len(_learning) == before
+
+
+# ------------------------------------------------------------------------------- two sides that do not agree (Sec. 5.2)
+
+APART = {
+    "lr": {"lr_ratio": 3.0},
+    "lr_0": {"lr_ratio": 0.0},
+    "decay": {"decay_ratio": 1.5},
+    "no_decay_of_B": {"decay_ratio": 0.0},
+    "noise": {"signal_noise": 0.5},
+    "all": {"lr_ratio": 0.5, "decay_ratio": 3.0, "signal_noise": 2.0, "scale": 0.3},
+}
+
+
+def simulated(B, products, rates, method, noise, *, weight_decay=0.0, momentum=0.0, nesterov=False, dampening=0.0):
+    """B in numpy: two terms, each with its own velocity, of which neither knows of the other's ratio."""
+    learned = forgotten = None
+    for exact, lr, xi in zip(products, rates, noise, strict=True):
+        product = exact + method.signal_noise * math.sqrt((exact**2).mean()) * xi
+        decay = weight_decay * B
+        learned = product if learned is None else momentum * learned + (1 - dampening) * product
+        forgotten = decay if forgotten is None else momentum * forgotten + (1 - dampening) * decay
+        steps = [learned, forgotten] if not nesterov else [product + momentum * learned, decay + momentum * forgotten]
+        B = B - method.lr_ratio * lr * (steps[0] if momentum else product)
+        B = B - method.decay_ratio * lr * (steps[1] if momentum else decay)
+    return B
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+@pytest.mark.parametrize("settings", [*SGD.values(), SGD["momentum"] | {"maximize": True}], ids=[*SGD, "maximize"])
+@pytest.mark.parametrize("options", APART.values(), ids=APART)
+def test_B_set_apart_follows_its_own_rates(options, settings, implementation):
+    model = contract.converted("kolen_pollack", **options)
+    layers, rates = feedback_layers(model), [0.1 * 0.8**t for t in range(6)]
+    before = {key: array(layer.B) for key, layer in layers.items()}
+    products = {key: [] for key in layers}
+
+    def note(*_):
+        for key, layer in layers.items():
+            products[key].append(array(layer.weight.grad))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **settings, **implementation)
+    optimizer.register_step_pre_hook(note)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+    for _ in rates:
+        step(model, optimizer)
+        scheduler.step()
+    settings, sign = dict(settings), -1 if settings.get("maximize") else 1
+    settings.pop("maximize", None)
+    for key, layer in layers.items():
+        noise = [sign * drawn(layer, number) for number in range(1, 7)]
+        of_descent = [sign * product for product in products[key]]
+        expected = simulated(before[key], of_descent, rates, layer.method, noise, **settings)
+        np.testing.assert_allclose(array(layer.B), expected, rtol=1e-10, atol=1e-13, err_msg=key)
+
+
+def drawn(layer, number):
+    generator = torch.Generator().manual_seed(stream_seed(layer.seed, "update", number))
+    return torch.empty(layer.weight.shape, dtype=torch.float64).normal_(generator=generator).numpy()
+
+
+@pytest.mark.parametrize("settings", SGD.values(), ids=SGD)
+def test_another_learning_rate_only_makes_B_longer(settings):
+    """r W − B falls as W − B does where r = 1, whatever the gradients."""
+    model = contract.converted("kolen_pollack", lr_ratio=3.0)
+    before = {key: (3 * layer.weight - layer.B).detach() for key, layer in feedback_layers(model).items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **settings)
+    for _ in range(8):
+        step(model, optimizer)
+    for key, layer in feedback_layers(model).items():
+        expected = recursion(before[key], 8, lr=0.1, **settings)
+        torch.testing.assert_close((3 * layer.weight - layer.B).detach(), expected, rtol=1e-10, atol=1e-12, msg=key)
+
+
+def test_the_decay_of_B_is_absolute():
+    """B shrinks by λ times its ratio, also where it learns nothing."""
+    model = contract.converted("kolen_pollack", lr_ratio=0.0, decay_ratio=1.5)
+    before = {key: layer.B.detach().clone() for key, layer in feedback_layers(model).items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=0.5)
+    for _ in range(4):
+        step(model, optimizer)
+    for key, layer in feedback_layers(model).items():
+        torch.testing.assert_close(layer.B.detach(), 0.85**4 * before[key], rtol=1e-12, atol=0)
+
+
+def test_noise_is_anew_in_every_update_and_relative_to_the_product():
+    layer = wtkit.convert(nn.Linear(200, 300).double(), "kolen_pollack", signal_noise=0.5)
+    layer.weight.grad = 1e-3 * torch.randn(300, 200, dtype=torch.float64)
+    first, second = (as_handed_over(layer, torch.optim.SGD, lr=0.0)[""] - layer.weight.grad for _ in range(2))
+    for noise in (first, second):
+        assert float(noise.std()) == pytest.approx(0.5e-3, rel=0.02)
+    assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.02
+
+
+def test_scale_is_that_of_B_at_conversion():
+    network = contract.network()
+    plain, scaled = (wtkit.convert(copy.deepcopy(network), "kolen_pollack", seed=1, scale=scale) for scale in (1, 3))
+    for key, layer in feedback_layers(scaled).items():
+        assert torch.equal(layer.B, 3 * feedback_layers(plain)[key].B)
+
+
+@pytest.mark.parametrize("options", [{"lr_ratio": 1.1}, {"decay_ratio": 1.1}, {"signal_noise": 0.1}], ids=str)
+def test_setting_B_apart_is_refused_where_the_step_is_not_linear(options):
+    model = contract.converted("kolen_pollack", **options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(wtkit.WtkitError, match=r"^kolen_pollack: .* only torch\.optim\.SGD .* got AdamW; take SGD"):
+        step(model, torch.optim.AdamW(model.parameters()))
+    contract.assert_same_state(model.state_dict(), before)
+    step(contract.converted("kolen_pollack", scale=2.0), torch.optim.AdamW(model.parameters()))
+
+
+def test_groups_that_differ_are_refused_where_B_is_set_apart_too():
+    model = contract.converted("kolen_pollack", lr_ratio=2.0)
+    groups = [{"params": named(model, lambda name, own=own: ("feedback" in name) == own)} for own in (True, False)]
+    with pytest.raises(wtkit.WtkitError, match="different lr; put both in one group"):
+        step(model, torch.optim.SGD([groups[0] | {"lr": 0.2}, groups[1]], lr=0.1))
+
+
+def test_a_run_at_the_defaults_is_the_run_that_it_was():
+    """Its revision says nothing of options that it did not have."""
+    written = [RunConfig(method="kolen_pollack", options=o).revision for o in ({}, {"lr_ratio": 1.0, "scale": 1})]
+    assert written[0] == written[1]
+    assert '"options": {}' in written[0]
+    assert '"options": {"lr_ratio": 1.5}' in RunConfig(method="kolen_pollack", options={"lr_ratio": 1.5}).revision
 
 
 # ---------------------------------------------------------------------------------------- λ, converted in its one place

@@ -165,9 +165,15 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", [*METHODS, "sign_symmetry_batchwise"])
-def test_an_interrupted_run_goes_on_to_the_same_end(config, tmp_path, method):
-    settings = config(method, epochs=3)
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        *((method, {}) for method in [*METHODS, "sign_symmetry_batchwise"]),
+        ("kolen_pollack", {"options": {"signal_noise": 0.5, "decay_ratio": 3.0}}),
+    ],
+)
+def test_an_interrupted_run_goes_on_to_the_same_end(config, tmp_path, method, changed):
+    settings = config(method, epochs=3, **changed)
     unbroken = wtkit.train(settings, quiet=True)
 
     def stop_after(epoch):

@@ -295,7 +295,8 @@ class FeedbackLayer(nn.Module):
             for no gradient since it is handed W's as an optimizer steps, otherwise a buffer, or None.
         is_output: whether it is the network's last layer.
         mirror_count: mirror steps taken so far, by which its noise is keyed.
-        update_count: updates of W that its method has followed, by which what is drawn for them is keyed.
+        update_count: updates of W that its method has followed or set B apart in, by which what is drawn for them is
+            keyed.
         taps: the part of ``weight`` whose inputs exist, where :func:`wtkit.mirroring.fit_noise` found some that do not.
     """
 
@@ -457,7 +458,25 @@ def _hand_over(optimizer: torch.optim.Optimizer) -> None:
         if B is None or W.grad is None or not ({id(W), id(B)} & group_of.keys()):
             continue
         _refuse_unequal(layer, group_of.get(id(W)), group_of.get(id(B)))
-        B.grad = W.grad if _only_reads_gradients(optimizer) else W.grad.clone()
+        if layer.method.apart:
+            B.grad = _set_apart(layer, optimizer, group_of[id(B)])
+        else:
+            B.grad = W.grad if _only_reads_gradients(optimizer) else W.grad.clone()
+
+
+def _set_apart(layer: FeedbackLayer, optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Tensor:
+    """What B is handed where its method sets it apart from W."""
+    if type(optimizer) is not torch.optim.SGD:
+        raise WtkitError(
+            f"{layer.method.name}: these options set B apart from W, which only torch.optim.SGD does exactly, got "
+            f"{type(optimizer).__name__}; take SGD, or leave all options but 'scale' at their defaults"
+        )
+    decay = -group["weight_decay"] if group["maximize"] else group["weight_decay"]
+    scale = getattr(optimizer, "grad_scale", None)  # by which the step has yet to divide what it is handed
+    layer.update_count += 1
+    gradient, stream = layer.weight.grad, layer.stream("update", layer.update_count)
+    assert gradient is not None and layer.feedback is not None
+    return layer.method.handed(gradient, layer.feedback, decay if scale is None else decay * scale, stream)
 
 
 def _only_reads_gradients(optimizer: torch.optim.Optimizer) -> bool:

@@ -26,8 +26,8 @@ class Method(ABC):
     1. *What a layer sends back*: its δ, through :meth:`feedback_weights` in place of W; nothing, where those are None;
        or, with ``direct``, the output layer's δ, through weights that lead straight from the output to the layer.
     2. *How B learns in engaged mode*: not at all; with ``learns_engaged``, by the product that W learns by (eq. 17): B
-       is then a parameter, which every optimizer's step is handed W's gradient for; or, with ``follows``, by
-       :meth:`followed`, after every update of W.
+       is then a parameter, which every optimizer's step is handed W's gradient for, or, where B is set ``apart``, what
+       :meth:`handed` makes of it; or, with ``follows``, by :meth:`followed`, after every update of W.
     3. *How B learns in mirror mode*: not at all, or, with ``learns_mirror``, by eq. 7.
 
     A subclass is a frozen dataclass whose fields are its hyper-parameters and whose docstring is its equations.
@@ -75,6 +75,21 @@ class Method(ABC):
         None sends nothing: what lies below the layer is then handed no gradient at all, so that no optimizer moves it.
         With ``direct`` the shape is that which :meth:`initial` was given.
         """
+
+    @property
+    def apart(self) -> bool:
+        """Whether a B that learns in engaged mode is handed anything but W's gradient itself: :meth:`handed`."""
+        return False
+
+    def handed(self, gradient: Tensor, B: Tensor, decay: float | Tensor, generator: torch.Generator) -> Tensor:
+        """The gradient of a B that is set ``apart`` from W, for a step of SGD.
+
+        Args:
+            gradient: W's, as the step is about to use it.
+            decay: the step adds this times B to what is handed.
+            generator: a random stream of this layer and this update.
+        """
+        raise NotImplementedError
 
     def followed(self, W: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
         """What a method that ``follows`` keeps once W has been updated, given what it kept until then.
