@@ -524,7 +524,86 @@ def test_variants_have_names(ablation):
     ]  # fmt: skip
 
 
+def names_of(runs):
+    return [run.name for run in runs]
+
+
+def test_a_sweep_over_networks_takes_the_place_of_the_bases(ablation):
+    """And the base's overrides are those of the network, as if it stood there."""
+    runs = ablation({"methods": ["backprop"], "settings": {"lr": 0.2}, "sweep": {"network": ["resnet50", "vgg11"]}})
+    assert [(run.network, run.norm_order, run.variant, run.seed, run.epochs, run.lr) for run in runs] == [
+        ("resnet50", "relu_bn", "network=resnet50", 0, 4, 0.2),
+        *(("vgg11", "own", "network=vgg11", seed, 8, 0.2) for seed in (0, 1, 2)),
+    ]
+    override = {"match": {"network": "vgg11"}, "set": {"epochs": 1}}
+    runs = ablation({"methods": ["backprop"], "overrides": [override], "sweep": {"network": ["resnet50", "vgg11"]}})
+    assert {(run.network, run.epochs) for run in runs} == {("resnet50", 4), ("vgg11", 1)}
+
+
+def test_a_sweep_over_norm_orders_takes_the_place_of_the_bases(ablation):
+    sweep = {"norm_order": ["bn_relu", "relu_bn"]}
+    runs = ablation({"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "sweep": sweep})
+    assert names_of(runs) == [f"resnet18-{order}-backprop-norm_order={order}-seed0" for order in ("bn_relu", "relu_bn")]
+
+
+def test_variants_may_be_networks_with_options_and_norm_orders(ablation):
+    variants = {
+        "as_it_is": {},
+        "before": {"norm_order": "bn_relu"},
+        "tanh": {"network": "mlp", "network_options": {"unit": "tanh"}},
+        "sigmoid": {"network": "mlp", "unit": "sigmoid", "lr": 0.5},
+    }
+    runs = ablation({"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "variants": variants})
+    assert sorted(names_of(runs)) == [
+        "mlp-unit=sigmoid-own-backprop-sigmoid-seed0",
+        "mlp-unit=tanh-own-backprop-tanh-seed0",
+        "resnet18-bn_relu-backprop-before-seed0",
+        "resnet18-relu_bn-backprop-as_it_is-seed0",
+    ]
+    assert {run.variant: run.lr for run in runs}["sigmoid"] == 0.5
+
+
+def test_an_option_of_a_network_may_be_swept_beside_one_of_the_method(ablation):
+    runs = ablation(
+        {
+            "methods": ["weight_mirror"], "networks": [{"mlp": {"hidden": [30]}}], "seeds": [0],
+            "sweep": {"bias_blocking": [False, True], "unit": ["sigmoid", "tanh"]},
+        }
+    )  # fmt: skip
+    assert [(run.network_options, run.options["bias_blocking"], run.loaded_method().phi) for run in runs] == [
+        ({"hidden": [30], "unit": unit}, blocked, unit) for blocked in (False, True) for unit in ("sigmoid", "tanh")
+    ]
+    assert runs[0].variant == "bias_blocking=False,unit=sigmoid"
+
+
+def test_other_data_may_be_swept(ablation):
+    variants = {"digits": {"data": "digits"}, "few": {"data": "image_folder", "data_root": "x", "classes": 5}}
+    runs = ablation({"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "variants": variants})
+    assert [(run.variant, run.data, run.classes) for run in runs] == [
+        ("digits", "digits", None), ("few", "image_folder", 5),
+    ]  # fmt: skip
+
+
 BROKEN_ABLATIONS = [
+    ({"sweep": {"network": ["resnet81"]}}, "setting 'network': unknown network 'resnet81' (did you mean 'resnet18'?)"),
+    ({"sweep": {"network": [{"mlp": {}}]}}, "'network': expected a name, got {'mlp': {}}"),
+    (
+        {"sweep": {"norm_order": ["bn"]}},
+        "setting 'norm_order': input should be 'relu_bn', 'bn_relu' or 'own', got 'bn'",
+    ),
+    (
+        {"variants": {"a": {"network": "vgg11", "norm_order": "bn_relu"}}, "methods": ["backprop"]},
+        "setting 'norm_order': only resnet18, resnet34, resnet50, resnet101, resnet152 have a choice, not vgg11",
+    ),
+    ({"sweep": {"unit": ["tanh"]}}, "unknown setting or option of weight_mirror 'unit'"),
+    ({"variants": {"a": {"network": "mlp", "unit": "gelu"}}}, "option of mlp 'unit': input should be"),
+    ({"variants": {"a": {"network_options": {"unit": "tanh"}}}}, "setting 'network_options': resnet18 has none"),
+    ({"variants": {"a": {"network_options": 3}}}, "'network_options': expected a mapping, got 3"),
+    ({"sweep": {"lr": [0.1, 0.1]}}, "'sweep': two points are called lr=0.1; leave one out"),
+    (
+        {"methods": ["weight_mirror", "weight_mirror:gaussian"], "variants": {"a": {}, "gaussian_a": {}}, "seeds": [0]},
+        "two runs are called resnet18-relu_bn-weight_mirror-gaussian_a-seed0; give one of the points another name",
+    ),
     ({"sweep": {"lrr": [1]}}, "unknown setting or option of weight_mirror 'lrr' (did you mean 'lr'?)"),
     ({"sweep": {"mirror_lr": [1]}}, "unknown setting or option of kolen_pollack 'mirror_lr'"),
     ({"sweep": {"lr": []}}, "'sweep': expected a list of values for 'lr' that is not empty, got []"),

@@ -25,6 +25,8 @@ NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
 STEMS = ("imagenet", "small")
 DATA_SETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder")
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
+"""How many classes a data set has as it is published; a folder of images, as many as there are folders in it."""
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -82,6 +84,8 @@ def network_name(network: str, options: Mapping[str, Any]) -> str:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = [f"{key}_{_word(option)}" for key, option in value.items()]
     text = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
 
@@ -313,8 +317,9 @@ def expand(path: str | Path) -> list[RunConfig]:
     **An ablation** names an experiment of the same folder, or of the one above, as its ``base``, and may change its
     ``methods``, ``networks``, ``norm_orders`` and ``seeds`` (none of the base's variants is in it unless named) and its
     ``settings``, and add ``overrides``. Each of these runs is made once a point of the ``sweep``: a mapping of settings
-    or method options to lists of values, of which all combinations are taken; or once for each of the ``variants``: a
-    mapping of names to settings and options. A run's variant says its point: ``lr=0.1,momentum=0``.
+    or options, of the method or of an ``mlp``, to lists of values, of which all combinations are taken; or once for
+    each of the ``variants``: a mapping of names to settings and options. A point that names its ``network`` or
+    ``norm_order`` is for that one instead of the ablation's. A run's variant says its point: ``lr=0.1,momentum=0``.
 
     Raises:
         WtkitError: naming file and key, for anything that is not so; for an override that matches no run, and for two
@@ -498,6 +503,8 @@ def _list(key: str, value: Any) -> list[Any]:
 # ----------------------------------------------------------------------------------------------------- ablations
 
 _ABLATION_KEYS = ("base", *_AXES, "settings", "overrides", "sweep", "variants")
+_AXIS_OF_POINTS = {"networks": "network", "norm_orders": "norm_order"}
+_OF_POINTS = [*_SETTINGS, *_AXIS_OF_POINTS.values(), "network_options"]
 
 
 def _ablate(content: dict[str, Any], path: Path) -> list[RunConfig]:
@@ -506,6 +513,14 @@ def _ablate(content: dict[str, Any], path: Path) -> list[RunConfig]:
     experiments = {file.stem: file for folder in (path.parent.parent, path.parent) for file in folder.glob("*.yaml")}
     base = _axes(_read(experiments[known(content["base"], set(experiments) - {path.stem}, "base")]))
     changed = {key: content[key] for key in _AXES if key in content}
+    for axis, values in changed.items():
+        _check_axis(axis, values)
+    points = _points(content)
+    named = [axis for axis, name in _AXIS_OF_POINTS.items() if any(name in change for change in points.values())]
+    axes_at = {p: {a: _axis_at(a, change, (base | changed)[a]) for a in named} for p, change in points.items()}
+    for axis in named:
+        every = [value for axes in axes_at.values() for value in axes[axis]]
+        changed[axis] = [value for n, value in enumerate(every) if value not in every[:n]]
     main = {"methods": [method for method in base["methods"] if ":" not in str(method)]}
     before = _list("overrides", base.get("overrides") or [])
     # an override that all runs match, so that a change made here outdoes the base's own overrides
@@ -514,8 +529,34 @@ def _ablate(content: dict[str, Any], path: Path) -> list[RunConfig]:
     }
     after = [{"match": {}, "set": change}, *_list("overrides", content.get("overrides") or [])]
     runs = _expand(base | main | changed | {"overrides": before + after}, unchecked=len(before) + 1)
-    points = _points(content)
-    return [_at(run, point, change) for run in runs for point, change in points.items()]
+    found: dict[str, RunConfig] = {}
+    for run, (point, change) in itertools.product(runs, points.items()):
+        if _is_for(run, axes_at[point]):
+            made = _at(run, point, change)
+            if made.name in found:
+                raise WtkitError(f"two runs are called {made.name}; give one of the points another name")
+            found[made.name] = made
+    return list(found.values())
+
+
+def _axis_at(axis: str, change: Mapping[str, Any], others: list) -> list:
+    """The networks or norm orders that a point is for: the one that it names, or those of the ablation."""
+    name = _AXIS_OF_POINTS[axis]
+    if name not in change:
+        return others
+    if not isinstance(change[name], str):
+        raise WtkitError(f"{name!r}: expected a name, got {change[name]!r}")
+    options = change.get("network_options") if axis == "networks" else None
+    return [{change[name]: options} if options else change[name]]
+
+
+def _is_for(run: RunConfig, axes: Mapping[str, list]) -> bool:
+    """Whether ``run`` is of these axes; those that no point names are not among them."""
+    networks = [network_name(*_network(entry)) for entry in axes.get("networks", [])]
+    orders = (OWN_ORDER, *axes.get("norm_orders", []))
+    return ("networks" not in axes or run.network_name in networks) and (
+        "norm_orders" not in axes or run.norm_order in orders
+    )
 
 
 def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -533,20 +574,28 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
             raise WtkitError(f"'sweep': expected a list of values for {key!r} that is not empty, got {values!r}")
     if not sweep:
         raise WtkitError("'sweep': expected at least one setting or option with a list of values")
-    combinations = [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
-    return {",".join(f"{key}={_word(value)}" for key, value in change.items()): change for change in combinations}
+    points: dict[str, dict[str, Any]] = {}
+    for values in itertools.product(*sweep.values()):
+        change = dict(zip(sweep, values, strict=True))
+        word = ",".join(f"{key}={_word(value)}" for key, value in change.items())
+        if word in points:
+            raise WtkitError(f"'sweep': two points are called {word}; leave one out, or name them by 'variants'")
+        points[word] = change
+    return points
 
 
 def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
-    """``run`` with the settings, and options of its method, that ``change`` names."""
+    """``run`` with the settings, and options of its method or network, that ``change`` names."""
     values = dataclasses.asdict(run)
-    options = [field.name for field in dataclasses.fields(run.loaded_method())]  # type: ignore[arg-type]
+    options = {field.name: "options" for field in dataclasses.fields(run.loaded_method())}  # type: ignore[arg-type]
+    if run.network == "mlp":
+        options |= {field.name: "network_options" for field in dataclasses.fields(MLP)}  # type: ignore[arg-type]
     for key, value in change.items():
-        known(str(key), [*_SETTINGS, *options], f"setting or option of {run.method}")
-        if key == "options":
-            values["options"] |= _mapping("options", value)
+        known(str(key), [*_OF_POINTS, *options], f"setting or option of {run.method}")
+        if key in ("options", "network_options"):
+            values[key] |= _mapping(key, value)
         elif key in options:
-            values["options"][key] = value
+            values[options[key]][key] = value
         else:
             values[key] = value
     values["variant"] = "_".join(filter(None, [run.variant, point]))
