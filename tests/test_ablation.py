@@ -6,7 +6,7 @@ import pytest
 import yaml
 from synthetic import labels_of, layers, records
 
-from wtkit import ablation, plotting, trajectory
+from wtkit import ablation, paper, plotting, trajectory
 from wtkit.config import expand
 
 ONE = {"sweep": {"weight_decay": [0, 0.1, 1.0]}}
@@ -21,7 +21,26 @@ SHAPES = {
     "one seed": ONE | {"seeds": [0]},
     "other networks": ONE | {"networks": ["resnet18", "vgg11"]},
     "layers on backprop": {"sweep": {"backprop": [[], ["fc"]]}},
-}
+    "networks swept": {"sweep": {"network": ["resnet50", "vgg11", "resnet18"]}},
+    "norm orders swept": {"sweep": {"norm_order": ["relu_bn", "bn_relu"]}},
+    "networks and a quantity": {"sweep": {"network": ["resnet50", "resnet18"], "lr": [0.1, 0.01]}},
+    "an mlp's options": {
+        "networks": ["mlp"], "methods": ["weight_mirror"],
+        "sweep": {"bias_blocking": [False, True], "unit": ["tanh", "relu"]},
+    },
+    "named networks": {
+        "variants": {
+            "small": {"network": "vgg11"}, "a_network": {"network": "mlp", "unit": "tanh"},
+            "after": {"norm_order": "relu_bn"}, "before": {"norm_order": "bn_relu"},
+        },
+    },
+    "difficulty": {
+        "variants": {
+            "digits": {}, "CIFAR-10": {"data": "cifar10"}, "few": {"data": "image_folder"},
+            "many": {"data": "tiny_imagenet", "classes": 100},
+        },
+    },
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -36,8 +55,10 @@ def results(tmp_path):
         rng, nodes = np.random.default_rng(0), {}
         for number, run in enumerate(expand(path)):
             values = records(run, 5 + number, rng, 4)
-            made = trajectory.dataset(values, layers(run.network), labels_of(run), network=run.network, data=run.data)
-            nodes.setdefault(run.network, []).append(made)
+            made = trajectory.dataset(
+                values, layers(run.network), labels_of(run), network=run.network_name, data=run.data
+            )
+            nodes.setdefault(run.network_name, []).append(made)
         return [trajectory._joined(runs) for runs in nodes.values()]
 
     return build
@@ -50,6 +71,8 @@ def results(tmp_path):
         ("two quantities", ["lr", "weight_decay"]),
         ("lists", ["lr_drops"]),
         ("names", ["variant"]),
+        ("norm orders swept", ["norm_order"]),
+        ("difficulty", ["variant"]),
     ],
 )
 def test_what_was_swept_is_read_off_the_runs(shape, keys, results):
@@ -119,6 +142,54 @@ def test_a_method_without_angles_in_all_layers_has_none_on_average(results, tmp_
         fig = draw([node])
         fig.draw_without_rendering()
         plt.close(fig)
+
+
+def drawn(nodes):
+    """The panels of the test errors: of each, ticks by place, and lines by name as places and values."""
+    fig = ablation.draw(nodes)
+    found = []
+    for ax in fig.axes[:: len(ablation.QUANTITIES)]:
+        ticks = dict(zip(ax.get_xticks(), (tick.get_text() for tick in ax.get_xticklabels()), strict=True))
+        handles, labels = ax.get_legend_handles_labels()
+        lines = {name: getattr(h, "lines", [h])[0] for h, name in zip(handles, labels, strict=True)}
+        found.append((ticks, {name: (line.get_xdata(), line.get_ydata()) for name, line in lines.items()}))
+    plt.close(fig)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "ticks"),
+    [
+        ("networks swept", ["resnet50", "vgg11", "resnet18"]),
+        ("norm orders swept", ["relu_bn", "bn_relu"]),
+        ("named networks", ["small", "a network", "after", "before"]),
+    ],
+)
+def test_networks_and_norm_orders_that_were_swept_stand_on_the_axis_of_one_panel(shape, ticks, results):
+    ((found, lines),) = drawn(results(SHAPES[shape]))
+    assert [found[place] for place in range(len(ticks))] == ticks
+    assert {"BP", "KP"} <= set(lines) <= {"BP", "KP", "chance"}
+    assert list(lines["KP"][0]) == list(range(len(ticks)))
+
+
+def test_networks_that_were_not_swept_have_a_row_each(results):
+    assert len(drawn(results(SHAPES["two networks"]))) == 2
+    both = {
+        "variants": {"as_it_is": {}, "other": {"network": "resnet50", "lr": 1}},
+        "networks": ["resnet18", "resnet50"],
+    }
+    assert len(drawn(results(both))) == 2
+
+
+def test_the_error_of_guessing_is_a_step_where_it_is_known_and_near(results):
+    (node,) = results(SHAPES["difficulty"])
+    assert node.attrs["data"] == "digits+cifar10+image_folder+tiny_imagenet"
+    assert paper.data_label(node.attrs["data"]) == "digits, CIFAR-10, image folder, Tiny ImageNet"
+    assert "chance" not in drawn([node])[0][1], "errors of a few per cent would be a line at the bottom"
+    node["test_error"] += 30
+    ((_, lines),) = drawn([node])
+    assert list(lines["chance"][0]) == [0, 1, 2, 3]
+    np.testing.assert_allclose(lines["chance"][1], [90, 90, np.nan, 99])
 
 
 def test_a_point_is_drawn_at_the_mean_of_its_seeds(results):

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from wtkit import data, images
-from wtkit.config import DATA_SETS, RunConfig
+from wtkit.config import CLASSES, DATA_SETS, RunConfig
 from wtkit.errors import WtkitError
 from wtkit.layers import stream_seed
 
@@ -29,6 +29,7 @@ def test_every_data_set_has_a_loader():
 
 def test_digits_are_split_once_and_evenly():
     first, second = load(seed=0), load(seed=1)
+    assert first.num_classes == CLASSES["digits"]
     assert (len(first.images), len(first.held_out)) == (1437, 360)
     assert torch.equal(first.held_out, second.held_out)
     assert first.images.dtype == torch.uint8

@@ -216,6 +216,21 @@ def test_what_cannot_be_gathered_is_named(tmp_path):
         trajectory.gather([first, again], "some")
 
 
+def test_variants_may_have_learned_different_data(tmp_path):
+    paths = [
+        save(tmp_path, f"{variant}{seed}.nc", variant=variant, data=data, seed=seed)
+        for variant, data in (("easy", "digits"), ("hard", "cifar10"), ("again", "digits"))
+        for seed in (0, 1)
+    ]
+    tree = trajectory.gather(paths, "some")
+    assert tree["resnet18"].attrs["data"] == "digits+cifar10"
+    trajectory.save(tree, tmp_path / "results.nc")
+    xr.testing.assert_identical(trajectory.open_results(tmp_path / "results.nc", quiet=True), tree)
+    other = save(tmp_path, "other.nc", variant="easy", data="cifar10", seed=2)
+    with pytest.raises(WtkitError, match=r"its data are cifar10, those of other runs digits; give it a variant"):
+        trajectory.gather([*paths, other], "some")
+
+
 def test_a_file_where_a_folder_should_be_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WtkitError, match=r"cannot write .*/file/x\.nc: "):

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import paper, plotting
+from .config import CLASSES
 from .trajectory import settings
 
 QUANTITIES = {"test_error": "test error (%)"} | {
@@ -38,7 +39,8 @@ def runs(node: xr.Dataset) -> pd.DataFrame:
 
     Angles are those of the last epoch that recorded them, in degrees: their mean over layers, and the largest
     (``matrix_angle_max``, ``delta_angle_max``), NaN where a layer has none, as with direct feedback. A run that
-    diverged has NaN for all it ended with.
+    diverged has NaN for all it ended with. ``chance`` is the error of guessing, NaN where nobody wrote down how many
+    classes there were.
     """
     rows, keys = [], swept(node)
     for index in range(node.sizes["run"]):
@@ -61,10 +63,12 @@ def epochs(node: xr.Dataset) -> pd.DataFrame:
 
 def _identity(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen = settings(run)
-    chosen |= chosen["options"]
+    chosen |= chosen.get("network_options", {}) | chosen["options"]
     who: dict[str, Any] = {name: str(run[name].values) for name in ("method", "norm_order", "status")}
     who |= {"network": run.attrs["network"], "seed": int(run["seed"])}
-    return who | {key: _value(chosen.get(key, [])) for key in keys}  # some are recorded only where they are not empty
+    who |= {key: _value(chosen.get(key, [])) for key in keys}  # some are recorded only where they are not empty
+    classes = chosen["classes"] or CLASSES.get(chosen["data"])
+    return who | {"chance": 100 * (1 - 1 / classes) if classes else np.nan}
 
 
 def _value(value: Any) -> Any:
@@ -88,31 +92,33 @@ def _over_epochs(run: xr.Dataset) -> dict[str, pd.Series]:
 
 
 def draw(nodes: Sequence[xr.Dataset]) -> Figure:
-    """What the runs ended with: against the swept quantity, a row a network, or as heat maps where two were swept."""
-    if len(swept(nodes[0])) == 2:
-        return _heat_maps(nodes)
-    fig, axes = _panels(len(nodes), len(QUANTITIES), height=3.0)
-    for row, node in zip(axes, nodes, strict=True):
+    """What the runs ended with, against the swept quantity: a row a network, unless networks were swept; or heat maps
+    where two quantities were."""
+    table, keys = pd.concat([runs(node) for node in nodes], ignore_index=True), swept(nodes[0])
+    if len(keys) == 2:
+        return _heat_maps(table, keys)
+    networks = list(table.groupby(_lines(table, keys)["network"], sort=False))
+    fig, axes = _panels(len(networks), len(QUANTITIES), height=3.0)
+    for row, (network, some) in zip(axes, networks, strict=True):
         for ax, quantity in zip(row, QUANTITIES, strict=True):
-            against(ax, runs(node), swept(node), quantity)
-        row[0].set_title(paper.network_label(node.attrs["network"]))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=min(6, len(handles)))
+            against(ax, some, keys, quantity)
+        row[0].set_title(paper.network_label(network))
+    methods_first = sorted(zip(*axes[0, 0].get_legend_handles_labels(), strict=True), key=lambda it: it[1] == "chance")
+    fig.legend(*zip(*methods_first, strict=True), loc="outside upper center", ncols=min(6, len(methods_first)))
     fig.supxlabel(plotting.seeds(nodes[0]), x=0.01, ha="left", fontsize=7.5, color=plotting.GREY)
     return fig
 
 
 def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     """Test error and matrix angle over epochs, a line a point of the ablation and a column a method and network."""
-    table = pd.concat([epochs(node) for node in nodes])
-    keys = swept(nodes[0])
-    table["point"] = table[keys].astype(str).agg(", ".join, axis=1)
+    table, keys = pd.concat([epochs(node) for node in nodes], ignore_index=True), swept(nodes[0])
+    table["point"], lines = _points(table, keys), _lines(table, keys)
     order = list(table["point"].unique())
     palette = dict(zip(order, plotting.LAYER_COLORS(np.linspace(0, 1, len(order))), strict=True))
-    groups = list(table.groupby(GROUP, sort=False))
+    groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
     fig, axes = _panels(2, len(groups), height=2.4)
     for column, (who, some) in zip(axes.T, groups, strict=True):
-        column[0].set_title(_title(who, table))
+        column[0].set_title(_title(who, lines))
         for ax, quantity in zip(column, ("test_error", "matrix_angle"), strict=True):
             sns.lineplot(some, x="epoch", y=quantity, hue="point", palette=palette, ax=ax, errorbar="se")
             ax.set_ylabel(QUANTITIES[quantity])
@@ -129,18 +135,19 @@ def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -
 
     Args:
         table: of :func:`runs`.
-        keys: columns of ``table``; where there are several, or names, a tick a combination.
+        keys: columns of ``table``; where there are several, or names, a tick a combination, in their order there.
     """
-    several = len(keys) > 1
-    x = table[list(keys)].astype(str).agg(", ".join, axis=1) if several else table[keys[0]]
-    numeric = pd.api.types.is_numeric_dtype(x)
-    places = x if numeric else pd.Categorical(x, list(dict.fromkeys(x))).codes
-    for (_, method, norm_order), rows in table.groupby(GROUP, sort=False).groups.items():
+    numeric = len(keys) == 1 and pd.api.types.is_numeric_dtype(table[keys[0]])
+    x = table[keys[0]] if numeric else _points(table, keys)
+    names = list(x.unique())
+    places = x if numeric else x.map(names.index)
+    lines = _lines(table, keys)
+    for (_, method, norm_order), some in table.groupby([lines[name] for name in GROUP], sort=False):
         how = plotting.look(method)
-        grouped = table.loc[rows, quantity].groupby(np.asarray(places)[rows])
+        grouped = some[quantity].groupby(places[some.index])
         mean, error = grouped.mean(), grouped.sem()
         ax.errorbar(
-            mean.index, mean, error.where(grouped.count() > 1), label=_name(method, norm_order, table), color=how.color,
+            mean.index, mean, error.where(grouped.count() > 1), label=_name(method, norm_order, lines), color=how.color,
             linestyle=how.linestyle, marker=how.marker, capsize=2, elinewidth=0.8,
             markerfacecolor="white" if norm_order == "bn_relu" else how.color,
         )  # fmt: skip
@@ -150,47 +157,79 @@ def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -
             ax.set_xscale("symlog", linthresh=least) if x.min() == 0 else ax.set_xscale("log")
         ax.set_xlabel(_readable(keys[0]))
     else:
-        names = list(dict.fromkeys(x))
-        ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        upright = len(names) > 8
+        ax.set_xticks(range(len(names)), names, rotation=90 if upright else 30, ha="center" if upright else "right")
         ax.set_xlabel(", ".join(map(_readable, keys)))
     _from_zero(ax)
+    if quantity == "test_error":
+        _chance(ax, table["chance"].groupby(places).first())
     ax.set_ylabel(QUANTITIES[quantity])
+
+
+def _chance(ax: Axes, level: pd.Series) -> None:
+    """The error of guessing at each place, as a step, where the runs come anywhere near it."""
+    top = ax.get_ylim()[1]
+    if level.min() < 3 * top:
+        ax.step(
+            level.index, level, where="mid", color=plotting.GREY, linewidth=0.8, linestyle=(0, (5, 3)), label="chance"
+        )
+        ax.set_ylim(0, max(top, 1.03 * level.max()))
 
 
 def _from_zero(ax: Axes) -> None:
     ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))  # what is below 1 % or 1° is nothing, and looks so
 
 
-def _heat_maps(nodes: Sequence[xr.Dataset]) -> Figure:
-    table, (below, across) = pd.concat([runs(node) for node in nodes]), swept(nodes[0])
-    groups = list(table.groupby(GROUP, sort=False))
+def _heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
+    (below, across), lines = keys, _lines(table, keys)
+    groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
+    ticks = {key: sorted(v) if pd.api.types.is_numeric_dtype(v) else v for key in keys for v in [table[key].unique()]}
     fig, axes = _panels(len(groups), len(QUANTITIES), height=2.6)
     for row, (who, some) in zip(axes, groups, strict=True):
-        row[0].set_title(_title(who, table))
+        row[0].set_title(_title(who, lines))
         for ax, (quantity, name) in zip(row, QUANTITIES.items(), strict=True):
             cells = some.pivot_table(index=below, columns=across, values=quantity, aggfunc="mean", dropna=False)
             sns.heatmap(
-                cells, ax=ax, annot=True, fmt=".1f", annot_kws={"size": 7.5}, cmap=mpl.colormaps["viridis_r"],
-                cbar_kws={"label": name}, vmin=0, vmax=90 if "angle" in quantity else None,
+                cells.reindex(index=ticks[below], columns=ticks[across]), ax=ax, annot=True, fmt=".1f",
+                annot_kws={"size": 7.5}, cmap=mpl.colormaps["viridis_r"], cbar_kws={"label": name},
+                vmin=0, vmax=90 if "angle" in quantity else None,
             )  # fmt: skip
             ax.invert_yaxis()
             ax.set(xlabel=_readable(across), ylabel=_readable(below))
     return fig
 
 
+def _lines(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """What tells the lines of a figure apart, of each row of ``table``: :data:`GROUP`, of which a network or norm order
+    is empty where each point of the ablation has its own, since then it is on the axis."""
+    points = _points(table, keys)
+    swept_too = [
+        name
+        for name in ("network", "norm_order")
+        if table[name].nunique() > 1 and (table[name].groupby(points).nunique() == 1).all()
+    ]
+    return table[GROUP].assign(**dict.fromkeys(swept_too, ""))
+
+
+def _points(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """What the point of the ablation at which each row stands is called on an axis."""
+    words = table[list(keys)].astype(str).agg(", ".join, axis=1)
+    return words.map(_readable) if list(keys) == ["variant"] else words
+
+
 def _panels(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
     return plt.subplots(rows, columns, figsize=(3.1 * columns, height * rows), squeeze=False)
 
 
-def _name(method: str, norm_order: str, table: pd.DataFrame) -> str:
+def _name(method: str, norm_order: str, lines: pd.DataFrame) -> str:
     """The method's name, with its norm order where there are several."""
-    return paper.label(method) + (f" {norm_order}" if table["norm_order"].nunique() > 1 else "")
+    return paper.label(method) + (f" {norm_order}" if lines["norm_order"].nunique() > 1 else "")
 
 
-def _title(who: Sequence[str], table: pd.DataFrame) -> str:
+def _title(who: Sequence[str], lines: pd.DataFrame) -> str:
     network, method, norm_order = who
-    name = _name(method, norm_order, table)
-    return f"{paper.network_label(network)}, {name}" if table["network"].nunique() > 1 else name
+    name = _name(method, norm_order, lines)
+    return f"{paper.network_label(network)}, {name}" if lines["network"].nunique() > 1 else name
 
 
 def _readable(key: str) -> str:

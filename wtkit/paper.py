@@ -112,9 +112,9 @@ def network_label(network: str) -> str:
 
 
 def data_label(data: str) -> str:
-    """``CIFAR-10`` for ``cifar10``, ``ImageNet`` for ``imagenet``, and so on."""
+    """``CIFAR-10`` for ``cifar10``, ``ImageNet`` for ``imagenet``, and so on; several, which ``+`` joins, in a row."""
     named = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet"}
-    return named.get(data, data.replace("_", " "))
+    return ", ".join(named.get(one, one.replace("_", " ")) for one in data.split("+"))
 
 
 # ------------------------------------------------------------------------------------------------- what was measured

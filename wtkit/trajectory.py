@@ -179,10 +179,11 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
     Runs that ended early are filled with NaN.
 
     Raises:
-        WtkitError: if there is no run, one cannot be read or comes twice, or two runs of one network differ in their
-            layers or data.
+        WtkitError: if there is no run, one cannot be read or comes twice, two runs of one network differ in their
+            layers, or two of one variant in their data.
     """
     of_network: dict[str, list[xr.Dataset]] = {}
+    data_of: dict[tuple[str, str], str] = {}  # a network's variant
     seen: dict[tuple[str, ...], str | Path] = {}
     for path in paths:
         run = open_run(path)
@@ -194,8 +195,12 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
                 raise WtkitError(
                     f"{path}: {name!r} of its layers differs from that of the other runs: another stem or image size?"
                 )
-        if runs and runs[0].attrs["data"] != run.attrs["data"]:
-            raise WtkitError(f"{path}: its data are {run.attrs['data']}, those of other runs {runs[0].attrs['data']}")
+        variant = str(run["variant"].values)
+        data = data_of.setdefault((run.attrs["network"], variant), run.attrs["data"])
+        if data != run.attrs["data"]:
+            raise WtkitError(
+                f"{path}: its data are {run.attrs['data']}, those of other runs {data}; give it a variant of its own"
+            )
         who = (run.attrs["network"], *(str(run[name].values) for name in ("method", "variant", "norm_order", "seed")))
         if who in seen:
             raise WtkitError(f"{path}: the same run as {seen[who]} ({', '.join(filter(None, who))}); give one of them")
@@ -214,6 +219,7 @@ def _joined(runs: list[xr.Dataset]) -> xr.Dataset:
     node = xr.concat(
         runs, "run", join="outer", data_vars="all", coords=list(RUN_COORDS), compat="equals", combine_attrs="override"
     )
+    node.attrs["data"] = "+".join(dict.fromkeys(run.attrs["data"] for run in runs))
     # what a file said of the width of its texts would cut those of the others
     return node.transpose("run", ...).drop_encoding()
 
