@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from . import paper, plotting
 from .config import CLASSES
@@ -24,6 +27,7 @@ QUANTITIES = {"test_error": "test error (%)"} | {
 """What is shown against the swept quantities, and how an axis calls it."""
 
 GROUP = ["network", "method", "norm_order"]
+ABREAST = 5  # panels over epochs that stand side by side
 
 
 def swept(node: xr.Dataset) -> list[str]:
@@ -110,23 +114,30 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
 
 
 def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
-    """Test error and matrix angle over epochs, a line a point of the ablation and a column a method and network."""
+    """Test error and, below it, matrix angle over epochs: a line a point of the ablation, a pair of panels a method and
+    network."""
     table, keys = pd.concat([epochs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     table["point"], lines = _points(table, keys), _lines(table, keys)
     order = list(table["point"].unique())
     palette = dict(zip(order, plotting.LAYER_COLORS(np.linspace(0, 1, len(order))), strict=True))
     groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
-    fig, axes = _panels(2, len(groups), height=2.4)
-    for column, (who, some) in zip(axes.T, groups, strict=True):
-        column[0].set_title(_title(who, lines))
-        for ax, quantity in zip(column, ("test_error", "matrix_angle"), strict=True):
-            sns.lineplot(some, x="epoch", y=quantity, hue="point", palette=palette, ax=ax, errorbar="se")
+    abreast = min(ABREAST, len(groups))
+    fig, axes = _panels(2 * math.ceil(len(groups) / abreast), abreast, height=2.4)
+    fig.set_figwidth(fig.get_figwidth() + 1.9)  # for the legend
+    pairs = [pair for rows in zip(axes[::2], axes[1::2], strict=True) for pair in zip(*rows, strict=True)]
+    for ax in itertools.chain(*pairs[len(groups) :]):
+        ax.remove()
+    for pair, (who, some) in zip(pairs, groups, strict=False):
+        pair[0].set_title(_title(who, lines))
+        for ax, quantity in zip(pair, ("test_error", "matrix_angle"), strict=True):
+            if some[quantity].isna().all():
+                ax.set_axis_off()  # a method without this angle
+                continue
+            sns.lineplot(some, x="epoch", y=quantity, hue="point", palette=palette, ax=ax, errorbar="se", legend=False)
             ax.set_ylabel(QUANTITIES[quantity])
             _from_zero(ax)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    for ax in axes.flat:
-        ax.get_legend().remove()
-    fig.legend(handles, labels, title=", ".join(map(_readable, keys)), loc="outside right upper")
+    handles = [Line2D([], [], color=color) for color in palette.values()]
+    fig.legend(handles, order, title=", ".join(map(_readable, keys)), loc="outside right upper")
     return fig
 
 
