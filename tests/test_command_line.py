@@ -48,7 +48,7 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(arguments, words, capsys, t
     [
         (["train", "--learning-rate", "1"], ["--learning-rate"]),
         (["train", "--metod", "backprop"], ["--metod", "'--method'"]),
-        (["trian"], ["'trian'", "'train'", "runs, gather, data"]),
+        (["trian"], ["'trian'", "'train'", "runs, plan, gather, data"]),
         (["data", "cifar"], ["'cifar'", "'cifar10'"]),
     ],
 )

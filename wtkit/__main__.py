@@ -92,6 +92,19 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_runs)
     command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml")
 
+    command = commands.add_parser(
+        "plan",
+        help="say what an experiment will take and how well B will align, before it is run",
+        description="Runs, time and memory by a few steps of each, and the matrix angles to expect, with warnings.",
+    )
+    command.set_defaults(run=_plan)
+    command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml, or an ablation's file")
+    command.add_argument(
+        "--no-measure", action="store_true", help="take no steps: no time and memory, and no data read"
+    )
+    command.add_argument("--device", help="to measure on; as for train")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write all figures there, too")
+
     command = commands.add_parser("gather", help="gather the runs of an experiment in one file")
     command.set_defaults(run=_gather)
     command.add_argument("trajectories", nargs="+", type=Path, help="trajectory.nc files")
@@ -165,6 +178,26 @@ def _option(flag: str, text: str) -> tuple[str, Any]:
 def _runs(parsed: argparse.Namespace) -> None:
     for run in config.expand(parsed.experiment):
         print(run.name, shlex.join(run.arguments()))
+
+
+def _plan(parsed: argparse.Namespace) -> None:
+    runs = config.expand(parsed.experiment)
+
+    from . import gpus
+
+    with contextlib.nullcontext() if parsed.device or parsed.no_measure else gpus.claimed():
+        from . import advice, measuring  # torch takes seconds to load
+
+        found = list(measuring.survey(runs, measured=not parsed.no_measure, device=parsed.device))
+    rows = [advice.row(group, what) for group, what in found]
+    told = [
+        (advice.name_of(row), sentence)
+        for row, (group, what) in zip(rows, found, strict=True)
+        for sentence in advice.warnings(group[0], what)
+    ]
+    if parsed.csv:
+        advice.save(rows, parsed.csv)
+    print(advice.text(str(parsed.experiment), rows, told))
 
 
 def _gather(parsed: argparse.Namespace) -> None:

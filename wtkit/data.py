@@ -54,6 +54,11 @@ class Data(ABC):
     def steps(self, batch_size: int) -> int:
         """Batches in an epoch."""
 
+    @property
+    @abstractmethod
+    def number_held_out(self) -> int:
+        """How many images are held out."""
+
 
 def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
     """The data set that ``config`` names, with its augmentation and its held-out part.
@@ -103,6 +108,10 @@ class InMemory(Data):
 
     def steps(self, batch_size: int) -> int:
         return len(self.images) // batch_size
+
+    @property
+    def number_held_out(self) -> int:
+        return len(self.held_out)
 
     def train_batches(
         self, batch_size: int, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
@@ -333,6 +342,10 @@ class Streamed(Data):
 
     def steps(self, batch_size: int) -> int:
         return len(self.train.images) // batch_size
+
+    @property
+    def number_held_out(self) -> int:
+        return len(self.test.images)
 
     def train_batches(
         self, batch_size: int, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1

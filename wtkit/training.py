@@ -18,7 +18,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +179,15 @@ def _loop(
 
 
 class _Run:
-    """Everything that changes while a run goes on."""
+    """Everything that changes while a run goes on.
 
-    def __init__(self, config: RunConfig, device: torch.device, share: Share = ALONE) -> None:
+    Args:
+        loaded: the run's data, if they are loaded already.
+    """
+
+    def __init__(
+        self, config: RunConfig, device: torch.device, share: Share = ALONE, loaded: data.Data | None = None
+    ) -> None:
         if config.batch_size % share.world:
             raise WtkitError(
                 f"setting 'batch_size': {config.batch_size} images cannot be shared equally by {share.world} "
@@ -189,7 +195,7 @@ class _Run:
             )
         self.config, self.device, self.share = config, device, share
         self.method = config.loaded_method()
-        self.data = data.load(config, device)
+        self.data = loaded or data.load(config, device)
         self.steps = self.data.steps(config.batch_size)
         self.examples = self.data.held_out_examples(config.delta_examples)
         torch.manual_seed(config.seed)
@@ -289,29 +295,34 @@ class _Run:
         if errors is not None:
             entry["test_error"], entry["test_error_top5"] = errors
             if epoch % config.angles_every == 0 or epoch == config.epochs:
-                entry["matrix_angle"] = angles.matrix_angles(self.model).values
-                entry["feedback_norm_ratio"] = angles.feedback_norm_ratios(self.model).values
-                entry["weight_norm"] = angles.weight_norms(self.model).values
-                self.model.train()  # δ as training has it, BatchNorm normalising with the batch
-                deltas = angles.delta_statistics(self.model, *self.examples)
-                entry |= {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
+                entry |= self.agreement()
         if epoch == 0:
             entry["learning_rate"] = float("nan")
         self.records.append(entry | {"seconds": self.seconds + time.perf_counter() - start})
         self.begin_epoch()
+
+    def agreement(self) -> dict[str, np.ndarray]:
+        """Angles and norms of every layer, as they are recorded."""
+        self.model.train()  # δ as training has it, BatchNorm normalising with the batch
+        deltas = angles.delta_statistics(self.model, *self.examples)
+        return {
+            "matrix_angle": angles.matrix_angles(self.model).values,
+            "feedback_norm_ratio": angles.feedback_norm_ratios(self.model).values,
+            "weight_norm": angles.weight_norms(self.model).values,
+        } | {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
 
     def refuse_differing(self, when: str) -> None:
         """Refuse to go on with weights, forward or feedback, that are not the same in all processes."""
         parallel.refuse_differing(self.share, self.model.state_dict(), when)
 
     @torch.no_grad()
-    def test_errors(self) -> tuple[float, float] | None:
-        """Top-1 and top-5 error on the held-out images, in %; None where an output is not finite."""
+    def test_errors(self, batches: Iterable[data.Batch] | None = None) -> tuple[float, float] | None:
+        """Top-1 and top-5 error on the held-out images, or on ``batches``, in %; None where an output is not finite."""
         self.model.eval()
         counts = torch.zeros(4, device=self.device)
         wrong, wrong5, sane, seen = counts.unbind()
         with self.autocast():
-            for x, labels in self.data.held_out_batches(EVALUATION_BATCH, rank=self.share.rank, world=self.share.world):
+            for x, labels in batches or self.held_out_batches():
                 outputs = self.forward(x)
                 best = outputs.topk(min(5, self.data.num_classes)).indices == labels[:, None]
                 sane += outputs.isfinite().all(1).sum()
@@ -320,6 +331,10 @@ class _Run:
                 seen += len(labels)
         number_wrong, number_wrong5, number_sane, number = self.share.total(counts).tolist()
         return (100 * number_wrong / number, 100 * number_wrong5 / number) if number_sane == number else None
+
+    def held_out_batches(self) -> Iterator[data.Batch]:
+        """This process's share of the held-out images."""
+        return self.data.held_out_batches(EVALUATION_BATCH, rank=self.share.rank, world=self.share.world)
 
     def trajectory(self) -> xr.Dataset:
         """The records so far as a data set."""

@@ -1,0 +1,382 @@
+"""The plan of an experiment: its runs, what they cost, the alignment to expect, and warnings. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .config import RunConfig, decay_exponent, learning_rate
+from .files import write_whole
+from .methods.weight_mirror import WeightMirror
+from .planning import (
+    Facts,
+    Layer,
+    angle_before,
+    angle_of_mismatch,
+    lag,
+    lag_angle,
+    mismatch,
+    sampling_angle,
+    time_constant,
+)
+
+WANTED = 12.0
+"""Degrees that the paper's weight mirror stays below (Fig. 4a)."""
+FAR = 45.0
+"""Degrees from which δ through B is more noise than signal."""
+LEAST, ENOUGH = 5.0, 7.0
+"""E-foldings of Kolen–Pollack's mismatch below which it is warned of, and to which the advice brings it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What was measured of a few steps: seconds of each part of a run, and its peak of memory in bytes.
+
+    Attributes:
+        start: until the first step has been taken, data read.
+        step: an engaged step, loading its batch included.
+        mirror: one mirror step.
+        evaluation: the errors on all held-out images.
+        agreement: one record of angles and norms.
+        checkpoint: to write one.
+        device: where, and with how many threads.
+    """
+
+    start: float
+    step: float
+    mirror: float
+    evaluation: float
+    agreement: float
+    checkpoint: float
+    memory: int
+    device: str
+
+    def seconds(self, config: RunConfig, steps: int) -> float:
+        """Of a whole run of ``steps`` steps an epoch, from the end of Python's imports."""
+        method, total, records = config.loaded_method(), config.epochs * steps, config.epochs + 1
+        spent = self.start + total * self.step + records * (self.evaluation + self.checkpoint)
+        spent += (2 + (config.epochs - 1) // config.angles_every) * self.agreement
+        if method.learns_mirror:
+            assert isinstance(method, WeightMirror)
+            spent += (method.mirror_before + total // method.mirror_every * method.mirror_steps) * self.mirror
+        return spent
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was found out about runs that differ by their seed alone.
+
+    Attributes:
+        facts: of their data.
+        layers: of the network that learn in mirror mode.
+        at_rest: matrix angles in degrees on a Gaussian W that stays, before training and after the run's steps; NaN for
+            none. None for a method that learns in engaged or mirror mode.
+        course: why, in words.
+        cost: None where it was not measured.
+        problem: what keeps the runs from being made, in a line.
+    """
+
+    facts: Facts
+    layers: Sequence[Layer] = ()
+    at_rest: tuple[float, float] | None = None
+    course: str = ""
+    cost: Cost | None = None
+    problem: str = ""
+
+
+def groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
+    """Runs that differ by their seed alone, together, in the order of the first of each."""
+    found: dict[tuple[str, ...], list[RunConfig]] = {}
+    for run in runs:
+        found.setdefault((run.network_name, run.norm_order, run.method, run.variant), []).append(run)
+    return list(found.values())
+
+
+def row(runs: Sequence[RunConfig], found: Found) -> dict[str, Any]:
+    """Everything that is predicted of runs that differ by their seed, by name; what does not apply is left out."""
+    config, steps = runs[0], found.facts.steps(runs[0])
+    row: dict[str, Any] = {
+        "network": config.network_name, "norm_order": config.norm_order, "method": config.method,
+        "variant": config.variant, "runs": len(runs), "epochs": config.epochs, "steps_per_epoch": steps,
+    }  # fmt: skip
+    if found.cost is not None and steps is not None:
+        seconds = found.cost.seconds(config, steps)
+        row |= {"seconds_per_run": seconds, "seconds": len(runs) * seconds, "memory_bytes": found.cost.memory}
+        row |= {"device": found.cost.device}
+    row["forgetting_steps"] = time_constant(config)
+    method = config.loaded_method()
+    if method.learns_engaged:
+        row |= _engaged(config, steps)
+    elif method.learns_mirror:
+        assert isinstance(method, WeightMirror)
+        row |= _mirrored(config, method, found.layers, steps)
+    elif found.at_rest is not None:
+        row |= {"angle_before": found.at_rest[0], "angle_at_end": found.at_rest[1], "course": found.course}
+    return row
+
+
+def _engaged(config: RunConfig, steps: int | None) -> dict[str, Any]:
+    if steps is None:
+        return {"angle_before": 90.0}
+    left = mismatch(config, steps)
+    below = np.flatnonzero(left <= math.exp(-LEAST))
+    return {
+        "angle_before": 90.0, "angle_at_end": angle_of_mismatch(left[-1]), "mismatch_left": float(left[-1]),
+        "e_foldings": decay_exponent(config, steps), "aligned_epoch": int(below[0]) if below.size else None,
+    }  # fmt: skip
+
+
+def _mirrored(config: RunConfig, method: WeightMirror, layers: Sequence[Layer], steps: int | None) -> dict[str, Any]:
+    row = {"lag_steps": lag(method), "lag_angle": lag_angle(config, method)}
+    if not layers:
+        return row
+    angles = [sampling_angle(method, layer, _mirror_steps(config, method, steps)) for layer in layers]
+    behind = lag_angle(config, method, learning_rate(config, config.epochs - 1 / (steps or 1000)))
+    at_end = math.hypot(_tan(float(np.median(angles))), _tan(behind))
+    samples = [layer.samples for layer in layers]
+    return row | {
+        "angle_before": max(angle_before(method, layer) for layer in layers),
+        "angle_at_end": math.degrees(math.atan(at_end)),
+        "sampling_min": min(angles), "sampling_max": max(angles), "worst_layer": layers[int(np.argmax(angles))].name,
+        "samples_min": min(samples), "samples_max": max(samples),
+    }  # fmt: skip
+
+
+def _tan(degrees: float) -> float:
+    return math.tan(math.radians(min(degrees, 89.99)))
+
+
+def _mirror_steps(config: RunConfig, method: WeightMirror, steps: int | None) -> float:
+    """Mirror steps of a whole run."""
+    if steps is None:
+        return math.inf
+    return method.mirror_before + config.epochs * steps // method.mirror_every * method.mirror_steps
+
+
+def warnings(config: RunConfig, found: Found) -> list[str]:
+    """Where alignment cannot come about in the schedule, a sentence each, with the setting that would mend it."""
+    method, steps = config.loaded_method(), found.facts.steps(config)
+    told = [found.problem] if found.problem else []
+    if method.learns_engaged and steps is not None:
+        told += _engaged_warnings(config, steps)
+    if method.learns_mirror:
+        assert isinstance(method, WeightMirror)
+        told += _mirror_warnings(config, method, found.layers, steps)
+    return told
+
+
+def _engaged_warnings(config: RunConfig, steps: int) -> list[str]:
+    exponent = decay_exponent(config, steps)
+    if exponent >= LEAST:
+        return []
+    per_decay = decay_exponent(dataclasses.replace(config, weight_decay=1.0), steps)
+    return [
+        f"the mismatch falls by e^-{exponent:.1f} only: B will not align; weight_decay: {ENOUGH / per_decay:.2g} gives "
+        f"e^-{ENOUGH:.0f} (the other methods of a comparison then take it, too), and so do more epochs"
+    ]
+
+
+def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[Layer], steps: int | None) -> list[str]:
+    told, behind, forgotten = [], lag(method), time_constant(config)
+    total = None if steps is None else config.epochs * steps
+    rate = "mirror_lr" if method.mirror_decay is None else "mirror_decay"
+    per_lag = method.mirror_every / max(method.mirror_steps, 1)
+    if method.mirror_steps == 0 or method.decay == 0:
+        nothing = "mirror_steps is 0: B learns before training only" if method.mirror_steps == 0 else f"{rate} is 0"
+        told.append(f"{nothing}, and then stands still while W moves; take 1 mirror step or more and a rate above 0")
+    elif total is not None and behind > total:
+        told.append(
+            f"B averages over {behind:,.0f} engaged steps, the run has {total:,}; {_rate(rate, 5 * per_lag / total)}"
+        )
+    elif behind > forgotten:
+        told.append(
+            f"B averages over {behind:,.0f} engaged steps, but the decay makes W forget itself in {forgotten:,.0f}: "
+            f"about {lag_angle(config, method):.0f}° while the rate is at its peak; "
+            f"{_rate(rate, 4 * per_lag / forgotten)}, or a smaller weight_decay"
+        )
+    if not layers:
+        return told
+    angles = {layer: sampling_angle(method, layer, _mirror_steps(config, method, steps)) for layer in layers}
+    worst = max(angles, key=lambda layer: angles[layer])
+    if angles[worst] > WANTED and method.mirror_steps and method.decay:
+        told.append(
+            f"noise leaves {angles[worst]:.0f}° in {worst.name} ({worst.inputs:,} inputs, {worst.samples:,} samples); "
+            f"for {WANTED:.0f}° take {_more_samples(method, layers, rate)}"
+        )
+    begun = {layer: angle_before(method, layer) for layer in layers}
+    worst = max(begun, key=lambda layer: begun[layer])
+    if begun[worst] > FAR:
+        enough = next((n for n in range(1, 10_001) if angle_before(_with(method, mirror_before=n), worst) <= 20), None)
+        advice = f"mirror_before: {enough}" if enough else "a larger mirror_before"
+        told.append(f"B starts at {begun[worst]:.0f}° in {worst.name}, W hardly mirrored; take {advice}")
+    unused = [layer for layer in layers if layer.inputs < layer.fan_in]
+    left = mismatch(config, steps)[-1] if unused and steps is not None else 0.0
+    if left > 0.01:
+        told.append(
+            f"{len(unused)} layers ({unused[0].name}, …) have taps that only meet padding, where no noise is fired: "
+            f"their W is part of the matrix angle, and the decay leaves {left:.1%} of it; take larger images"
+        )
+    return told
+
+
+def _rate(name: str, value: float) -> str:
+    """Advice to raise the rate, or, where 1 is not enough, to mirror more often."""
+    return f"take {name}: {value:.2g}" if value <= 1 else "take mirror_every: 1 and more mirror_steps"
+
+
+def _more_samples(method: WeightMirror, layers: Sequence[Layer], rate: str) -> str:
+    """What brings the worst layer's angle down to the wanted one: a rate, or more noise."""
+    ways = []
+    rates = np.geomspace(method.decay, method.decay / 1e4, 400)
+    for value in rates:
+        if max(sampling_angle(_with(method, **{rate: float(value)}), layer) for layer in layers) <= WANTED:
+            ways.append(f"{rate}: {_rounded_down(float(value)):g}")
+            break
+    if method.noise != "orthogonal":
+        factors = [(_tan(sampling_angle(method, layer)) / _tan(WANTED)) ** 2 * layer.samples for layer in layers]
+        ways.append(f"noise_batch: {math.ceil(max(factors))}")
+        ways.append("noise: orthogonal")
+    elif method.noise_fraction < 0.5:
+        ways.append("noise_fraction: 0.5")
+    return ", or ".join(ways) or "a phi that is linear or relu"
+
+
+def _rounded_down(value: float) -> float:
+    digit = 10 ** math.floor(math.log10(value) - 1)
+    return math.floor(value / digit) * digit
+
+
+def _with(method: WeightMirror, **options: Any) -> WeightMirror:
+    return dataclasses.replace(method, **options)
+
+
+# --------------------------------------------------------------------------------------------------------- in print
+
+
+def save(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write everything in figures as CSV, a row for the runs that differ by their seed alone; angles are degrees."""
+    write_whole(path, pd.DataFrame(rows).to_csv(index=False).encode())
+
+
+def text(name: str, rows: Sequence[dict[str, Any]], told: Sequence[tuple[str, str]]) -> str:
+    """The plan as a person reads it.
+
+    Args:
+        name: of the experiment.
+        rows: of :func:`row`.
+        told: warnings, each with whom it concerns.
+    """
+    who = _names(rows)
+    runs, seconds = sum(row["runs"] for row in rows), [row.get("seconds") for row in rows]
+    parts = [f"{name}: {runs} runs"]
+    known = [value for value in seconds if value is not None]
+    if known:
+        some = "" if len(known) == len(rows) else ", as far as it was measured"
+        (*_, device) = (row["device"] for row in rows if "device" in row)
+        parts[0] += f", {_time(sum(known))} one after another on {device}{some}"
+    costs = [["runs", "epochs × steps", "a run", "in all", "memory"]] + [
+        [
+            str(row["runs"]), f"{row['epochs']} × {_or_dash(row['steps_per_epoch'], ',')}",
+            _time(row.get("seconds_per_run")), _time(row.get("seconds")),
+            f"{row['memory_bytes'] / 1e9:.1f} GB" if "memory_bytes" in row else "–",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    parts.append(_aligned([[*left, *right] for left, right in zip(who, costs, strict=True)]))
+    angles = [["before", "at the end", "matrix angles expected"]] + [
+        [
+            _angle(row.get("angle_before")),
+            ("≥ " if "e_foldings" in row else "") + _angle(row.get("angle_at_end")),
+            _why(row),
+        ]
+        for row in rows
+    ]
+    parts.append(_aligned([[*left, *right] for left, right in zip(who, angles, strict=True)], last_left=True))
+    of_whom: dict[str, list[str]] = {}
+    for whom, sentence in told:
+        of_whom.setdefault(sentence, []).append(whom)
+    lines = [f"Warning, {whom[0]}{_and_more(whom)}: {sentence}" for sentence, whom in of_whom.items()]
+    parts += ["\n".join(lines)] if lines else []
+    return "\n\n".join(parts)
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Whom a row is about, in words."""
+    return " ".join(filter(None, [row["network"], row["norm_order"], row["method"], row["variant"]]))
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Network and method of each row, below their headings; the norm order where there are several."""
+    orders = {
+        row["network"]: {other["norm_order"] for other in rows if other["network"] == row["network"]} for row in rows
+    }
+    return [["network", "method"]] + [
+        [
+            row["network"] + (f" {row['norm_order']}" if len(orders[row["network"]]) > 1 else ""),
+            row["method"] + (f":{row['variant']}" if row["variant"] else ""),
+        ]
+        for row in rows
+    ]
+
+
+def _why(row: dict[str, Any]) -> str:
+    """Where the expected angles come from, in a few words."""
+    if "e_foldings" in row:
+        reached = row["aligned_epoch"]
+        when = f"e^-{LEAST:.0f} by epoch {reached}" if reached is not None else f"never e^-{LEAST:.0f}"
+        return (
+            f"mismatch falls by e^-{row['e_foldings']:.1f}, {when}, 1/e in {_steps(row['forgetting_steps'])} steps at "
+            f"the peak rate; a larger angle where W shrinks"
+        )
+    if "sampling_max" in row:
+        return (
+            f"noise leaves {_angle(row['sampling_min'])} to {_angle(row['sampling_max'])} ({row['worst_layer']}); "
+            f"lag at the peak rate {_angle(row['lag_angle'])}: B averages over {_steps(row['lag_steps'])} steps, "
+            f"W forgets itself in {_steps(row['forgetting_steps'])}"
+        )
+    return str(row.get("course", ""))
+
+
+def _aligned(lines: Sequence[Sequence[str]], last_left: bool = False) -> str:
+    """Columns below their headings: two of names and, if so asked, the last to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = {0, 1, len(widths) - 1 if last_left else 1}
+    made = []
+    for line in lines:
+        cells = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        made.append("  ".join(cells).rstrip())
+    return "\n".join(made)
+
+
+def _and_more(whom: Sequence[str]) -> str:
+    return f" and {len(whom) - 1} more" if len(whom) > 1 else ""
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds:.0f} s" if seconds < 100 else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _angle(degrees: float | None) -> str:
+    if degrees is None or math.isnan(degrees):
+        return "–"
+    return f"{degrees:.1f}°" if 0.05 <= degrees < 9.95 else f"{degrees:.0f}°"
+
+
+def _steps(number: float) -> str:
+    return "∞" if math.isinf(number) else f"{number:,.0f}"
+
+
+def _or_dash(value: Any, how: str) -> str:
+    return "–" if value is None else format(value, how)

@@ -1,0 +1,254 @@
+"""How far B will agree with W, by formulas of a run's settings alone; recorded runs beside it. Imports no torch.
+
+:mod:`wtkit.advice` makes a plan of it, for which :mod:`wtkit.measuring` tries out what has to be tried out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+import xarray as xr
+
+from . import trajectory
+from .config import RunConfig, learning_rate, run_config
+from .methods.weight_mirror import WeightMirror
+
+SIZES = {
+    "digits": (1_437, 360, 10, 32),
+    "cifar10": (50_000, 10_000, 10, 32),
+    "cifar100": (50_000, 10_000, 100, 32),
+    "tiny_imagenet": (100_000, 10_000, 200, 64),
+    "imagenet": (1_281_167, 50_000, 1000, 224),
+}
+"""Training images, held-out images, classes and pixels of a side of the data sets that are the same everywhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What of its data a run's course depends on; None where nobody knows without the data."""
+
+    training: int | None
+    held_out: int | None
+    classes: int | None
+    image_size: int
+
+    def steps(self, config: RunConfig) -> int | None:
+        """Steps an epoch."""
+        return None if self.training is None else self.training // config.batch_size
+
+
+def known_facts(config: RunConfig) -> Facts:
+    """What is known of the data without having them: of a folder of images nothing but the size to bring them to."""
+    if config.data not in SIZES:
+        return Facts(None, None, None, config.image_size or 224)
+    training, held_out, classes, size = SIZES[config.data]
+    if config.classes is not None:  # classes are of one size, or nearly
+        training, held_out = (number * config.classes // classes for number in (training, held_out))
+    if config.evaluate_on == "validation":
+        training, held_out = split(training)
+    return Facts(training, held_out, config.classes or classes, config.image_size or size)
+
+
+def split(training: int) -> tuple[int, int]:
+    """How many images are trained on, and how many are held out of them, where choices are made by these."""
+    held_out = math.ceil(training / 5)
+    return training - held_out, held_out
+
+
+# ------------------------------------------------------------------------------------ B that learns in engaged mode
+
+
+def time_constant(config: RunConfig) -> float:
+    """Steps in which, at the peak rate, the decay takes what is old of W, or of a mismatch, down to 1/e."""
+    return (1 - config.momentum) / (config.lr * config.weight_decay) if config.weight_decay else math.inf
+
+
+def mismatch(config: RunConfig, steps: int) -> np.ndarray:
+    """‖W − Bᵀ‖ of Kolen–Pollack's layers over what it was before training, after 0, 1, … epochs of ``steps`` steps.
+
+    W and B get the same gradient, which cancels in the difference, so SGD with momentum takes the difference down as it
+    would any weight whose loss is flat: exactly, to rounding. ``exp(−config.decay_exponent)`` is its limit for small
+    rates, without momentum's delay.
+    """
+    left, velocity, found = 1.0, 0.0, [1.0]
+    for step in range(config.epochs * steps):
+        decay = config.weight_decay * left
+        velocity = config.momentum * velocity + decay
+        change = decay + config.momentum * velocity if config.nesterov else velocity
+        left -= learning_rate(config, step / steps) * change
+        if (step + 1) % steps == 0:
+            found.append(abs(left))
+    return np.array(found)
+
+
+def angle_of_mismatch(left: float) -> float:
+    """The matrix angle in degrees, at least, once the share ``left`` of the mismatch is left: arccos(1 − left²).
+
+    Assumes that W keeps its norm, and that what it learns stands at a right angle to where W and B started. A W that
+    shrinks, as under a strong decay, has a larger angle: to the mismatch it is ‖W‖ that matters.
+    """
+    return math.degrees(math.acos(min(1.0, max(-1.0, 1 - left**2))))
+
+
+# -------------------------------------------------------------------------------------- B that learns in mirror mode
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer whose B learns in mirror mode.
+
+    Attributes:
+        inputs: of a unit, without those that only ever meet padding.
+        fan_in: with them.
+        samples: N, noise samples a mirror step.
+        phi: φ of its response.
+    """
+
+    name: str
+    inputs: int
+    fan_in: int
+    samples: int
+    phi: str
+
+
+def sampling_angle(method: WeightMirror, layer: Layer, steps: float = math.inf) -> float:
+    """The matrix angle in degrees that the noise leaves after ``steps`` mirror steps of a W that does not move.
+
+    With independent noise, K inputs and N samples, tan² = κ K λ_B / ((2 − λ_B) N): λ_B / (2 − λ_B) is what an
+    exponential average leaves of a variance, and κ what the response adds, 1 where it is linear and 2 behind a ReLU.
+    Orthogonal noise goes through a basis in n blocks, and block j of them weighs (1 − λ_B)^j: tan is the standard
+    deviation of these weights over their mean; what the odd part of φ bends comes on top.
+    """
+    if steps < 1:
+        return 90.0
+    decay = method.decay
+    if method.noise != "orthogonal":
+        left = max(decay / (2 - decay), 1 / steps)
+        return _degrees(_excess(layer.phi, method.noise_std) * layer.inputs / layer.samples * left)
+    blocks = _blocks(layer)
+    weights = (1 - decay) ** np.arange(blocks) * (np.arange(blocks) < steps)
+    return _degrees(_spread(weights) + _excess(layer.phi, method.noise_std, odd=True) - 1)
+
+
+def angle_before(method: WeightMirror, layer: Layer) -> float:
+    """The matrix angle in degrees after the mirror steps before training, which average with weight max(λ_B, 1/t)."""
+    steps = method.mirror_before
+    if steps == 0 or method.noise != "orthogonal":
+        return sampling_angle(method, layer, steps)
+    blocks = _blocks(layer)
+    weights = np.zeros(blocks)
+    for step in range(1, steps + 1):
+        weight = max(method.decay, 1 / step)
+        weights *= 1 - weight
+        weights[(step - 1) % blocks] += weight
+    return _degrees(_spread(weights) + _excess(layer.phi, method.noise_std, odd=True) - 1)
+
+
+def _blocks(layer: Layer) -> int:
+    return math.ceil(layer.inputs / (layer.samples // 2))
+
+
+def _spread(weights: np.ndarray) -> float:
+    """The variance of weights over their mean squared: tan² of the angle between them and equal ones."""
+    return float(weights.var() / weights.mean() ** 2)
+
+
+def _degrees(tan_squared: float) -> float:
+    return math.degrees(math.atan(math.sqrt(max(tan_squared, 0.0))))
+
+
+@functools.lru_cache(maxsize=64)
+def _excess(phi: str, noise_std: float, odd: bool = False) -> float:
+    """κ = E[φ(u)²] / (E[u²] E[φ'(u)]²): the variance of a response over that of its linear part.
+
+    u is Gaussian. Where its scale matters, W is taken to be as torch initialises a Linear layer, so u = σ/√3.
+
+    Args:
+        odd: of (φ(u) − φ(−u))/2, which is what noise that is fired with both signs sees.
+    """
+    if phi in ("identity", "relu"):
+        return 2.0 if phi == "relu" and not odd else 1.0
+    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+    weights, u = weights / weights.sum(), nodes * noise_std / math.sqrt(3)
+    # a sigmoid is a tanh of half the input, and half as high, on top of a half
+    y, slope = (np.tanh(u), 1 - np.tanh(u) ** 2) if phi == "tanh" else (np.tanh(u / 2), (1 - np.tanh(u / 2) ** 2) / 2)
+    y = y + 1 if phi == "sigmoid" and not odd else y
+    return float(weights @ y**2 / (weights @ u**2 * (weights @ slope) ** 2))
+
+
+def lag(method: WeightMirror) -> float:
+    """Engaged steps that B stands behind W: the 1/λ_B mirror steps that it averages over."""
+    rate = method.decay * method.mirror_steps
+    return method.mirror_every / rate if rate else math.inf
+
+
+def lag_angle(config: RunConfig, method: WeightMirror, rate: float | None = None) -> float:
+    """About the matrix angle in degrees that the lag makes at a learning rate, the peak one by default.
+
+    tan² = lag / :func:`time_constant`, that of an exponential average of a W that the decay takes away at that rate and
+    gradients make anew in random directions. A W that has settled on a direction, or learns little, is followed better.
+    """
+    constant = time_constant(config)
+    share = 1.0 if rate is None else rate / config.lr
+    return 0.0 if math.isinf(constant) or share == 0 else _degrees(share * lag(method) / constant)
+
+
+# --------------------------------------------------------------------------------------------------- recorded runs
+
+
+def config_of(run: xr.Dataset) -> RunConfig:
+    """The settings of one recorded run (an element of the dimension ``run``)."""
+    return run_config({name: value for name, value in trajectory.settings(run).items() if name != "numerics"})
+
+
+def expected_angles(run: xr.Dataset) -> xr.DataArray:
+    """The matrix angles in degrees over ``layer`` that noise leaves in a recorded run of a mirror at rest; or NaN."""
+    config = config_of(run)
+    method = config.loaded_method()
+    found = np.full(run.sizes["layer"], np.nan)
+    if method.learns_mirror:
+        assert isinstance(method, WeightMirror)
+        for i, (fan_in, samples) in enumerate(zip(run["fan_in"].values, run["mirror_samples"].values, strict=True)):
+            if np.isfinite(samples):  # NaN for a layer that was left on backprop
+                phi = method.output_phi if i == len(found) - 1 else method.phi
+                inputs = _inputs(method, int(fan_in), int(samples))
+                layer = Layer(str(run["layer"].values[i]), inputs, int(fan_in), int(samples), phi)
+                found[i] = sampling_angle(method, layer)
+    return xr.DataArray(found, dims="layer", coords={"layer": run["layer"]}, attrs={"units": "degree"})
+
+
+def _inputs(method: WeightMirror, fan_in: int, samples: int) -> int:
+    """How many of a unit's inputs exist: all, or as many taps of the kernel as the method takes so many samples for."""
+    fitting = [inputs for inputs in range(1, fan_in + 1) if method.samples(inputs) == samples]
+    return max(fitting, key=lambda inputs: math.gcd(inputs, fan_in), default=fan_in)
+
+
+def measured_mismatch(run: xr.Dataset) -> xr.DataArray:
+    """‖W − Bᵀ‖ of a recorded run over its epochs, of all layers together; NaN where it was not recorded."""
+    W, r = run["weight_norm"], run["feedback_norm_ratio"]
+    squared = W**2 * (1 + r**2 - 2 * r * np.cos(np.radians(run["matrix_angle"])))
+    total: xr.DataArray = squared.clip(min=0).sum("layer", skipna=False)
+    return total**0.5
+
+
+def measured_time_constant(run: xr.Dataset) -> float:
+    """Steps at the peak rate in which the recorded mismatch falls to 1/e; NaN where that cannot be told.
+
+    The slope of its logarithm over Σ η_W / η_peak, as far as it lies above a thousandth of its start: angles of less
+    are rounding.
+    """
+    config = config_of(run)
+    steps = known_facts(config).steps(config)
+    left = measured_mismatch(run).values
+    if steps is None or not left[0] > 0:
+        return math.nan
+    spent = [learning_rate(config, step / steps) / config.lr for step in range(config.epochs * steps)]
+    passed = np.concatenate([[0], np.cumsum(spent)])[:: max(steps, 1)][: len(left)]
+    kept = np.isfinite(left) & (left > 1e-3 * left[0])
+    if kept.sum() < 2:
+        return math.nan
+    slope = np.polyfit(passed[kept], np.log(left[kept]), 1)[0]
+    return -1 / slope if slope < 0 else math.nan
