@@ -62,8 +62,17 @@ def split(training: int) -> tuple[int, int]:
 
 
 def time_constant(config: RunConfig) -> float:
-    """Steps in which, at the peak rate, the decay takes what is old of W, or of a mismatch, down to 1/e."""
-    return (1 - config.momentum) / (config.lr * config.weight_decay) if config.weight_decay else math.inf
+    """Steps in which, at the peak rate, the decay takes what is old of W, or of a mismatch, down to 1/e.
+
+    (1 − m) / (η · wd) for small rates; momentum lets it not fall below −2 / ln m.
+    """
+    m, taken = config.momentum, config.lr * config.weight_decay
+    if not taken:
+        return math.inf
+    # one step of what is left and of the velocity, as in :func:`mismatch`
+    step = [[1 - taken * (1 + m), -(m**2)], [taken, m]] if config.nesterov else [[1 - taken, -m], [taken, m]]
+    largest = float(np.abs(np.linalg.eigvals(step)).max())
+    return -1 / math.log(largest) if 0 < largest < 1 else 0.0 if largest == 0 else math.inf
 
 
 def mismatch(config: RunConfig, steps: int) -> np.ndarray:
@@ -234,21 +243,22 @@ def measured_mismatch(run: xr.Dataset) -> xr.DataArray:
     return total**0.5
 
 
-def measured_time_constant(run: xr.Dataset) -> float:
-    """Steps at the peak rate in which the recorded mismatch falls to 1/e; NaN where that cannot be told.
+def time_constants(run: xr.Dataset) -> tuple[float, float]:
+    """Steps at the peak rate in which a recorded run's mismatch falls to 1/e, as predicted and as measured; or NaN.
 
-    The slope of its logarithm over Σ η_W / η_peak, as far as it lies above a thousandth of its start: angles of less
-    are rounding.
+    The slope of its logarithm over Σ η_W / η_peak, at the epochs at which the prediction lies above a thousandth of the
+    start: less is rounding.
     """
     config = config_of(run)
     steps = known_facts(config).steps(config)
     left = measured_mismatch(run).values
     if steps is None or not left[0] > 0:
-        return math.nan
-    spent = [learning_rate(config, step / steps) / config.lr for step in range(config.epochs * steps)]
-    passed = np.concatenate([[0], np.cumsum(spent)])[:: max(steps, 1)][: len(left)]
-    kept = np.isfinite(left) & (left > 1e-3 * left[0])
-    if kept.sum() < 2:
-        return math.nan
-    slope = np.polyfit(passed[kept], np.log(left[kept]), 1)[0]
-    return -1 / slope if slope < 0 else math.nan
+        return math.nan, math.nan
+    rates = [learning_rate(config, step / steps) / config.lr for step in range(config.epochs * steps)]
+    passed = np.concatenate([[0], np.cumsum(rates)])[::steps][: len(left)]
+    expected = mismatch(config, steps)[: len(left)]
+    kept = np.isfinite(left) & (left > 0) & (expected > 1e-3)
+    if kept.sum() < 2 or config.weight_decay == 0:
+        return math.nan, math.nan
+    predicted, measured = (-1 / np.polyfit(passed[kept], np.log(of[kept]), 1)[0] for of in (expected, left))
+    return float(predicted), float(measured)
