@@ -124,7 +124,8 @@ def row(runs: Sequence[RunConfig], found: Found) -> dict[str, Any]:
 
 def _engaged(config: RunConfig, steps: int | None) -> dict[str, Any]:
     if steps is None:
-        return {"angle_before": 90.0}
+        unknown = "how many steps there are, the data say"
+        return {"angle_before": 90.0, "course": f"{unknown}; 1/e in {_steps(time_constant(config))} at the peak rate"}
     left = mismatch(config, steps)
     below = np.flatnonzero(left <= math.exp(-LEAST))
     return {
@@ -208,12 +209,15 @@ def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[L
     if angles[worst] > WANTED and method.mirror_steps and method.decay:
         told.append(
             f"noise leaves {angles[worst]:.0f}° in {worst.name} ({worst.inputs:,} inputs, {worst.samples:,} samples); "
-            f"for {WANTED:.0f}° take {_more_samples(method, layers, rate)}"
+            f"for {WANTED:.0f}° take {_quieter(method, layers, rate)}"
         )
     begun = {layer: angle_before(method, layer) for layer in layers}
     worst = max(begun, key=lambda layer: begun[layer])
     if begun[worst] > FAR:
-        enough = next((n for n in range(1, 10_001) if angle_before(_with(method, mirror_before=n), worst) <= 20), None)
+        enough = next(
+            (n for n in range(1, 10_001) if angle_before(dataclasses.replace(method, mirror_before=n), worst) <= 20),
+            None,
+        )
         advice = f"mirror_before: {enough}" if enough else "a larger mirror_before"
         told.append(f"B starts at {begun[worst]:.0f}° in {worst.name}, W hardly mirrored; take {advice}")
     unused = [layer for layer in layers if layer.inputs < layer.fan_in]
@@ -231,30 +235,34 @@ def _rate(name: str, value: float) -> str:
     return f"take {name}: {value:.2g}" if value <= 1 else "take mirror_every: 1 and more mirror_steps"
 
 
-def _more_samples(method: WeightMirror, layers: Sequence[Layer], rate: str) -> str:
-    """What brings the worst layer's angle down to the wanted one: a rate, or more noise."""
-    ways = []
-    rates = np.geomspace(method.decay, method.decay / 1e4, 400)
-    for value in rates:
-        if max(sampling_angle(_with(method, **{rate: float(value)}), layer) for layer in layers) <= WANTED:
-            ways.append(f"{rate}: {_rounded_down(float(value)):g}")
-            break
-    if method.noise != "orthogonal":
+def _quieter(method: WeightMirror, layers: Sequence[Layer], rate: str) -> str:
+    """What brings the worst layer's angle down to the wanted one: a smaller rate, or more or other noise."""
+    ways: list[dict[str, Any]] = [{rate: _rounded_down(float(x))} for x in method.decay * np.geomspace(1, 1e-4, 400)]
+    if method.noise == "orthogonal":
+        ways.append({"noise_fraction": 0.5})
+    else:
         factors = [(_tan(sampling_angle(method, layer)) / _tan(WANTED)) ** 2 * layer.samples for layer in layers]
-        ways.append(f"noise_batch: {math.ceil(max(factors))}")
-        ways.append("noise: orthogonal")
-    elif method.noise_fraction < 0.5:
-        ways.append("noise_fraction: 0.5")
-    return ", or ".join(ways) or "a phi that is linear or relu"
+        ways += [{"noise_batch": math.ceil(max(factors))}, {"noise": "orthogonal"}]
+    first = {next(iter(way)): way for way in reversed(ways) if _noise_of(method, layers, **way) <= WANTED}
+    words = [
+        f"{name}: {value:g}" if name == rate else f"{name}: {value}"
+        for way in first.values()
+        for name, value in way.items()
+    ]
+    return ", or ".join(reversed(words)) or "a phi that is linear or relu"
+
+
+def _noise_of(method: WeightMirror, layers: Sequence[Layer], **options: Any) -> float:
+    """The worst layer's angle with other options."""
+    changed = dataclasses.replace(method, **options)
+    return max(
+        sampling_angle(changed, dataclasses.replace(layer, samples=changed.samples(layer.inputs))) for layer in layers
+    )
 
 
 def _rounded_down(value: float) -> float:
     digit = 10 ** math.floor(math.log10(value) - 1)
     return math.floor(value / digit) * digit
-
-
-def _with(method: WeightMirror, **options: Any) -> WeightMirror:
-    return dataclasses.replace(method, **options)
 
 
 # --------------------------------------------------------------------------------------------------------- in print
