@@ -6,7 +6,7 @@ import pytest
 import yaml
 from synthetic import labels_of, layers, records
 
-from wtkit import ablation, paper, plotting, trajectory
+from wtkit import ablation, paper, planning, plotting, trajectory
 from wtkit.config import expand
 
 ONE = {"sweep": {"weight_decay": [0, 0.1, 1.0]}}
@@ -114,11 +114,31 @@ def test_the_epochs_are_those_of_the_runs(results):
 def test_every_shape_is_drawn(shape, results, tmp_path):
     plotting.style()
     nodes = results(SHAPES[shape])
-    for name, draw in (("ends", ablation.draw), ("epochs", ablation.draw_epochs)):
+    for name, draw in (
+        ("ends", ablation.draw),
+        ("epochs", ablation.draw_epochs),
+        ("foreseen", ablation.draw_predicted),
+    ):
         fig = draw(nodes)
         plotting.save(fig, tmp_path / name)
         plt.close(fig)
         assert (tmp_path / f"{name}.svg").stat().st_size > 10_000
+
+
+def test_what_was_predicted_is_drawn_beside_what_was_measured_on_one_line(results):
+    (node,) = results({"methods": ["kolen_pollack"], "sweep": {"weight_decay": [0.1, 1.0]}})
+    for index in range(4):  # mismatches that fall as predicted: ‖B‖ = ‖W‖ = 1, and the angle between them
+        run = node.isel(run=index)
+        left = planning.mismatch(planning.config_of(run), 22)
+        node["matrix_angle"][index] = np.degrees(2 * np.arcsin(left / np.sqrt(2)))[:, None]
+        node["feedback_norm_ratio"][index] = 1
+    fig = ablation.draw_predicted([node])
+    points, line = fig.axes[0].get_lines()
+    assert len(points.get_xdata()) == 4
+    np.testing.assert_allclose(points.get_ydata(), points.get_xdata(), rtol=1e-6)
+    np.testing.assert_allclose(line.get_ydata(), line.get_xdata())
+    assert "no run of a B that learns in mirror mode" in fig.axes[1].texts[0].get_text()
+    plt.close(fig)
 
 
 def test_an_option_that_came_later_is_read_where_it_is_not_recorded(results):

@@ -119,7 +119,7 @@ def test_an_ablation_from_its_file_to_its_figures(tmp_path):
     done = snakemake(tmp_path, "--cores", "2", "--config", f"experiment={path}")
     assert done.returncode == 0, done.stderr[-4000:]
     results = tmp_path / "results" / "mine"
-    for figure in ("ablation", "ablation_epochs"):
+    for figure in ("ablation", "ablation_epochs", "ablation_predicted"):
         assert (results / "figures" / f"{figure}.svg").stat().st_size > 10_000
     rows = (results / "figures" / "ablation.csv").read_text().splitlines()
     assert len(rows) == 3

@@ -170,6 +170,22 @@ def test_the_lag_is_that_of_an_average_behind_a_w_that_forgets_itself():
     assert planning.lag(load("weight_mirror", mirror_steps=0)) == math.inf
 
 
+@pytest.mark.slow
+def test_recorded_runs_are_compared_with_what_was_predicted():
+    config = run_config(MLP | {"method": "kolen_pollack", "epochs": 2, "lr": 0.005, "weight_decay": 0.3})
+    node = trajectory._joined([wtkit.train(config, quiet=True)])
+    table = planning.compared(node)
+    assert table["quantity"].tolist() == ["steps"]
+    assert table["measured"].item() == pytest.approx(table["predicted"].item(), rel=1e-3)
+    node["status"][0] = "diverged"
+    assert planning.compared(node).empty
+
+    digits = wtkit.open_results("digits", quiet=True)["resnet18"].to_dataset()
+    table = planning.compared(digits)
+    assert set(table["method"]) == {"weight_mirror"} and set(table["variant"]) == {"", "gaussian"}
+    assert len(table) == 4 * 21
+
+
 def test_a_method_without_a_mirror_has_no_sampling_angle(digits_backprop):
     assert planning.expected_angles(digits_backprop).isnull().all()
     assert all(map(math.isnan, planning.time_constants(digits_backprop)))  # recorded before ‖W‖ was

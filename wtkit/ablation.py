@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import paper, plotting
+from . import paper, planning, plotting
 from .config import CLASSES
 from .trajectory import settings
 
@@ -25,6 +25,12 @@ QUANTITIES = {"test_error": "test error (%)"} | {
     name: f"{words} (°),\nmean over layers" for name, words in plotting.QUANTITIES.items()
 }
 """What is shown against the swept quantities, and how an axis calls it."""
+
+PREDICTED = (
+    ("steps", "steps to 1/e of the mismatch", "a B that learns in\nengaged mode with ‖W‖ recorded"),
+    ("angle", "matrix angle (°)", "a B that learns in mirror mode"),
+)
+"""What is predicted, how an axis calls it, and of which runs."""
 
 GROUP = ["network", "method", "norm_order"]
 ABREAST = 5  # panels over epochs that stand side by side
@@ -138,6 +144,33 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
             _from_zero(ax)
     handles = [Line2D([], [], color=color) for color in palette.values()]
     fig.legend(handles, order, title=", ".join(map(_readable, keys)), loc="outside right upper")
+    return fig
+
+
+def draw_predicted(nodes: Sequence[xr.Dataset]) -> Figure:
+    """What :mod:`wtkit.planning` predicts of these runs beside what was measured; a sentence where there is nothing."""
+    table = pd.concat([planning.compared(node) for node in nodes])
+    fig, axes = _panels(1, 2, height=2.9)
+    for ax, (quantity, words, runs_of) in zip(axes.flat, PREDICTED, strict=True):
+        some = table[table["quantity"] == quantity]
+        if some.empty:
+            ax.text(0.5, 0.5, f"nothing to compare:\nno run of {runs_of}", ha="center", va="center")
+            ax.set_axis_off()
+            continue
+        for method, rows in some.groupby("method", sort=False):
+            how = plotting.look(method)
+            ax.plot(
+                rows["predicted"], rows["measured"], how.marker, color=how.color, alpha=0.6, label=paper.label(method)
+            )
+        ends = [some[["predicted", "measured"]].min(axis=None), some[["predicted", "measured"]].max(axis=None)]
+        ax.plot(ends, ends, "--", color=plotting.GREY, linewidth=0.8)
+        ax.set(xlabel=f"predicted {words}", ylabel=f"measured {words}")
+        if quantity == "steps":
+            ax.set(xscale="log", yscale="log")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter("")
+        ax.legend()
     return fig
 
 

@@ -22,6 +22,7 @@ from .planning import (
     angle_of_mismatch,
     lag,
     lag_angle,
+    learns_as_W,
     mismatch,
     sampling_angle,
     time_constant,
@@ -112,7 +113,7 @@ def row(runs: Sequence[RunConfig], found: Found) -> dict[str, Any]:
         row |= {"device": found.cost.device}
     row["forgetting_steps"] = time_constant(config)
     method = config.loaded_method()
-    if method.learns_engaged:
+    if learns_as_W(method):
         row |= _engaged(config, steps)
     elif method.learns_mirror:
         assert isinstance(method, WeightMirror)
@@ -165,7 +166,7 @@ def warnings(config: RunConfig, found: Found) -> list[str]:
     """Where alignment cannot come about in the schedule, a sentence each, with the setting that would mend it."""
     method, steps = config.loaded_method(), found.facts.steps(config)
     told = [found.problem] if found.problem else []
-    if method.learns_engaged and steps is not None:
+    if learns_as_W(method) and steps is not None:
         told += _engaged_warnings(config, steps)
     if method.learns_mirror:
         assert isinstance(method, WeightMirror)

@@ -27,7 +27,7 @@ from .images import killed_workers
 from .layers import feedback_layers
 from .methods import Method
 from .mirroring import fit_noise, learns_mirror, noise_samples
-from .planning import Facts, Layer, known_facts, split
+from .planning import Facts, Layer, known_facts, learns_as_W, split
 
 PATIENCE = 2.0
 """Seconds for which steps, and then evaluation, are measured; what takes longer is done once."""
@@ -267,9 +267,9 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
 def before_and_after(method: Method, steps: int) -> tuple[tuple[float, float] | None, str]:
     """Matrix angles in degrees, before and after so many updates, of a Gaussian W that stays; and why, in words.
 
-    None for a method that learns in engaged or mirror mode, whose formula is :mod:`wtkit.planning`'s.
+    None for a method whose B learns as W does or in mirror mode, whose formula is :mod:`wtkit.planning`'s.
     """
-    if method.learns_engaged or method.learns_mirror:
+    if learns_as_W(method) or method.learns_mirror:
         return None, ""
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(256, 512, generator=generator)
@@ -290,5 +290,7 @@ def before_and_after(method: Method, steps: int) -> tuple[tuple[float, float] | 
     of_another = method.feedback_weights(-W, kept)
     if of_another is not None and not torch.equal(of_another, B):
         return (before, before), "δ travels through W" if before < 0.1 else "B is made of W; this is of a Gaussian W"
+    if method.learns_engaged:
+        return (before, math.nan), "B learns, but not all that W learns: there is no formula"
     where = "of the output layer: " if method.direct else ""
     return (before, before), f"{where}B stays; W may turn towards it"

@@ -10,10 +10,12 @@ import functools
 import math
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
-from . import trajectory
+from . import methods, trajectory
 from .config import RunConfig, learning_rate, run_config
+from .methods import Method
 from .methods.weight_mirror import WeightMirror
 
 SIZES = {
@@ -73,6 +75,11 @@ def time_constant(config: RunConfig) -> float:
     step = [[1 - taken * (1 + m), -(m**2)], [taken, m]] if config.nesterov else [[1 - taken, -m], [taken, m]]
     largest = float(np.abs(np.linalg.eigvals(step)).max())
     return -1 / math.log(largest) if 0 < largest < 1 else 0.0 if largest == 0 else math.inf
+
+
+def learns_as_W(method: Method) -> bool:
+    """Whether B gets all that W gets, so that it cancels in their difference; not where options set them ``apart``."""
+    return method.learns_engaged and not getattr(method, "apart", False)
 
 
 def mismatch(config: RunConfig, steps: int) -> np.ndarray:
@@ -262,3 +269,25 @@ def time_constants(run: xr.Dataset) -> tuple[float, float]:
         return math.nan, math.nan
     predicted, measured = (-1 / np.polyfit(passed[kept], np.log(of[kept]), 1)[0] for of in (expected, left))
     return float(predicted), float(measured)
+
+
+def compared(node: xr.Dataset) -> pd.DataFrame:
+    """What was predicted of complete runs beside what was measured, as far as it was recorded.
+
+    Rows have the ``quantity`` ``steps`` (:func:`time_constants`, a row a run whose B learns as W does) or ``angle``
+    (:func:`expected_angles` and the matrix angle of the last epoch, a row a layer that learns in mirror mode).
+    """
+    rows: list[dict[str, object]] = []
+    for index in range(node.sizes["run"]):
+        run = node.isel(run=index)
+        if run["status"] != "complete" or str(run["method"].values) not in methods.names():
+            continue
+        who = {name: str(run[name].values) for name in ("method", "norm_order", "variant")}
+        who |= {"network": run.attrs["network"]}
+        if learns_as_W(config_of(run).loaded_method()):
+            predicted, measured = time_constants(run)
+            rows.append(who | {"quantity": "steps", "predicted": predicted, "measured": measured})
+        for angle, last in zip(expected_angles(run).values, run["matrix_angle"].values[-1], strict=True):
+            rows.append(who | {"quantity": "angle", "predicted": angle, "measured": last})
+    columns = ["network", "method", "norm_order", "variant", "quantity", "predicted", "measured"]
+    return pd.DataFrame(rows, columns=columns).dropna()

@@ -20,13 +20,23 @@ OF_EXPERIMENTS = {
 OF_ABLATIONS = {
     "ablation": Notebook(
         True,
-        ["ablation.svg", "ablation.png", "ablation_epochs.svg", "ablation_epochs.png", "ablation.csv"],
+        [
+            "ablation.svg",
+            "ablation.png",
+            "ablation_epochs.svg",
+            "ablation_epochs.png",
+            "ablation_predicted.svg",
+            "ablation_predicted.png",
+            "ablation.csv",
+        ],
         "Ablations",
     )
 }
 NOTEBOOKS = OF_EXPERIMENTS | OF_ABLATIONS
 # what a notebook shows is computed and drawn here
-DRAWN_BY = [local(BASE / "wtkit" / f"{module}.py") for module in ("ablation", "paper", "plotting", "circuits")]
+DRAWN_BY = [
+    local(BASE / "wtkit" / f"{module}.py") for module in ("ablation", "planning", "paper", "plotting", "circuits")
+]
 
 
 for notebook, described in NOTEBOOKS.items():
