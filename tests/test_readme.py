@@ -20,7 +20,14 @@ from wtkit.layers import feedback_layers
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 # training, a download, a shell's own business: these are not for a test
-LONG = ("make ", "wtkit data ", "source ", "snakemake mirror_rate", "wtkit train --method ")
+LONG = (
+    "make ",
+    "wtkit data ",
+    "wtkit plan config/smoke.yaml",
+    "source ",
+    "snakemake mirror_rate",
+    "wtkit train --method ",
+)
 
 
 def blocks(language):
