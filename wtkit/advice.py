@@ -23,6 +23,7 @@ from .planning import (
     lag,
     lag_angle,
     learns_as_W,
+    mirrors,
     mismatch,
     sampling_angle,
     time_constant,
@@ -41,7 +42,7 @@ class Cost:
     """What was measured of a few steps: seconds of each part of a run, and its peak of memory in bytes.
 
     Attributes:
-        start: until the first step has been taken, data read.
+        start: until the first step has been taken, reading the data included.
         step: an engaged step, loading its batch included.
         mirror: one mirror step.
         evaluation: the errors on all held-out images.
@@ -64,8 +65,7 @@ class Cost:
         method, total, records = config.loaded_method(), config.epochs * steps, config.epochs + 1
         spent = self.start + total * self.step + records * (self.evaluation + self.checkpoint)
         spent += (2 + (config.epochs - 1) // config.angles_every) * self.agreement
-        if method.learns_mirror:
-            assert isinstance(method, WeightMirror)
+        if mirrors(method):
             spent += (method.mirror_before + total // method.mirror_every * method.mirror_steps) * self.mirror
         return spent
 
@@ -115,8 +115,7 @@ def row(runs: Sequence[RunConfig], found: Found) -> dict[str, Any]:
     method = config.loaded_method()
     if learns_as_W(method):
         row |= _engaged(config, steps)
-    elif method.learns_mirror:
-        assert isinstance(method, WeightMirror)
+    elif mirrors(method):
         row |= _mirrored(config, method, found.layers, steps)
     elif found.at_rest is not None:
         row |= {"angle_before": found.at_rest[0], "angle_at_end": found.at_rest[1], "course": found.course}
@@ -168,8 +167,7 @@ def warnings(config: RunConfig, found: Found) -> list[str]:
     told = [found.problem] if found.problem else []
     if learns_as_W(method) and steps is not None:
         told += _engaged_warnings(config, steps)
-    if method.learns_mirror:
-        assert isinstance(method, WeightMirror)
+    if mirrors(method):
         told += _mirror_warnings(config, method, found.layers, steps)
     return told
 

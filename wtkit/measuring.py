@@ -50,7 +50,7 @@ def survey(
     found = groups(runs)
     target = training._device(device) if measured else None
     costs: dict[str, Cost] = {}
-    loaded: dict[str, data.Data | WtkitError] = {}
+    loaded: dict[str, tuple[data.Data, float] | WtkitError] = {}
     for group in tqdm(found, "measuring", leave=False, disable=None if measured else True):
         config, method = group[0], group[0].loaded_method()
         steps = config.epochs * (known_facts(config).steps(config) or 1000)
@@ -60,11 +60,12 @@ def survey(
             if target is None:
                 first = dataclasses.replace(first, facts=counted(config))
             else:
-                images = _loaded(config, target, loaded)
+                images, reading = _loaded(config, target, loaded)
                 first = dataclasses.replace(first, facts=_facts(images, config))
                 alike = repr({name: value for name, value in dataclasses.asdict(config).items() if name not in FREE})
                 costs[alike] = costs.get(alike) or measure(config, target, images)
-                first = dataclasses.replace(first, cost=costs[alike])
+                cost = dataclasses.replace(costs[alike], start=costs[alike].start + reading)
+                first = dataclasses.replace(first, cost=cost)
         except WtkitError as error:
             first = dataclasses.replace(first, problem=str(error))
         try:
@@ -95,13 +96,16 @@ def _facts(images: data.Data, config: RunConfig) -> Facts:
     return Facts(images.steps(1), images.number_held_out, images.num_classes, size)
 
 
-def _loaded(config: RunConfig, device: torch.device, before: dict[str, data.Data | WtkitError]) -> data.Data:
-    """The data of a run, read once for all runs that have them."""
+def _loaded(
+    config: RunConfig, device: torch.device, before: dict[str, tuple[data.Data, float] | WtkitError]
+) -> tuple[data.Data, float]:
+    """The data of a run, read once for all runs that have them, and the seconds that it took."""
     names = ("data", "data_root", "classes", "image_size", "augment", "evaluate_on", "workers", "batch_size")
     which = repr([getattr(config, name) for name in names])
     if which not in before:
         try:
-            before[which] = data.load(config, device)
+            clock = _Clock(device)
+            before[which] = data.load(config, device), clock.lap()
         except WtkitError as error:
             before[which] = error
     found = before[which]
@@ -114,7 +118,7 @@ def _loaded(config: RunConfig, device: torch.device, before: dict[str, data.Data
 
 
 def measure(config: RunConfig, device: torch.device, images: data.Data) -> Cost:
-    """A few steps of a run, and one of everything else that it is made of, by the trainer's own code.
+    """A few steps of a run, and one of everything else that it is made of but its data, by the trainer's own code.
 
     Raises:
         WtkitError: where the run cannot be made, or there is not enough memory.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,11 @@ def time_constant(config: RunConfig) -> float:
     step = [[1 - taken * (1 + m), -(m**2)], [taken, m]] if config.nesterov else [[1 - taken, -m], [taken, m]]
     largest = float(np.abs(np.linalg.eigvals(step)).max())
     return -1 / math.log(largest) if 0 < largest < 1 else 0.0 if largest == 0 else math.inf
+
+
+def mirrors(method: Method) -> TypeGuard[WeightMirror]:
+    """:func:`wtkit.mirroring.learns_mirror`, without its torch."""
+    return method.learns_mirror
 
 
 def learns_as_W(method: Method) -> bool:
@@ -225,8 +231,7 @@ def expected_angles(run: xr.Dataset) -> xr.DataArray:
     config = config_of(run)
     method = config.loaded_method()
     found = np.full(run.sizes["layer"], np.nan)
-    if method.learns_mirror:
-        assert isinstance(method, WeightMirror)
+    if mirrors(method):
         for i, (fan_in, samples) in enumerate(zip(run["fan_in"].values, run["mirror_samples"].values, strict=True)):
             if np.isfinite(samples):  # NaN for a layer that was left on backprop
                 phi = method.output_phi if i == len(found) - 1 else method.phi
