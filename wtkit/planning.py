@@ -15,18 +15,18 @@ import pandas as pd
 import xarray as xr
 
 from . import methods, trajectory
-from .config import RunConfig, learning_rate, run_config
+from .config import CLASSES, RunConfig, learning_rate, run_config
 from .methods import Method
 from .methods.weight_mirror import WeightMirror
 
 SIZES = {
-    "digits": (1_437, 360, 10, 32),
-    "cifar10": (50_000, 10_000, 10, 32),
-    "cifar100": (50_000, 10_000, 100, 32),
-    "tiny_imagenet": (100_000, 10_000, 200, 64),
-    "imagenet": (1_281_167, 50_000, 1000, 224),
+    "digits": (1_437, 360, 32),
+    "cifar10": (50_000, 10_000, 32),
+    "cifar100": (50_000, 10_000, 32),
+    "tiny_imagenet": (100_000, 10_000, 64),
+    "imagenet": (1_281_167, 50_000, 224),
 }
-"""Training images, held-out images, classes and pixels of a side of the data sets that are the same everywhere."""
+"""Training images, held-out images and pixels of a side of the data sets that are the same everywhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def known_facts(config: RunConfig) -> Facts:
     """What is known of the data without having them: of a folder of images nothing but the size to bring them to."""
     if config.data not in SIZES:
         return Facts(None, None, None, config.image_size or 224)
-    training, held_out, classes, size = SIZES[config.data]
+    (training, held_out, size), classes = SIZES[config.data], CLASSES[config.data]
     if config.classes is not None:  # classes are of one size, or nearly
         training, held_out = (number * config.classes // classes for number in (training, held_out))
     if config.evaluate_on == "validation":
