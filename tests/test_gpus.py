@@ -198,6 +198,39 @@ def test_one_process_is_started_as_it_is(machine, tmp_path, count):
     assert launched(count, tmp_path) == ["None None None 4"]
 
 
+STAY = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: open("told" + os.environ["RANK"], "w").close())
+open(os.environ["RANK"], "w").close()
+while not os.path.exists("leave"):
+    time.sleep(0.02)
+"""
+
+
+def test_a_claim_outlives_a_launcher_that_is_killed_as_its_processes_do(machine, tmp_path):
+    machine(2)
+    among = dict(zip(UUIDS[:2], UUIDS[:2], strict=True))
+    code = f"""
+import pathlib
+from wtkit import gpus
+gpus.FOLDER = pathlib.Path({str(gpus.FOLDER)!r})
+gpus.main(["2", "-c", {STAY!r}])
+"""
+
+    def wait_for(*names):
+        while not all((tmp_path / name).exists() for name in names):
+            time.sleep(0.02)
+
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
+        wait_for("0", "1")
+        process.kill()
+    wait_for("told0", "told1")
+    assert gpus._locks(among, 2, 1, gpus.FOLDER) == {}
+    (tmp_path / "leave").touch()
+    with gpus.claim(among, 2) as names:
+        assert names == UUIDS[:2]
+
+
 @pytest.mark.slow
 def test_several_processes_share_what_was_claimed_for_them(machine, monkeypatch, tmp_path):
     machine(4)

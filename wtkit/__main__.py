@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from . import __version__, config
 from .errors import Stopped, WtkitError
+from .processes import is_first, said_once
 from .settings import known, nearest
 
 
@@ -36,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
         return 141
     except KeyboardInterrupt:
-        print("wtkit: interrupted; the same command goes on after the last finished epoch or shard", file=sys.stderr)
+        if is_first():
+            print(
+                "wtkit: interrupted; the same command goes on after the last finished epoch or shard", file=sys.stderr
+            )
         return 130
     return 0
 
@@ -45,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse's, but an error is a line, with the nearest command or option where one was misspelt."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n" if is_first() else None)
 
     def _check_value(self, action, value):  # type: ignore[no-untyped-def]
         if action.choices is not None:
@@ -153,9 +157,10 @@ def _train(parsed: argparse.Namespace) -> None:
     settings = {name: value for name, value in given.items() if value is not None}
     for listed in {"lr_drops", "backprop"} & settings.keys():
         settings[listed] = [item for item in settings[listed].split(",") if item]
-    settings["options"] = dict(_option("--option", text) for text in parsed.option)
-    settings["network_options"] = dict(_option("--network-option", text) for text in parsed.network_option)
-    run = config.run_config(settings)
+    with said_once():
+        settings["options"] = dict(_option("--option", text) for text in parsed.option)
+        settings["network_options"] = dict(_option("--network-option", text) for text in parsed.network_option)
+        run = config.run_config(settings)
 
     from . import gpus
 

@@ -17,8 +17,9 @@ from torchvision.transforms import v2
 from . import packing
 from .config import RunConfig
 from .errors import WtkitError
-from .images import Files, Images, at_most_a_core_each, end_with_parent, folder, folder_classes, workers_errors
+from .images import Files, Images, at_most_a_core_each, folder, folder_classes, workers_errors
 from .layers import stream_seed
+from .processes import killed_with_parent
 
 Batch = tuple[Tensor, Tensor]
 IN_MEMORY_PIXELS = 64  # folders of images brought to this side or less are held in memory
@@ -389,7 +390,7 @@ class _Reader:
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=_collated,
-            worker_init_fn=end_with_parent,
+            worker_init_fn=killed_with_parent,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
         )

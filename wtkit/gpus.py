@@ -1,9 +1,10 @@
 """GPUs that runs on one machine claim, so that no two get the same: Snakemake counts GPUs, but hands none out.
 
-    python -m wtkit.gpus 4 -m wtkit train …     a module by torchrun, one process on each of four claimed GPUs
+    python -m wtkit.gpus 4 -m wtkit train …     a module in a group of four processes, each on one of four claimed GPUs
 
 With a count of 0 or 1 it is ``python -m wtkit train …``, which claims its one GPU itself. A claim is a lock on a file,
-one a GPU and slot, that goes with the process however it ends. Imports no torch, so that waiting costs little.
+one a GPU and slot, that goes with the last of its processes however they end. Imports no torch, so that waiting costs
+little.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import WtkitError
+from .processes import launch
 
 FOLDER = Path("/tmp/wtkit-gpus")  # not TMPDIR, which may be a user's own
 RUNS_PER_GPU = "WTKIT_RUNS_PER_GPU"
@@ -107,6 +109,9 @@ def _locks(among: Mapping[str, str], count: int, runs: int, folder: Path) -> dic
             lock = _open(folder, f"{re.sub(r'[^A-Za-z0-9-]', '_', key)}.{slot}")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.set_inheritable(
+                    lock.fileno(), True
+                )  # so that it stays as long as a process that was launched for it
                 held[name] = lock
             except BlockingIOError:
                 lock.close()
@@ -155,25 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     if count < 2:
         os.execv(sys.executable, [sys.executable, *words])
     with claimed(count):
-        return _torchrun(count, words)
-
-
-def _torchrun(count: int, words: list[str]) -> int:
-    """``torchrun`` without its traceback, and with its processes' exit status in place of 1."""
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    # beside those that it hands on to its processes by itself, what Slurm may be asked to send ahead of the end
-    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-    try:
-        run.main(["--standalone", f"--nproc-per-node={count}", *words])
-    except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
-        return status if status >= 0 else 128 - status  # as a shell has it
-    except SignalException:
-        return os.EX_TEMPFAIL
-    return 0
+        return launch(count, words)
 
 
 if __name__ == "__main__":

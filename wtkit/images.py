@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import io
 import os
-import signal
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -131,12 +129,6 @@ def at_most_a_core_each(workers: int) -> int:
     """So many processes for a DataLoader, or as many as there are cores: more would only take turns."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(workers, cores)
-
-
-def end_with_parent(_worker: int) -> None:
-    """Have this process of a DataLoader killed with its parent, however that ends: left alone it may wait for ever."""
-    with contextlib.suppress(AttributeError, OSError):  # Linux only
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager

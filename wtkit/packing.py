@@ -35,12 +35,12 @@ from .images import (
     Files,
     Images,
     at_most_a_core_each,
-    end_with_parent,
     folder,
     folder_classes,
     killed_workers,
     workers_errors,
 )
+from .processes import killed_with_parent
 
 FORMAT = 1
 ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
@@ -306,7 +306,7 @@ def _stored(images: _Shrunk, places: list[int], workers: int) -> Iterator[tuple[
         num_workers=workers,
         prefetch_factor=64 if workers else None,
         collate_fn=tuple,  # as they are
-        worker_init_fn=end_with_parent,
+        worker_init_fn=killed_with_parent,
         generator=torch.Generator(),
     )
     with workers_errors(), killed_workers():

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from .errors import WtkitError
+from .processes import LAUNCHED, signalled_with_parent
 
 T = TypeVar("T")
 
@@ -52,22 +55,42 @@ ALONE = Share()
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Share]:
-    """Within, the group of processes that ``torchrun`` started this one in, or that the caller has initialised."""
+    """Within, the group of processes that ``torchrun`` started this one in, or that the caller has initialised.
+
+    Raises:
+        WtkitError: in those that are left, where another process of the group is gone.
+    """
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not dist.is_available() or not (launched or dist.is_initialized()):
         yield ALONE
         return
-    begun_here = not dist.is_initialized()
-    if begun_here:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        # gloo as well beside a GPU: whether to stop is asked without waiting for the GPU
-        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
-    try:
+    if dist.is_initialized():
         yield Share(dist.get_rank(), dist.get_world_size())
+        return
+    signalled_with_parent(signal.SIGTERM)  # so that the loss of what started us is a reason to leave, with a checkpoint
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # gloo as well beside a GPU: whether to stop is asked without waiting for the GPU
+    dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
+    share = Share(dist.get_rank(), dist.get_world_size())
+    try:
+        yield share
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        reason = textwrap.shorten(str(error), 120)
+        lost = WtkitError(
+            f"another process of this run is gone ({reason}); the same command goes on from what was saved"
+        )
+        lost.said_elsewhere = LAUNCHED in os.environ or share.rank > 0
+        raise lost from None
     finally:
-        if begun_here:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether ``error`` says that another process does not answer; gloo has no type of its own for that."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def agreed(share: Share, action: Callable[[], T]) -> T:
@@ -85,6 +108,24 @@ def agreed(share: Share, action: Callable[[], T]) -> T:
         outcome[0].said_elsewhere = share.rank > 0
         raise outcome[0]
     return outcome[0]
+
+
+def together(share: Share, action: Callable[[], T]) -> T:
+    """What ``action`` returns, which every process does for itself; a WtkitError of one of them is raised in all."""
+    if share.world == 1:
+        return action()
+    result, error = None, None
+    try:
+        result = action()
+    except WtkitError as raised:
+        error = raised
+    errors: list[WtkitError | None] = [None] * share.world
+    dist.all_gather_object(errors, error)
+    for rank, found in enumerate(errors):
+        if found is not None:
+            found.said_elsewhere = rank != share.rank
+            raise found
+    return cast(T, result)
 
 
 def any_of(share: Share, flag: bool) -> bool:

@@ -162,10 +162,12 @@ def _loop(
             if stopped and folder is not None:
                 run.seconds += time.perf_counter() - start
                 _checkpoint(run, folder)
-                raise Stopped(
+                stop = Stopped(
                     f"{folder}: stopped by {told_to_stop[0]} after step {run.step} of {run.steps} of epoch {epoch}; "
                     f"the same command goes on from there"
                 )
+                stop.said_elsewhere = run.share.rank > 0
+                raise stop
         run.record(start)
         if epoch == config.epochs:
             run.status = "complete"
@@ -188,24 +190,9 @@ class _Run:
     def __init__(
         self, config: RunConfig, device: torch.device, share: Share = ALONE, loaded: data.Data | None = None
     ) -> None:
-        if config.batch_size % share.world:
-            raise WtkitError(
-                f"setting 'batch_size': {config.batch_size} images cannot be shared equally by {share.world} "
-                f"processes; take a multiple of {share.world}, or start another number of processes"
-            )
         self.config, self.device, self.share = config, device, share
         self.method = config.loaded_method()
-        self.data = loaded or data.load(config, device)
-        self.steps = self.data.steps(config.batch_size)
-        self.examples = self.data.held_out_examples(config.delta_examples)
-        torch.manual_seed(config.seed)
-        model = networks.build(config, num_classes=self.data.num_classes, image_size=self.examples[0].shape[-1])
-        _convert(model, self.method, config)
-        # images are channels_last everywhere; weights only where it pays: on the CPU it costs a copy of each gradient
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch forgets the pair
-        with self.autocast():
-            networks.try_out(self.model, self.examples[0][:2], self.data.num_classes, config.network_name)
+        parallel.together(share, lambda: self._prepare(loaded))
         self.network = _data_parallel(self.model, device) if share.world > 1 else self.model
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if config.compile else self.network
         self.layers = feedback_layers(self.model)
@@ -217,6 +204,26 @@ class _Run:
         self.status = "running"
         self.provenance = _provenance(device, share)
         self.begin_epoch()
+
+    def _prepare(self, loaded: data.Data | None) -> None:
+        """What each process does for itself: load the data and make the model."""
+        config, device, world = self.config, self.device, self.share.world
+        if config.batch_size % world:
+            raise WtkitError(
+                f"setting 'batch_size': {config.batch_size} images cannot be shared equally by {world} processes; "
+                f"take a multiple of {world}, or start another number of processes"
+            )
+        self.data = loaded or data.load(config, device)
+        self.steps = self.data.steps(config.batch_size)
+        self.examples = self.data.held_out_examples(config.delta_examples)
+        torch.manual_seed(config.seed)
+        model = networks.build(config, num_classes=self.data.num_classes, image_size=self.examples[0].shape[-1])
+        _convert(model, self.method, config)
+        # images are channels_last everywhere; weights only where it pays: on the CPU it costs a copy of each gradient
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch forgets the pair
+        with self.autocast():
+            networks.try_out(self.model, self.examples[0][:2], self.data.num_classes, config.network_name)
 
     def begin_epoch(self) -> None:
         """Set what is counted within an epoch to its start: steps taken, the sum of their losses, seconds spent."""

@@ -1,0 +1,133 @@
+"""Processes of one run: what becomes of them when one is gone, and what is said of it, by gloo with two of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+import wtkit
+from wtkit import files, processes
+from wtkit.config import RunConfig
+
+OURS = ["-m", "wtkit.gpus", "2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TRAIN = ["-m", "wtkit", "train", "--device=cpu", "--method=backprop"]
+LONG = [*TRAIN, "--network=mlp", "--network-option=hidden=[8]", "--image-size=8", "--epochs=100000"]
+
+
+def begun(launcher, words, folder, **pipes):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *launcher, *words], cwd=folder, env=environment, text=True, **pipes)
+
+
+def said(words, folder):
+    with begun(OURS, words, folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        lines = process.stderr.read().splitlines()
+    return process.returncode, lines
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["--option", "scale=2"], 1, "wtkit: unknown option of backprop 'scale'"),
+        (["--metod", "frozen"], 2, "wtkit train: unrecognized argument --metod (did you mean '--method'?)"),
+        pytest.param(["--batch-size=9"], 1, "wtkit: setting 'batch_size': 9 images", marks=pytest.mark.slow),
+        pytest.param(["--data=imagenet"], 1, "wtkit: no images in data/imagenet/", marks=pytest.mark.slow),
+    ],
+)
+def test_what_all_processes_find_wrong_is_said_once(tmp_path, words, status, text):
+    found, lines = said([*TRAIN, *words], tmp_path)
+    assert (found, len(lines)) == (status, 1), lines
+    assert lines[0].startswith(text)
+
+
+def train_until_saved(launcher, folder):
+    """A launcher and its two processes, of which one has written a checkpoint."""
+    process = begun(launcher, [*LONG, "--output=run"], folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (folder / "run/checkpoint.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    return process, psutil.Process(process.pid).children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [OURS, TORCHRUN], ids=["ours", "torchrun"])
+def test_a_launcher_that_is_killed_takes_its_processes_with_it(tmp_path, launcher):
+    process, ours = train_until_saved(launcher, tmp_path)
+    process.kill()
+    gone, alive = psutil.wait_procs(ours, timeout=30)
+    assert (len(gone), alive) == (2, [])
+    (line,) = process.stderr.read().splitlines()  # they had time to say it, and to write a checkpoint
+    process.stderr.close(), process.wait()
+    assert line.startswith("wtkit: run: stopped by SIGTERM after step ")
+    with files.held(tmp_path / "run", "is held still"):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_loss_of_one_process_is_said_in_a_line(tmp_path, which):
+    process, ours = train_until_saved(OURS, tmp_path)
+    ours[which].kill()
+    lines = process.stderr.read().splitlines()
+    process.stderr.close()
+    assert process.wait() == 128 + signal.SIGKILL
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(
+        f"wtkit: process {which} of 2 was killed (SIGKILL), perhaps for want of memory; the same"
+    )
+    assert psutil.wait_procs(ours, timeout=0)[1] == []
+    assert (tmp_path / "run/checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_run_is_said_once(tmp_path):
+    settings = {"network": "mlp", "network_options": {"hidden": [8]}, "image_size": 8, "epochs": 1}
+    wtkit.train(RunConfig(method="backprop", **settings), tmp_path / "run", quiet=True)
+    status, lines = said([*LONG, "--output=run"], tmp_path)
+    assert (status, len(lines)) == (1, 1), lines
+    assert "run/trajectory.nc is a run with other settings" in lines[0]
+
+
+GROUP = """
+import os, signal, sys, time
+rank = os.environ["RANK"]
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75 if rank == "1" else 0))
+open(rank, "w").close()
+time.sleep(60)
+"""
+
+
+def test_a_signal_is_handed_on_and_the_status_handed_back(tmp_path):
+    with begun(["-c", f"import sys; from wtkit.processes import launch; sys.exit(launch(2, ['-c', {GROUP!r}]))"],
+               [], tmp_path) as process:  # fmt: skip
+        while not all((tmp_path / rank).exists() for rank in "01"):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(20) == os.EX_TEMPFAIL
+
+
+def test_a_process_that_will_not_leave_is_made_to(tmp_path):
+    code = """
+import sys
+from wtkit import processes
+processes.LEAVE = processes.GRACE = 0.2
+stay = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+sys.exit(processes.launch(2, ["-c", stay + "os.environ['RANK'] == '1' and os._exit(3); time.sleep(60)"]))
+"""
+    with begun(["-c", code], [], tmp_path) as process:
+        assert process.wait(20) == 3
+
+
+def test_alone_a_process_is_the_first(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert processes.is_first()
+    monkeypatch.setenv("RANK", "1")  # whatever it means to others
+    assert processes.is_first()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not processes.is_first()
