@@ -76,6 +76,15 @@ for ablation in ABLATIONS:
             list(products_of(ablation, OF_ABLATIONS)),
 
 
+onstart:  # not before a dry run, nor where nothing is to be done
+    blocked = unwritable(path for job in workflow.dag.needrun_jobs() for path in [*job.output, *job.log])
+    if blocked:
+        sys.exit(
+            f"wtkit: cannot write to {', '.join(blocked)}; change that (chmod u+w), or take another working folder "
+            f"with --directory. Nothing was changed"
+        )
+
+
 onsuccess:
     print("Figures and tables: results/<experiment>/figures   executed notebooks: results/<experiment>/notebooks")
 

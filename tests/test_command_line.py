@@ -1,3 +1,4 @@
+import dataclasses
 import shlex
 import subprocess
 import sys
@@ -6,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from wtkit.__main__ import main
-from wtkit.config import expand
+from wtkit.config import RunConfig, expand
+from wtkit.settings import described
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,12 +85,24 @@ def test_runs_prints_commands_that_make_the_same_runs(tmp_path, capsys):
     assert arguments == run.arguments()
 
 
-def test_help_needs_no_torch():
-    code = """
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_needs_no_torch(arguments):
+    code = f"""
 import sys, wtkit.__main__
 try:
-    wtkit.__main__.main(["--help"])
+    wtkit.__main__.main({arguments})
 except SystemExit:
     assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_help_says_what_each_setting_is(capsys):
+    assert described(RunConfig).keys() == {field.name for field in dataclasses.fields(RunConfig)}
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--epochs VALUE passes through the training images; default: 10 " in text
+    assert "--backprop VALUE modules that stay on backprop, by name; * matches any text, as in wtkit.convert; " in text
+    assert "--method VALUE one of the methods in wtkit.methods, for instance weight_mirror; required " in text
+    assert "own; default: none --evaluate-on VALUE" in text  # of augment, whose default is None

@@ -180,11 +180,12 @@ def test_no_more_runs_are_started_than_gpus_have_room_for(tmp_path):
     assert re.findall(r" gpu=(\d+)", done.stdout) == ["6"] * 6
 
 
-def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path):
-    done = snakemake(tmp_path, "-n", "--config", "runs_per_gpu=0")
+@pytest.mark.parametrize("number", ["0", "x"])
+def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path, number):
+    done = snakemake(tmp_path, "-n", "--config", f"runs_per_gpu={number}")
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(
-        "wtkit: WTKIT_RUNS_PER_GPU: expected a whole number from 1 on, got '0'"
+        f"wtkit: config key 'runs_per_gpu': expected a whole number from 1 on, got '{number}'"
     )
 
 
@@ -199,18 +200,24 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp
     kept = (results / "runs" / first.name / "trajectory.nc").read_bytes()
     arguments = ("results/tiny/results.nc", "--cores", "1", "--config", f"experiment={path}")
 
+    def run(*more):
+        words = [*as_others, *pipeline.command(tmp_path, *arguments, *more)]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
     def refused():
-        words = [*as_others, *pipeline.command(tmp_path, *arguments)]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run()
         assert done.returncode != 0
+        (line,) = [line for line in done.stderr.splitlines() if "wtkit: " in line]
+        assert line == done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
+        return line
 
     for folder in (tmp_path, results, results / "runs"):
         folder.chmod(0o555)
-    assert f"wtkit: cannot write to {tmp_path}, " in refused().splitlines()[-1]
+    assert f"wtkit: cannot write to {tmp_path}, " in refused()
     tmp_path.chmod(0o755)
-    assert "Permission denied: 'results/tiny/" in refused()
+    assert refused().startswith("wtkit: cannot write to results/tiny/, results/tiny/runs/; change that (chmod u+w), or")
+    assert run("-n").returncode == 0
 
     assert (results / "runs" / first.name / "trajectory.nc").read_bytes() == kept
     for folder in (results, results / "runs"):

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from . import __version__, config
 from .errors import Stopped, WtkitError
 from .processes import is_first, said_once
-from .settings import known, nearest
+from .settings import described, known, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,11 +85,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="NAME=VALUE",
             help=f"one of the {whose}'s own options; repeatable",
         )
+    what = described(config.RunConfig)
     for field in dataclasses.fields(config.RunConfig):
         if field.name not in ("options", "network_options"):
             # what is required is missed with the other settings, when a misspelt option has already been named
             required = field.default is dataclasses.MISSING
-            text = "required" if required else f"default: {config._typed(field.default) or 'none'}"
+            left = "none" if field.default in (None, "", ()) else config._typed(field.default)
+            how = "required" if required else f"default: {left}"
+            text = f"{what[field.name]}; {how}".replace("%", "%%")
             command.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text)
 
     command = commands.add_parser("runs", help="list the runs of an experiment file")

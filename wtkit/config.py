@@ -86,7 +86,7 @@ def network_name(network: str, options: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, Mapping):
         value = [f"{key}_{_word(option)}" for key, option in value.items()]
-    text = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    text = "+".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
 
 
@@ -116,7 +116,7 @@ class RunConfig:
     """One training run: everything that its numbers depend on.
 
     Attributes:
-        method: one of the methods in :mod:`wtkit.methods`.
+        method: one of the methods in :mod:`wtkit.methods`, for instance ``weight_mirror``.
         options: the method's own hyper-parameters.
         variant: a word that tells two sets of options of one method apart; empty for the main one.
         network: a classifier of torchvision's by its name there (:data:`RESNETS`, :data:`TORCHVISION`), ``mlp``, or
@@ -129,7 +129,8 @@ class RunConfig:
         stem: of a ResNet, ``imagenet`` or ``small``.
         backprop: modules that stay on backprop, by name; ``*`` matches any text, as in :func:`wtkit.convert`. Their
             layers are measured like the others.
-        data: name of the data set.
+        data: the data set: ``digits``, ``cifar10``, ``cifar100``, ``tiny_imagenet``, ``imagenet``, or ``image_folder``
+            for a folder of yours.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with ``train`` and ``val``.
         classes: how many of the data set's classes, spread evenly over them in their sorted order; None for all.
         image_size: height and width that images are brought to, in pixels; None for the data set's own.
@@ -148,7 +149,7 @@ class RunConfig:
             :func:`decay_exponent`). Biases and BatchNorm do not decay.
         schedule: ``step``, or ``cosine`` to zero over the whole run.
         lr_drops: epochs at whose start a step schedule multiplies the learning rate by ``lr_drop_factor``.
-        lr_drop_factor: that factor.
+        lr_drop_factor: what the learning rate is multiplied by at each of ``lr_drops``.
         warmup_epochs: epochs over which the learning rate rises linearly to ``lr``.
         label_smoothing: of the cross-entropy.
         precision: ``float32``, or ``bf16`` or ``fp16`` by autocast.
@@ -476,6 +477,8 @@ def _check_axis(axis: str, values: Any) -> None:
             _network(value)
         elif not isinstance(value, kind) or isinstance(value, bool):
             raise WtkitError(f"{axis!r}: expected a list of {word}, got {value!r} in it")
+        elif axis == "norm_orders":  # here, for a network without the choice would not look at it
+            known(str(value), (*NORM_ORDERS, OWN_ORDER), "norm order")
 
 
 def _network(entry: Any) -> tuple[str, dict[str, Any]]:
@@ -510,8 +513,7 @@ _OF_POINTS = [*_SETTINGS, *_AXIS_OF_POINTS.values(), "network_options"]
 def _ablate(content: dict[str, Any], path: Path) -> list[RunConfig]:
     for key in content:
         known(str(key), _ABLATION_KEYS, "key of an ablation")
-    experiments = {file.stem: file for folder in (path.parent.parent, path.parent) for file in folder.glob("*.yaml")}
-    base = _axes(_read(experiments[known(content["base"], set(experiments) - {path.stem}, "base")]))
+    base = _base(content["base"], path)
     changed = {key: content[key] for key in _AXES if key in content}
     for axis, values in changed.items():
         _check_axis(axis, values)
@@ -537,6 +539,15 @@ def _ablate(content: dict[str, Any], path: Path) -> list[RunConfig]:
                 raise WtkitError(f"two runs are called {made.name}; give one of the points another name")
             found[made.name] = made
     return list(found.values())
+
+
+def _base(name: Any, path: Path) -> dict[str, Any]:
+    """The experiment that the ablation at ``path`` names as its base."""
+    files = {file.stem: file for folder in (path.parent.parent, path.parent) for file in folder.glob("*.yaml")}
+    content = _read(files[str(name)]) if str(name) in files else None
+    if content is None or _has_base(content):  # only then: to tell experiments from ablations, all are read
+        known(name, sorted(stem for stem, file in files.items() if not is_ablation(file)), "base")
+    return _axes(content)
 
 
 def _axis_at(axis: str, change: Mapping[str, Any], others: list) -> list:

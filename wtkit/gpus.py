@@ -57,11 +57,15 @@ def _parts(gpu: str) -> list[str]:
 
 
 def slots() -> int:
-    """How many runs may share a GPU. Raises WtkitError for what is no positive number."""
-    given = os.environ.get(RUNS_PER_GPU, "1")
-    if not given.isdigit() or int(given) < 1:
-        raise WtkitError(f"{RUNS_PER_GPU}: expected a whole number from 1 on, got {given!r}")
-    return int(given)
+    """How many runs may share a GPU, by the environment."""
+    return number_of_runs(os.environ.get(RUNS_PER_GPU, "1"), RUNS_PER_GPU)
+
+
+def number_of_runs(given: object, key: str) -> int:
+    """What was ``given`` as ``key``; raises WtkitError for what is no positive number."""
+    if not str(given).isdecimal() or int(str(given)) < 1:
+        raise WtkitError(f"{key}: expected a whole number from 1 on, got {str(given)!r}")
+    return int(str(given))
 
 
 @contextlib.contextmanager

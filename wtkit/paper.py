@@ -384,7 +384,8 @@ def _by_layer(node: xr.Dataset, method: str, quantity: str = "matrix_angle", *, 
     """
     runs = select(node, method, norm_order=main_order(node))
     if not runs.sizes["run"]:
-        raise _CannotTestError(f"{label(method)} was not run with {main_order(node)}")
+        order = main_order(node)
+        raise _CannotTestError(f"{label(method)} was not run" + f" with {order}" * (order == MAIN_ORDER))
     if not complete(runs).sizes["run"]:
         raise _CannotTestError(f"all runs of {label(method)} diverged")
     values = complete(runs)[quantity].dropna("epoch", how="all").transpose("run", "epoch", "layer")

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import inspect
 import re
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast, dataclass_transform
@@ -60,6 +61,14 @@ def nearest(value: str, accepted: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"``, or nothing where nothing is near."""
     match = difflib.get_close_matches(str(value), list(accepted), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def described(cls: type) -> dict[str, str]:
+    """What each field of ``cls`` is: the first sentence on it under ``Attributes:`` in the docstring, as plain text."""
+    listed = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
+    plain = {name: re.sub(r":\w+:(?=`)|`", "", " ".join(text.split())) for name, text in entries}
+    return {name: re.split(r"\.(?: |$)", text)[0] for name, text in plain.items()}
 
 
 def _sentence(error: pydantic.ValidationError, what: str) -> WtkitError:

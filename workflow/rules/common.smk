@@ -29,6 +29,12 @@ def products_of(experiment, notebooks):
             yield f"{results}/figures/{file}"
 
 
+def unwritable(paths):
+    """The folders that these paths would be written in, or made in, and cannot be."""
+    there = {next(folder for folder in Path(path).parents if folder.exists()) for path in paths}
+    return sorted(f"{folder}/" for folder in there if not os.access(folder, os.W_OK | os.X_OK))
+
+
 def needs(wildcards):
     """What a run asks of a cluster, estimates: MB of memory, minutes, processors a GPU.
 

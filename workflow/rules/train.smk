@@ -6,13 +6,14 @@ from wtkit import gpus
 # Where a job is warned of its end by USR1, all its processes get it, this one too: only runs act on it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-if "runs_per_gpu" in config:
-    os.environ[gpus.RUNS_PER_GPU] = str(config["runs_per_gpu"])
+try:
+    if "runs_per_gpu" in config:
+        os.environ[gpus.RUNS_PER_GPU] = str(gpus.number_of_runs(config["runs_per_gpu"], "config key 'runs_per_gpu'"))
+    slots = gpus.slots()
+except WtkitError as error:
+    sys.exit(f"wtkit: {error}")
 if workflow.is_main_process and workflow.nodes is None and "gpu" not in workflow.global_resources:
-    try:
-        at_a_time = len(gpus.devices()) * gpus.slots()
-    except WtkitError as error:
-        sys.exit(f"wtkit: {error}")
+    at_a_time = len(gpus.devices()) * slots
     if at_a_time:  # or Snakemake would start more runs than there is room for, to wait for each other
         workflow.register_resource("gpu", at_a_time)
 

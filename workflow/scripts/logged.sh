@@ -5,7 +5,7 @@ logged() {
   shift
   trap : TERM
   "$@" 2>&1 | (trap '' INT TERM; exec tee "$log") || status=$?
-  if [ "$status" = 137 ]; then
+  if [ "$status" = 137 ] && ! grep -q '(SIGKILL)' "$log"; then # of several processes the launcher has said which
     echo "wtkit: killed (SIGKILL), perhaps for want of memory; the same command goes on from what was saved" | tee -a "$log"
   fi
   return "$status"
