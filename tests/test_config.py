@@ -330,6 +330,10 @@ BROKEN = [
     ),
     (SMALL | {"networks": [{"mlp": {}, "vgg11": {}}]}, "expected a name, or one name with a mapping of options"),
     (SMALL | {"networks": [{"mlp": {1: 2}}]}, "expected a name, or one name with a mapping of options"),
+    (
+        SMALL | {"networks": ["mlp"], "norm_orders": ["bn_rely"]},
+        "unknown norm order 'bn_rely' (did you mean 'bn_relu'?)",
+    ),
     (SMALL | {"networks": [{"mlp": {"units": "tanh"}}]}, "unknown option of mlp 'units' (did you mean 'unit'?)"),
     (SMALL | {"settings": {"network_options": {}}}, "unknown setting 'network_options'"),
     (
@@ -473,7 +477,8 @@ BASE = {
 
 @pytest.fixture
 def ablation(tmp_path):
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    for name in ("other", "base"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(BASE))
     (tmp_path / "ablations").mkdir()
     path = tmp_path / "ablations" / "mine.yaml"
 
@@ -619,7 +624,9 @@ BROKEN_ABLATIONS = [
     ({"variants": {}}, "'variants': expected at least one"),
     ({"variants": {"a b": {}}}, "setting 'variant': string should match pattern"),
     ({"sweeps": {"lr": [1]}}, "unknown key of an ablation 'sweeps' (did you mean 'sweep'?)"),
-    ({"base": "bass", "sweep": {"lr": [1]}}, "unknown base 'bass' (did you mean 'base'?); accepted: base"),
+    ({"base": "mine", "sweep": {"lr": [1]}}, "unknown base 'mine'; accepted: base, other"),
+    ({"base": ["base"], "sweep": {"lr": [1]}}, "unknown base ['base']; accepted: base, other"),
+    ({"base": "bass", "sweep": {"lr": [1]}}, "unknown base 'bass' (did you mean 'base'?); accepted: base, other"),
 ]
 
 

@@ -147,6 +147,20 @@ def test_the_same_command_mends_what_is_damaged(tmp_path, source, spoil, file):
     assert contents(tmp_path / "pack") == whole
 
 
+def test_an_image_that_was_replaced_is_packed_again(tmp_path, source):
+    target = tmp_path / "pack"
+    pack(source, target, shard_images=15, workers=0)
+    before = {path.name: path.stat().st_mtime_ns for path in target.glob("*.tar")}
+    images = sorted((source / "train").rglob("*.png"))
+    Image.new("RGB", (8, 8), "red").save(images[20])
+    os.utime(images[30], (1, 1))  # changed, to the same bytes
+    pack(source, target, shard_images=15, workers=0)
+    after = {path.name: path.stat().st_mtime_ns for path in target.glob("*.tar")}
+    assert [name for name in before if before[name] != after[name]] == ["train-00001.tar", "train-00002.tar"]
+    train, _, _ = open_pack(target, lambda count: {i: i for i in range(count)})
+    assert train.read(20) == images[20].read_bytes()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path, source, monkeypatch):
     pack(source, tmp_path / "whole", shard_images=15, workers=0)

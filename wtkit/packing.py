@@ -5,7 +5,8 @@ A pack is a folder with
 - ``train-00000.tar`` … and ``val-00000.tar`` …, shards of ``shard_images`` images each, in the order of the folder's
   sorted names. Their members are ``<class>/<file>``, so that tar, WebDataset and whatever reads tar files reads them;
 - ``train.npy`` and ``val.npy``, a row an image: where in its shard its bytes begin, how many they are, and its class;
-- ``pack.json``, the manifest: what the pack was made of and how, its classes, and the SHA-256 of all other files.
+- ``pack.json``, the manifest: what the pack was made of and how, its classes, the SHA-256 of all other files, and for
+  each shard one of its images' sizes and times of change.
 
 The manifest stands there from the start; until the pack is whole, it lacks ``parts``.
 """
@@ -157,7 +158,8 @@ def pack(
 
     An image whose short side is longer than ``short_side`` is resized to it, as torchvision resizes, and stored as JPEG
     of that ``quality``; any other is kept byte for byte. The same images and settings make the same bytes. Of a pack
-    that is there, unfinished or whole, shards are checked, and made anew where they are missing or damaged.
+    that is there, unfinished or whole, shards are checked, and made anew where they are missing or damaged, and, of a
+    whole one, where the size or time of change of an image is another.
 
     Raises:
         WtkitError: if ``source`` is no folder of images or one of them is damaged, or ``target`` holds something else,
@@ -201,8 +203,8 @@ def _writing(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _begun(target: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Claim ``target`` for this pack; returns the checksums of its shards, as far as they are known."""
+def _begun(target: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Claim ``target`` for this pack; returns what its manifest says of each shard, as far as it does."""
     if not is_pack(target):
         _write(target / "pack.json", json.dumps(settings, indent=1).encode())
         return {}
@@ -212,7 +214,7 @@ def _begun(target: Path, settings: dict[str, Any]) -> dict[str, str]:
             what = "of other images" if name in ("names_sha256", "classes") else f"whose {name} is {found.get(name)!r}"
             raise WtkitError(f"{target}/ holds a pack {what}; name another folder, or remove that one")
     described = found.get("parts", {}).values()
-    return {shard["file"]: shard["sha256"] for part in described for shard in part["shards"]}
+    return {shard["file"]: shard for part in described for shard in part["shards"]}
 
 
 def _pack_part(
@@ -221,7 +223,7 @@ def _pack_part(
     images: Files,
     names: list[str],
     settings: dict[str, Any],
-    known: dict[str, str],
+    known: dict[str, dict[str, Any]],
     workers: int,
 ) -> dict[str, Any]:
     """Write the shards of a part that are missing or damaged, then its index; returns its entry in the manifest."""
@@ -230,15 +232,19 @@ def _pack_part(
     step = settings["shard_images"]
     shards = [range(i, min(i + step, len(images))) for i in range(0, len(images), step)]
     paths = [target / _shard_name(part, i) for i in range(len(shards))]
-    found = [_whole(path, len(shard), known) for path, shard in zip(paths, shards, strict=True)]
+    sources = [_state([images.paths[place] for place in shard]) for shard in shards]
+    found = [
+        _whole(path, {"images": len(shard), "sources_sha256": source}, known.get(path.name, {}))
+        for path, shard, source in zip(paths, shards, sources, strict=True)
+    ]
     missing = [place for entry, shard in zip(found, shards, strict=True) if entry is None for place in shard]
     with tqdm(total=len(images), initial=len(images) - len(missing), desc=f"packing {part}", disable=None) as bar:
         stored = _stored(_Shrunk(images, names, settings["short_side"], settings["quality"]), missing, workers)
         entries = []
-        for path, shard, entry in zip(paths, shards, found, strict=True):
+        for path, shard, entry, source in zip(paths, shards, found, sources, strict=True):
             if entry is None:
                 _write_shard(path, itertools.islice(stored, len(shard)), bar.update)
-            entries.append(entry or _described(path))
+            entries.append((entry or _described(path)) | {"sources_sha256": source})
     places = itertools.chain.from_iterable(entry.pop("places") for entry in entries)
     rows = np.array([(*place, label) for place, label in zip(places, images.labels, strict=True)], ROW)
     index = io.BytesIO()
@@ -249,6 +255,12 @@ def _pack_part(
         "index_sha256": hashlib.sha256(index.getvalue()).hexdigest(),
         "shards": entries,
     }
+
+
+def _state(paths: Sequence[Path]) -> str:
+    """The SHA-256 of the sizes and times of change, in whole seconds, of some files."""
+    states = ((found.st_size, int(found.st_mtime)) for found in (path.stat() for path in paths))
+    return hashlib.sha256(json.dumps([*states]).encode()).hexdigest()
 
 
 def _shard_name(part: str, number: int) -> str:
@@ -270,13 +282,14 @@ def _described(path: Path) -> dict[str, Any]:
     }
 
 
-def _whole(path: Path, images: int, known: dict[str, str]) -> dict[str, Any] | None:
-    """The same, or None if the shard is missing or damaged."""
+def _whole(path: Path, expected: dict[str, Any], known: dict[str, Any]) -> dict[str, Any] | None:
+    """The same, or None if the shard is missing or damaged, or its images are known to have changed."""
     try:
-        entry = _described(path)
+        entry = _described(path) | {"sources_sha256": expected["sources_sha256"]}
     except (OSError, tarfile.TarError):
         return None
-    return entry if entry["images"] == images and entry["sha256"] == known.get(path.name, entry["sha256"]) else None
+    was = {name: known.get(name, entry[name]) for name in ("sha256", "sources_sha256")}
+    return entry if entry["images"] == expected["images"] and entry | was == entry else None
 
 
 def _write_shard(path: Path, members: Iterator[tuple[str, bytes]], advance: Callable[[], Any]) -> None:
