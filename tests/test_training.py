@@ -390,10 +390,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, little_space):
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with (
         little_space(1000),
-        pytest.raises(wtkit.WtkitError, match=r"^cannot write .*/checkpoint\.pt: .*; free some space and start"),
+        pytest.raises(
+            wtkit.WtkitError, match=r"^cannot write .*/checkpoint\.pt: .*; free some space .* goes on from the last"
+        ),
     ):
         wtkit.train(settings, tmp_path, quiet=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    with little_space(1000), pytest.raises(wtkit.WtkitError, match=r"start the same command again: it begins anew$"):
+        wtkit.train(settings, tmp_path / "another", quiet=True)
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
 
 

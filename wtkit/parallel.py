@@ -1,7 +1,8 @@
 """Several processes that train one run: who they are, and what they tell each other.
 
-``torchrun`` starts them. Each holds the whole network and does an equal share of every batch and of the mirror's noise;
-the first reads and writes files and speaks. A process alone is a group of one, to which nothing here does anything.
+``wtkit.gpus`` or ``torchrun`` starts them. Each holds the whole network and does an equal share of every batch and of
+the mirror's noise; the first reads and writes files and speaks. A process alone is a group of one, to which nothing here
+does anything.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def refuse_differing(share: Share, tensors: Mapping[str, Tensor], when: str) -> 
             if not same:
                 error = WtkitError(
                     f"{name!r} differs between process 0 and process {other} {when}; give all processes one kind of "
-                    f"device and one version of wtkit and torch, and start again: it goes on from the last checkpoint"
+                    f"device and one version of wtkit and torch, and start again: what was saved is kept"
                 )
                 error.said_elsewhere = share.rank > 0
                 raise error

@@ -510,11 +510,8 @@ def _checkpoint(run: _Run, folder: Path) -> None:
 def _write(state: dict[str, Any], path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_whole(
-        path,
-        buffer.getbuffer(),
-        "free some space and start the same command again: it goes on from the last checkpoint that was saved",
-    )
+    then = "goes on from the last checkpoint that was saved" if path.exists() else "begins anew"
+    write_whole(path, buffer.getbuffer(), f"free some space and start the same command again: it {then}")
 
 
 def _resume(run: _Run, folder: Path, quiet: bool) -> None:

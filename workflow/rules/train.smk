@@ -30,7 +30,7 @@ rule train:
     # two runs side by side learn more a second than one run on two cores
     threads: 1
     resources:
-        gpu=1,  # several: --set-resources train:gpu=8, and torchrun; a machine without any takes its processor
+        gpu=1,  # several: --set-resources train:gpu=8, a process on each; a machine without any takes its processor
         mem_mb=lambda wildcards: needs(wildcards)[0],
         runtime=lambda wildcards: needs(wildcards)[1],
         cpus_per_gpu=lambda wildcards: needs(wildcards)[2],
