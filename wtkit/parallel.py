@@ -1,8 +1,8 @@
 """Several processes that train one run: who they are, and what they tell each other.
 
 ``wtkit.gpus`` or ``torchrun`` starts them. Each holds the whole network and does an equal share of every batch and of
-the mirror's noise; the first reads and writes files and speaks. A process alone is a group of one, to which nothing here
-does anything.
+the mirror's noise; the first reads and writes files and speaks. A process alone is a group of one, to which nothing
+here does anything.
 """
 
 from __future__ import annotations
