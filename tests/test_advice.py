@@ -200,9 +200,10 @@ def test_a_run_takes_about_what_a_few_steps_foretell(method, tmp_path, monkeypat
     assert found.problem == "" and found.facts == planning.Facts(1437, 360, 10, 16)
     assert found.cost.memory > 1e8
     assert (found.cost.mirror > 0) == (method == "weight_mirror")
-    run = wtkit.train(config, tmp_path, device="cpu", quiet=True)
-    assert found.cost.seconds(config, 44) == pytest.approx(float(run["seconds"].sum()), rel=2)
-    assert found.cost.seconds(config, 44) > float(run["seconds"].sum()) / 3  # other work on the machine may come and go
+    taken = float(wtkit.train(config, tmp_path, device="cpu", quiet=True)["seconds"].sum())
+    ((_, again),) = measuring.survey([config], device="cpu")  # other work on the machine may come and go
+    foretold = [one.cost.seconds(config, 44) for one in (found, again)]
+    assert min(foretold) / 3 < taken < 3 * max(foretold)
 
 
 @pytest.mark.slow

@@ -162,14 +162,10 @@ def draw_predicted(nodes: Sequence[xr.Dataset]) -> Figure:
             ax.plot(
                 rows["predicted"], rows["measured"], how.marker, color=how.color, alpha=0.6, label=paper.label(method)
             )
-        ends = [some[["predicted", "measured"]].min(axis=None), some[["predicted", "measured"]].max(axis=None)]
-        ax.plot(ends, ends, "--", color=plotting.GREY, linewidth=0.8)
-        ax.set(xlabel=f"predicted {words}", ylabel=f"measured {words}")
-        if quantity == "steps":
-            ax.set(xscale="log", yscale="log")
-            for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_formatter("{x:g}")
-                axis.set_minor_formatter("")
+        end = 1.08 * some[["predicted", "measured"]].max(axis=None)
+        ax.plot([0, end], [0, end], "--", color=plotting.GREY, linewidth=0.8)
+        # both from zero, or what differs by rounding would fill the panel
+        ax.set(xlabel=f"predicted {words}", ylabel=f"measured {words}", xlim=(0, end), ylim=(0, end))
         ax.legend()
     return fig
 
@@ -203,7 +199,8 @@ def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -
     else:
         upright = len(names) > 8
         ax.set_xticks(range(len(names)), names, rotation=90 if upright else 30, ha="center" if upright else "right")
-        ax.set_xlabel(", ".join(map(_readable, keys)))
+        named = list(keys) == ["variant"]  # names that speak for themselves
+        ax.set_xlabel("" if named else ", ".join(map(_readable, keys)))
     _from_zero(ax)
     if quantity == "test_error":
         _chance(ax, table["chance"].groupby(places).first())
