@@ -172,12 +172,17 @@ def test_the_lag_is_that_of_an_average_behind_a_w_that_forgets_itself():
 
 @pytest.mark.slow
 def test_recorded_runs_are_compared_with_what_was_predicted():
-    config = run_config(MLP | {"method": "kolen_pollack", "epochs": 2, "lr": 0.005, "weight_decay": 0.3})
-    node = trajectory._joined([wtkit.train(config, quiet=True)])
+    """Also those that have fewer epochs than others of their group, and are filled up."""
+    settings = MLP | {"lr": 0.005, "weight_decay": 0.3}
+    short = wtkit.train(run_config(settings | {"method": "kolen_pollack", "epochs": 2}), quiet=True)
+    mirrored = wtkit.train(run_config(settings | {"method": "weight_mirror", "epochs": 1}), quiet=True)
+    longer = wtkit.train(run_config(settings | {"method": "backprop", "epochs": 3}), quiet=True)
+    node = trajectory._joined([short, mirrored, longer])
     table = planning.compared(node)
-    assert table["quantity"].tolist() == ["steps"]
-    assert table["measured"].item() == pytest.approx(table["predicted"].item(), rel=1e-3)
-    node["status"][0] = "diverged"
+    assert table["quantity"].tolist() == ["steps", *["angle"] * mirrored.sizes["layer"]]
+    assert table["measured"].iloc[0] == pytest.approx(table["predicted"].iloc[0], rel=1e-3)
+    assert table["measured"].iloc[1:].tolist() == mirrored["matrix_angle"][-1].values.tolist()
+    node["status"][:] = "diverged"
     assert planning.compared(node).empty
 
     digits = wtkit.open_results("digits", quiet=True)["resnet18"].to_dataset()

@@ -263,7 +263,7 @@ def time_constants(run: xr.Dataset) -> tuple[float, float]:
     """
     config = config_of(run)
     steps = known_facts(config).steps(config)
-    left = measured_mismatch(run).values
+    left = measured_mismatch(run).values[: config.epochs + 1]  # in a group with longer runs it is filled up
     if steps is None or not left[0] > 0:
         return math.nan, math.nan
     rates = [learning_rate(config, step / steps) / config.lr for step in range(config.epochs * steps)]
@@ -292,7 +292,8 @@ def compared(node: xr.Dataset) -> pd.DataFrame:
         if learns_as_W(config_of(run).loaded_method()):
             predicted, measured = time_constants(run)
             rows.append(who | {"quantity": "steps", "predicted": predicted, "measured": measured})
-        for angle, last in zip(expected_angles(run).values, run["matrix_angle"].values[-1], strict=True):
+        recorded = run["matrix_angle"].dropna("epoch", how="all").values
+        for angle, last in zip(expected_angles(run).values, recorded[-1] if len(recorded) else [], strict=False):
             rows.append(who | {"quantity": "angle", "predicted": angle, "measured": last})
     columns = ["network", "method", "norm_order", "variant", "quantity", "predicted", "measured"]
     return pd.DataFrame(rows, columns=columns).dropna()
