@@ -489,6 +489,16 @@ def ablation(tmp_path):
     return build
 
 
+def test_an_ablation_may_be_named_from_within_its_folder(ablation, tmp_path, monkeypatch):
+    """And an experiment that cannot be read is no matter of others."""
+    runs = ablation(SWEEP := {"sweep": {"lr": [0.1]}})
+    monkeypatch.chdir(tmp_path / "ablations")
+    assert expand("mine.yaml") == runs
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(WtkitError, match=r"unknown base 'nobody'; accepted: base, other$"):
+        ablation(SWEEP | {"base": "nobody"})
+
+
 def test_a_sweep_is_a_grid_over_the_bases_runs(ablation):
     runs = ablation({"sweep": {"mirror_lr": [0.01, 0.5], "lr": [0.1, 0.2]}, "methods": ["weight_mirror"]})
     points = {

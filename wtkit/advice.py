@@ -130,7 +130,7 @@ def _engaged(config: RunConfig, steps: int | None) -> dict[str, Any]:
     below = np.flatnonzero(left <= math.exp(-LEAST))
     return {
         "angle_before": 90.0, "angle_at_end": angle_of_mismatch(left[-1]), "mismatch_left": float(left[-1]),
-        "e_foldings": decay_exponent(config, steps), "aligned_epoch": int(below[0]) if below.size else None,
+        "e_foldings": _e_foldings(left[-1]), "aligned_epoch": int(below[0]) if below.size else None,
     }  # fmt: skip
 
 
@@ -165,6 +165,15 @@ def warnings(config: RunConfig, found: Found) -> list[str]:
     """Where alignment cannot come about in the schedule, a sentence each, with the setting that would mend it."""
     method, steps = config.loaded_method(), found.facts.steps(config)
     told = [found.problem] if found.problem else []
+    if steps == 0:
+        few = f"batch_size: {config.batch_size} is more than the {found.facts.training} training images"
+        return told or [f"{few}, and no step is taken; take a smaller one"]
+    if config.warmup_epochs >= config.epochs:
+        told.append(f"warmup_epochs: {config.warmup_epochs:g} takes all of the {config.epochs} epochs; take fewer")
+    taken = config.lr * config.weight_decay
+    if taken >= _most(config):
+        grow = f"a decay of lr · weight_decay = {taken:.2g} a step makes weights grow without bound"
+        return [*told, f"{grow}; take less than {_most(config):.2g}"]
     if learns_as_W(method) and steps is not None:
         told += _engaged_warnings(config, steps)
     if mirrors(method):
@@ -172,15 +181,33 @@ def warnings(config: RunConfig, found: Found) -> list[str]:
     return told
 
 
+def _most(config: RunConfig) -> float:
+    """lr · weight_decay from which on SGD's own decay, as :func:`wtkit.planning.mismatch` steps it, diverges."""
+    m = config.momentum
+    return 2 * (1 + m) / (1 + 2 * m) if config.nesterov else 2 * (1 + m)
+
+
 def _engaged_warnings(config: RunConfig, steps: int) -> list[str]:
-    exponent = decay_exponent(config, steps)
-    if exponent >= LEAST:
+    left = mismatch(config, steps)[-1]
+    if left <= math.exp(-LEAST):
         return []
+    words = f"the mismatch falls by e^-{_e_foldings(left):.1f} only: B will not align"
     per_decay = decay_exponent(dataclasses.replace(config, weight_decay=1.0), steps)
+    # the sum over the schedule holds for small rates; in few steps momentum takes more
+    decays = [float(f"{factor * ENOUGH / per_decay:.2g}") for factor in np.geomspace(0.8, 8, 12)] if per_decay else []
+    changed = [dataclasses.replace(config, weight_decay=decay) for decay in decays if decay * config.lr < _most(config)]
+    ends = ((other.weight_decay, _e_foldings(mismatch(other, steps)[-1])) for other in changed)
+    decay, gives = next((end for end in ends if end[1] >= ENOUGH - 0.2), (None, 0.0))
+    if decay is None:
+        return [f"{words}, with no weight_decay in so few steps; take more epochs"]
     return [
-        f"the mismatch falls by e^-{exponent:.1f} only: B will not align; weight_decay: {ENOUGH / per_decay:.2g} gives "
-        f"e^-{ENOUGH:.0f} (the other methods of a comparison then take it, too), and so do more epochs"
+        f"{words}; weight_decay: {decay:g} gives e^-{gives:.1f} (the other methods of a comparison then take it, too), "
+        f"and so do more epochs"
     ]
+
+
+def _e_foldings(left: float) -> float:
+    return 0.0 - math.log(max(left, 1e-300))
 
 
 def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[Layer], steps: int | None) -> list[str]:
@@ -188,9 +215,13 @@ def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[L
     total = None if steps is None else config.epochs * steps
     rate = "mirror_lr" if method.mirror_decay is None else "mirror_decay"
     per_lag = method.mirror_every / max(method.mirror_steps, 1)
-    if method.mirror_steps == 0 or method.decay == 0:
-        nothing = "mirror_steps is 0: B learns before training only" if method.mirror_steps == 0 else f"{rate} is 0"
-        told.append(f"{nothing}, and then stands still while W moves; take 1 mirror step or more and a rate above 0")
+    most = min(total or math.inf, forgotten)  # steps that B may stand behind W
+    if method.mirror_steps == 0:
+        told.append("mirror_steps is 0: B stands still while W moves; take 1 mirror step or more")
+    elif method.decay == 0:
+        told.append(f"{rate} is 0: B adds up all that it ever mirrored; take a rate above 0")
+    elif total is not None and method.mirror_every > total:
+        return [f"mirror_every: {method.mirror_every} is more than the {total:,} steps of the run; take fewer"]
     elif total is not None and behind > total:
         told.append(
             f"B averages over {behind:,.0f} engaged steps, the run has {total:,}; {_rate(rate, 5 * per_lag / total)}"
@@ -205,10 +236,11 @@ def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[L
         return told
     angles = {layer: sampling_angle(method, layer, _mirror_steps(config, method, steps)) for layer in layers}
     worst = max(angles, key=lambda layer: angles[layer])
-    if angles[worst] > WANTED and method.mirror_steps and method.decay:
+    noisy = angles[worst] > WANTED + 0.5 and method.mirror_steps > 0 and method.decay > 0
+    if noisy:
         told.append(
             f"noise leaves {angles[worst]:.0f}° in {worst.name} ({worst.inputs:,} inputs, {worst.samples:,} samples); "
-            f"for {WANTED:.0f}° take {_quieter(method, layers, rate)}"
+            f"for {WANTED:.0f}° take {_quieter(config, method, layers, rate, steps, least=per_lag / most)}"
         )
     begun = {layer: angle_before(method, layer) for layer in layers}
     worst = max(begun, key=lambda layer: begun[layer])
@@ -217,8 +249,12 @@ def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[L
             (n for n in range(1, 10_001) if angle_before(dataclasses.replace(method, mirror_before=n), worst) <= 20),
             None,
         )
-        advice = f"mirror_before: {enough}" if enough else "a larger mirror_before"
-        told.append(f"B starts at {begun[worst]:.0f}° in {worst.name}, W hardly mirrored; take {advice}")
+        if enough:
+            told.append(
+                f"B starts at {begun[worst]:.0f}° in {worst.name}, W hardly mirrored; take mirror_before: {enough}"
+            )
+        elif not noisy:
+            told.append(f"B starts at {begun[worst]:.0f}° in {worst.name}, and its noise leaves it there")
     unused = [layer for layer in layers if layer.inputs < layer.fan_in]
     left = mismatch(config, steps)[-1] if unused and steps is not None else 0.0
     if left > 0.01:
@@ -234,28 +270,37 @@ def _rate(name: str, value: float) -> str:
     return f"take {name}: {value:.2g}" if value <= 1 else "take mirror_every: 1 and more mirror_steps"
 
 
-def _quieter(method: WeightMirror, layers: Sequence[Layer], rate: str) -> str:
-    """What brings the worst layer's angle down to the wanted one: a smaller rate, or more or other noise."""
-    ways: list[dict[str, Any]] = [{rate: _rounded_down(float(x))} for x in method.decay * np.geomspace(1, 1e-4, 400)]
+def _quieter(
+    config: RunConfig, method: WeightMirror, layers: Sequence[Layer], rate: str, steps: int | None, least: float
+) -> str:
+    """What brings the worst layer's angle down to the wanted one: a smaller rate, or more or other noise.
+
+    Args:
+        least: the rate below which B stands too far behind W.
+    """
+    lower = {_rounded_down(float(x)) for x in method.decay * np.geomspace(1, 1e-4, 400)}
+    ways: list[dict[str, Any]] = [{rate: x} for x in sorted(lower, reverse=True) if least <= x < method.decay]
     if method.noise == "orthogonal":
         ways.append({"noise_fraction": 0.5})
     else:
         factors = [(_tan(sampling_angle(method, layer)) / _tan(WANTED)) ** 2 * layer.samples for layer in layers]
         ways += [{"noise_batch": math.ceil(max(factors))}, {"noise": "orthogonal"}]
-    first = {next(iter(way)): way for way in reversed(ways) if _noise_of(method, layers, **way) <= WANTED}
+    mirrored = _mirror_steps(config, method, steps)
+    first = {next(iter(way)): way for way in reversed(ways) if _noise_of(method, layers, mirrored, **way) <= WANTED}
     words = [
         f"{name}: {value:g}" if name == rate else f"{name}: {value}"
         for way in first.values()
         for name, value in way.items()
     ]
-    return ", or ".join(reversed(words)) or "a phi that is linear or relu"
+    return ", or ".join(reversed(words)) or "a weaker noise_std, phi: identity or phi: relu, or more samples"
 
 
-def _noise_of(method: WeightMirror, layers: Sequence[Layer], **options: Any) -> float:
-    """The worst layer's angle with other options."""
+def _noise_of(method: WeightMirror, layers: Sequence[Layer], mirrored: float, **options: Any) -> float:
+    """The worst layer's angle with other options, after so many mirror steps."""
     changed = dataclasses.replace(method, **options)
     return max(
-        sampling_angle(changed, dataclasses.replace(layer, samples=changed.samples(layer.inputs))) for layer in layers
+        sampling_angle(changed, dataclasses.replace(layer, samples=changed.samples(layer.inputs)), mirrored)
+        for layer in layers
     )
 
 

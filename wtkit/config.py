@@ -543,11 +543,20 @@ def _ablate(content: dict[str, Any], path: Path) -> list[RunConfig]:
 
 def _base(name: Any, path: Path) -> dict[str, Any]:
     """The experiment that the ablation at ``path`` names as its base."""
+    path = path.resolve()  # a file named from within its folder has no parents else
     files = {file.stem: file for folder in (path.parent.parent, path.parent) for file in folder.glob("*.yaml")}
     content = _read(files[str(name)]) if str(name) in files else None
     if content is None or _has_base(content):  # only then: to tell experiments from ablations, all are read
-        known(name, sorted(stem for stem, file in files.items() if not is_ablation(file)), "base")
+        known(name, sorted(stem for stem, file in files.items() if _is_experiment(file)), "base")
     return _axes(content)
+
+
+def _is_experiment(path: Path) -> bool:
+    """Whether the file can be a base; one that cannot be read is no matter of whoever names another."""
+    try:
+        return not is_ablation(path)
+    except WtkitError:
+        return False
 
 
 def _axis_at(axis: str, change: Mapping[str, Any], others: list) -> list:

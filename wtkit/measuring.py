@@ -9,6 +9,7 @@ import gc
 import json
 import math
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from . import data, networks, training
 from .advice import Cost, Found, groups
 from .angles import angle
-from .config import RunConfig
+from .config import CLASSES, RunConfig
 from .errors import WtkitError
 from .images import killed_workers
 from .layers import feedback_layers
@@ -82,6 +83,9 @@ def counted(config: RunConfig) -> Facts:
     """What the data are like, without decoding them; of those that are the same everywhere, without having them."""
     facts = known_facts(config)
     if config.data != "image_folder":
+        if config.classes is not None and config.classes > CLASSES[config.data]:
+            most = CLASSES[config.data]
+            raise WtkitError(f"setting 'classes': {config.classes} is more than the {most} classes of {config.data}")
         return facts
     how = "put your images there, or name another folder with data_root"
     train, test, classes = data._stored(config, Path(config.data_root), how)
@@ -249,11 +253,17 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
     if not learns_mirror(method):
         return []
     size = facts.image_size
-    # a class of the user's may want values
-    with torch.random.fork_rng([]), torch.device("cpu" if ":" in config.network else "meta"):
-        model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
-        training._convert(model, method, config)
-        fit_noise(model, torch.zeros(2, 3, size, size))
+    try:
+        # a class of the user's may want values
+        with torch.random.fork_rng([]), torch.device("cpu" if ":" in config.network else "meta"):
+            model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
+            training._convert(model, method, config)
+            fit_noise(model, torch.zeros(2, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = textwrap.shorten(str(error), 120)
+        raise WtkitError(
+            f"{config.network_name} does not take images of {size} pixels ({reason}); take another image_size"
+        ) from None
     return [
         Layer(
             name,
