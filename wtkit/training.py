@@ -612,7 +612,7 @@ def _processor() -> str:
 
 def _say(text: str, quiet: bool) -> None:
     if not quiet:
-        print(text, flush=True)
+        print(f"{text}\n", end="", flush=True)  # in one go: a process that is killed in between leaves no half line
 
 
 def _bar(batches: Iterator, done: int, total: int, text: str, quiet: bool) -> Iterator:
