@@ -94,7 +94,6 @@ def test_the_advised_decay_gives_what_it_says(epochs):
     ("method", "options", "settings", "words"),
     [
         ("kolen_pollack", {}, {"epochs": 1}, "no weight_decay in so few steps; take more epochs"),
-        ("kolen_pollack", {}, {"batch_size": 5000}, "more than the 1437 training images"),
         ("kolen_pollack", {}, {"lr": 100, "weight_decay": 1}, "grow without bound; take less than 3.8"),
         ("kolen_pollack", {}, {"warmup_epochs": 50}, "warmup_epochs: 50 takes all of the 8 epochs"),
         ("weight_mirror", {"mirror_every": 500}, {}, "more than the 352 steps of the run"),
@@ -103,6 +102,26 @@ def test_the_advised_decay_gives_what_it_says(epochs):
 )
 def test_what_cannot_be_is_said(method, options, settings, words):
     assert any(words in told for told in advice.warnings(*planned(method, options, **settings)))
+
+
+def test_a_batch_larger_than_the_data_is_said_in_the_datas_own_words():
+    config, _ = planned("kolen_pollack", batch_size=5000)
+    ((_, found),) = measuring.survey([config], measured=False)
+    (told,) = advice.warnings(config, found)
+    assert "5000 is more than the 1437 training images" in told
+    assert advice.row([config], found)["steps_per_epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [({"network": "alexnet"}, "alexnet does not take images of 8 pixels"),
+     ({"network": "nowhere:Net"}, "No module named 'nowhere'")],
+)  # fmt: skip
+def test_a_network_that_cannot_be_made_is_a_problem_in_its_own_words(network, words):
+    config, _ = planned("weight_mirror", image_size=8, **network)
+    ((_, found),) = measuring.survey([config], measured=False)
+    (told,) = [told for told in advice.warnings(config, found) if words in told]
+    assert ("image_size" in told) == ("pixels" in words)
 
 
 def test_advice_on_noise_leaves_the_lag_alone():

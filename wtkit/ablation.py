@@ -218,7 +218,8 @@ def _chance(ax: Axes, level: pd.Series) -> None:
 
 
 def _from_zero(ax: Axes) -> None:
-    ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))  # what is below 1 % or 1° is nothing, and looks so
+    top = max(ax.get_ylim()[1], 1.05 * ax.dataLim.ymax)  # of points all alike the margin is nothing, and cuts them
+    ax.set_ylim(0, max(1.0, top))  # what is below 1 % or 1° is nothing, and looks so
 
 
 def _heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:

@@ -66,7 +66,7 @@ class Cost:
         spent = self.start + total * self.step + records * (self.evaluation + self.checkpoint)
         spent += (2 + (config.epochs - 1) // config.angles_every) * self.agreement
         if mirrors(method):
-            spent += (method.mirror_before + total // method.mirror_every * method.mirror_steps) * self.mirror
+            spent += _mirror_steps(config, method, steps) * self.mirror
         return spent
 
 
@@ -165,9 +165,8 @@ def warnings(config: RunConfig, found: Found) -> list[str]:
     """Where alignment cannot come about in the schedule, a sentence each, with the setting that would mend it."""
     method, steps = config.loaded_method(), found.facts.steps(config)
     told = [found.problem] if found.problem else []
-    if steps == 0:
-        few = f"batch_size: {config.batch_size} is more than the {found.facts.training} training images"
-        return told or [f"{few}, and no step is taken; take a smaller one"]
+    if steps == 0:  # found's problem
+        return told
     if config.warmup_epochs >= config.epochs:
         told.append(f"warmup_epochs: {config.warmup_epochs:g} takes all of the {config.epochs} epochs; take fewer")
     taken = config.lr * config.weight_decay
@@ -207,62 +206,85 @@ def _engaged_warnings(config: RunConfig, steps: int) -> list[str]:
 
 
 def _e_foldings(left: float) -> float:
-    return 0.0 - math.log(max(left, 1e-300))
+    """By how many factors of e a mismatch has fallen of which the share ``left`` is left."""
+    return 0.0 - math.log(max(left, 1e-300))  # 0, rather than the -0 of a minus alone
 
 
 def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[Layer], steps: int | None) -> list[str]:
-    told, behind, forgotten = [], lag(method), time_constant(config)
     total = None if steps is None else config.epochs * steps
-    rate = "mirror_lr" if method.mirror_decay is None else "mirror_decay"
-    per_lag = method.mirror_every / max(method.mirror_steps, 1)
-    most = min(total or math.inf, forgotten)  # steps that B may stand behind W
-    if method.mirror_steps == 0:
-        told.append("mirror_steps is 0: B stands still while W moves; take 1 mirror step or more")
-    elif method.decay == 0:
-        told.append(f"{rate} is 0: B adds up all that it ever mirrored; take a rate above 0")
-    elif total is not None and method.mirror_every > total:
+    if total is not None and method.mirror_steps and method.mirror_every > total:
         return [f"mirror_every: {method.mirror_every} is more than the {total:,} steps of the run; take fewer"]
-    elif total is not None and behind > total:
-        told.append(
+    told = _lag_warnings(config, method, total)
+    if layers:
+        noisy = _noise_warnings(config, method, layers, steps)
+        told += noisy + _start_warnings(method, layers, bool(noisy)) + _padding_warnings(config, layers, steps)
+    return told
+
+
+def _lag_warnings(config: RunConfig, method: WeightMirror, total: int | None) -> list[str]:
+    """Where B stays too far behind W in a run of ``total`` steps."""
+    rate, behind, forgotten = _rate_of(method), lag(method), time_constant(config)
+    per_lag = method.mirror_every / max(method.mirror_steps, 1)
+    if method.mirror_steps == 0:
+        return ["mirror_steps is 0: B stands still while W moves; take 1 mirror step or more"]
+    if method.decay == 0:
+        return [f"{rate} is 0: B adds up all that it ever mirrored; take a rate above 0"]
+    if total is not None and behind > total:
+        return [
             f"B averages over {behind:,.0f} engaged steps, the run has {total:,}; {_rate(rate, 5 * per_lag / total)}"
-        )
-    elif behind > forgotten:
-        told.append(
+        ]
+    if behind > forgotten:
+        return [
             f"B averages over {behind:,.0f} engaged steps, but the decay makes W forget itself in {forgotten:,.0f}: "
             f"about {lag_angle(config, method):.0f}° while the rate is at its peak; "
             f"{_rate(rate, 4 * per_lag / forgotten)}, or a smaller weight_decay"
-        )
-    if not layers:
-        return told
-    angles = {layer: sampling_angle(method, layer, _mirror_steps(config, method, steps)) for layer in layers}
+        ]
+    return []
+
+
+def _noise_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[Layer], steps: int | None) -> list[str]:
+    mirrored = _mirror_steps(config, method, steps)
+    angles = {layer: sampling_angle(method, layer, mirrored) for layer in layers}
     worst = max(angles, key=lambda layer: angles[layer])
-    noisy = angles[worst] > WANTED + 0.5 and method.mirror_steps > 0 and method.decay > 0
-    if noisy:
-        told.append(
-            f"noise leaves {angles[worst]:.0f}° in {worst.name} ({worst.inputs:,} inputs, {worst.samples:,} samples); "
-            f"for {WANTED:.0f}° take {_quieter(config, method, layers, rate, steps, least=per_lag / most)}"
-        )
+    if angles[worst] <= WANTED + 0.5 or method.mirror_steps == 0 or method.decay == 0:
+        return []
+    # a smaller rate must not leave B behind W in its turn
+    behind = min(time_constant(config), math.inf if steps is None else config.epochs * steps)
+    least = method.mirror_every / method.mirror_steps / behind
+    return [
+        f"noise leaves {angles[worst]:.0f}° in {worst.name} ({worst.inputs:,} inputs, {worst.samples:,} samples); "
+        f"for {WANTED:.0f}° take {_quieter(method, layers, mirrored, least)}"
+    ]
+
+
+def _start_warnings(method: WeightMirror, layers: Sequence[Layer], noisy: bool) -> list[str]:
+    """Where B begins far from W; if it is its noise that leaves it there, ``noisy`` says that this is told already."""
     begun = {layer: angle_before(method, layer) for layer in layers}
     worst = max(begun, key=lambda layer: begun[layer])
-    if begun[worst] > FAR:
-        enough = next(
-            (n for n in range(1, 10_001) if angle_before(dataclasses.replace(method, mirror_before=n), worst) <= 20),
-            None,
-        )
-        if enough:
-            told.append(
-                f"B starts at {begun[worst]:.0f}° in {worst.name}, W hardly mirrored; take mirror_before: {enough}"
-            )
-        elif not noisy:
-            told.append(f"B starts at {begun[worst]:.0f}° in {worst.name}, and its noise leaves it there")
+    if begun[worst] <= FAR:
+        return []
+    tried = sorted({round(number) for number in np.geomspace(1, 10_000, 120)})
+    enough = next((n for n in tried if angle_before(dataclasses.replace(method, mirror_before=n), worst) <= 20), None)
+    begins = f"B starts at {begun[worst]:.0f}° in {worst.name}"
+    if enough:
+        return [f"{begins}, W hardly mirrored; take mirror_before: {enough}"]
+    return [] if noisy else [f"{begins}, and its noise leaves it there"]
+
+
+def _padding_warnings(config: RunConfig, layers: Sequence[Layer], steps: int | None) -> list[str]:
     unused = [layer for layer in layers if layer.inputs < layer.fan_in]
     left = mismatch(config, steps)[-1] if unused and steps is not None else 0.0
-    if left > 0.01:
-        told.append(
-            f"{len(unused)} layers ({unused[0].name}, …) have taps that only meet padding, where no noise is fired: "
-            f"their W is part of the matrix angle, and the decay leaves {left:.1%} of it; take larger images"
-        )
-    return told
+    if left <= 0.01:
+        return []
+    return [
+        f"{len(unused)} layers ({unused[0].name}, …) have taps that only meet padding, where no noise is fired: "
+        f"their W is part of the matrix angle, and the decay leaves {left:.1%} of it; take larger images"
+    ]
+
+
+def _rate_of(method: WeightMirror) -> str:
+    """The option that sets λ_B."""
+    return "mirror_lr" if method.mirror_decay is None else "mirror_decay"
 
 
 def _rate(name: str, value: float) -> str:
@@ -270,14 +292,14 @@ def _rate(name: str, value: float) -> str:
     return f"take {name}: {value:.2g}" if value <= 1 else "take mirror_every: 1 and more mirror_steps"
 
 
-def _quieter(
-    config: RunConfig, method: WeightMirror, layers: Sequence[Layer], rate: str, steps: int | None, least: float
-) -> str:
+def _quieter(method: WeightMirror, layers: Sequence[Layer], mirrored: float, least: float) -> str:
     """What brings the worst layer's angle down to the wanted one: a smaller rate, or more or other noise.
 
     Args:
+        mirrored: mirror steps of the run.
         least: the rate below which B stands too far behind W.
     """
+    rate = _rate_of(method)
     lower = {_rounded_down(float(x)) for x in method.decay * np.geomspace(1, 1e-4, 400)}
     ways: list[dict[str, Any]] = [{rate: x} for x in sorted(lower, reverse=True) if least <= x < method.decay]
     if method.noise == "orthogonal":
@@ -285,7 +307,6 @@ def _quieter(
     else:
         factors = [(_tan(sampling_angle(method, layer)) / _tan(WANTED)) ** 2 * layer.samples for layer in layers]
         ways += [{"noise_batch": math.ceil(max(factors))}, {"noise": "orthogonal"}]
-    mirrored = _mirror_steps(config, method, steps)
     first = {next(iter(way)): way for way in reversed(ways) if _noise_of(method, layers, mirrored, **way) <= WANTED}
     words = [
         f"{name}: {value:g}" if name == rate else f"{name}: {value}"

@@ -69,11 +69,16 @@ def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
             cannot be decoded (naming it), or a batch is larger than the training set.
     """
     data = _LOADERS[config.data](config, torch.device(device))
-    if data.steps(config.batch_size) < 1:
-        raise WtkitError(f"setting 'batch_size': {config.batch_size} is more than the {data.steps(1)} training images")
+    check_batch(config, data.steps(1))
     if data.num_classes < 2 or len(data.held_out_examples(2)[0]) < 2:
         raise WtkitError(f"{config.data}: expected two classes and two held-out images at least")
     return data
+
+
+def check_batch(config: RunConfig, training: int) -> None:
+    """Refuse a batch of more than the ``training`` images that there are."""
+    if training < config.batch_size:
+        raise WtkitError(f"setting 'batch_size': {config.batch_size} is more than the {training} training images")
 
 
 # ----------------------------------------------------------------------------------------------------- in memory

@@ -113,9 +113,7 @@ def _locks(among: Mapping[str, str], count: int, runs: int, folder: Path) -> dic
             lock = _open(folder, f"{re.sub(r'[^A-Za-z0-9-]', '_', key)}.{slot}")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.set_inheritable(
-                    lock.fileno(), True
-                )  # so that it stays as long as a process that was launched for it
+                os.set_inheritable(lock.fileno(), True)  # it stays as long as a process that was launched for it
                 held[name] = lock
             except BlockingIOError:
                 lock.close()

@@ -60,6 +60,8 @@ def survey(
         try:
             if target is None:
                 first = dataclasses.replace(first, facts=counted(config))
+                if first.facts.training is not None:
+                    data.check_batch(config, first.facts.training)
             else:
                 images, reading = _loaded(config, target, loaded)
                 first = dataclasses.replace(first, facts=_facts(images, config))
@@ -83,9 +85,7 @@ def counted(config: RunConfig) -> Facts:
     """What the data are like, without decoding them; of those that are the same everywhere, without having them."""
     facts = known_facts(config)
     if config.data != "image_folder":
-        if config.classes is not None and config.classes > CLASSES[config.data]:
-            most = CLASSES[config.data]
-            raise WtkitError(f"setting 'classes': {config.classes} is more than the {most} classes of {config.data}")
+        data._chosen(config, CLASSES[config.data])  # for its error
         return facts
     how = "put your images there, or name another folder with data_root"
     train, test, classes = data._stored(config, Path(config.data_root), how)
@@ -259,6 +259,8 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
             model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
             training._convert(model, method, config)
             fit_noise(model, torch.zeros(2, 3, size, size))
+    except WtkitError:
+        raise
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = textwrap.shorten(str(error), 120)
         raise WtkitError(
