@@ -16,15 +16,15 @@ class SignSymmetry(Method):
     the choice of s. Reference: Liao, Leibo & Poggio, AAAI (2016), whose uSF this is.
 
     Attributes:
-        scale: ``initial`` (default), the root mean square of W at conversion, so that ‖B‖ starts at ‖W‖ and then
-            stays, and ``strict``, the root mean square of W as it is now, which transports one number: the two
-            normalisations of Moskovitz, Litwin-Kumar & Abbott (2018); ``xavier``, √(2/(fan_in + fan_out)), as
-            BioTorch has it; ``unit``, 1.
+        scale: ``strict`` (default), the root mean square of W as it is now, so that ‖B‖ = ‖W‖, which transports one
+            number a layer beside the signs, and ``initial``, the root mean square of W at conversion, which stays: the
+            two normalisations of Moskovitz, Litwin-Kumar & Abbott (2018); ``xavier``, √(2/(fan_in + fan_out)), as
+            BioTorch has it; ``unit``, 1. Under a decay that makes W small a scale that stays learns far worse.
     """
 
     label: ClassVar[str] = "SS"
 
-    scale: Literal["initial", "strict", "xavier", "unit"] = "initial"
+    scale: Literal["initial", "strict", "xavier", "unit"] = "strict"
 
     def initial(self, W, generator):
         if self.scale == "initial":
