@@ -388,7 +388,10 @@ def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
     settings = _mapping("settings", content.get("settings") or {})
     for key in settings:
         known(str(key), _SETTINGS, "setting")
-    overrides = [_override(entry) for entry in _list("overrides", content.get("overrides") or [])]
+    overrides = [
+        _override(f"overrides[{number}]", entry)
+        for number, entry in enumerate(_list("overrides", content.get("overrides") or []))
+    ]
     excluded = [_match("exclude", entry) for entry in _list("exclude", content.get("exclude") or [])]
 
     whos: list[dict[str, str]] = []
@@ -453,8 +456,8 @@ def _match(name: str, value: Any) -> dict[str, str]:
     return value
 
 
-def _override(entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    entry = _mapping("overrides", entry)
+def _override(which: str, entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    entry = _mapping(which, entry)
     for key in entry:
         known(str(key), ("match", "set"), "key of an override")
     match, change = _match("match", entry.get("match")), _mapping("set", entry.get("set"))
@@ -604,14 +607,27 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return points
 
 
+def _check_point(key: str, accepted: list[str], method: str) -> None:
+    others = [] if key in accepted else [name for name in methods.names() if key in _options(name)]
+    if others:
+        raise WtkitError(
+            f"{key!r} is an option of {' and '.join(others)}, not of {method}; leave {method} out of 'methods'"
+        )
+    known(key, accepted, f"setting or option of {method}")
+
+
+def _options(method: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(methods.method_class(method))]  # type: ignore[arg-type]
+
+
 def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     """``run`` with the settings, and options of its method or network, that ``change`` names."""
     values = dataclasses.asdict(run)
-    options = {field.name: "options" for field in dataclasses.fields(run.loaded_method())}  # type: ignore[arg-type]
+    options = dict.fromkeys(_options(run.method), "options")
     if run.network == "mlp":
         options |= {field.name: "network_options" for field in dataclasses.fields(MLP)}  # type: ignore[arg-type]
     for key, value in change.items():
-        known(str(key), [*_OF_POINTS, *options], f"setting or option of {run.method}")
+        _check_point(str(key), [*_OF_POINTS, *options], run.method)
         if key in ("options", "network_options"):
             values[key] |= _mapping(key, value)
         elif key in options:

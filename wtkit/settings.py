@@ -78,6 +78,8 @@ def _sentence(error: pydantic.ValidationError, what: str) -> WtkitError:
     message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     if first["type"] == "missing":
         message = "is required"
+    if first["type"] == "string_pattern_mismatch":  # of which there are only ^[…]*$
+        message = f"may have the characters {first['ctx']['pattern'][2:-3]} only"
     given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     if first["type"] == "literal_error":
         given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
