@@ -366,8 +366,8 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
         ax.axhline(angle, color=GREY, linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
         ax.annotate(
             f"paper: {sign} {angle:g}°", (0.98, angle), xycoords=ax.get_yaxis_transform(), ha="right", fontsize=7,
-            xytext=(0, 2 if sign == "<" else -2), va="bottom" if sign == "<" else "top", textcoords="offset points",
-            color=GREY,
+            xytext=(0, 3 if sign == "<" else -3), va="bottom" if sign == "<" else "top", textcoords="offset points",
+            color=GREY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
 
 
