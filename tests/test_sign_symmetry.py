@@ -73,11 +73,16 @@ def test_gradients_go_through_the_signs_and_no_gradient_through_taking_them(scal
         np.testing.assert_allclose(array(found[key]), value, rtol=1e-9, atol=1e-12, err_msg=key)
 
 
-def test_the_norm_of_B_starts_at_that_of_W_and_stays():
-    model = contract.converted("sign_symmetry")
-    norms = [float(layer.weight.detach().norm()) for layer in feedback_layers(model).values()]
-    contract.train(model, steps=3)
-    assert [float(layer.B.norm()) for layer in feedback_layers(model).values()] == pytest.approx(norms)
+def test_the_norm_of_B_follows_that_of_W_or_stays_where_it_starts():
+    def norms(model, tensor):
+        return [float(getattr(layer, tensor).detach().norm()) for layer in feedback_layers(model).values()]
+
+    for options in ({}, {"scale": "initial"}):
+        model = contract.converted("sign_symmetry", **options)
+        start = norms(model, "weight")
+        contract.train(model, steps=3)
+        assert norms(model, "weight") != pytest.approx(start)
+        assert norms(model, "B") == pytest.approx(start if options else norms(model, "weight"))
 
 
 def test_B_follows_a_sign_as_soon_as_it_turns():
@@ -98,7 +103,7 @@ def test_a_zero_weight_has_no_sign_and_sends_nothing():
 def test_a_layer_that_starts_at_zero_sends_delta_once_it_has_learned():
     layer = nn.Linear(16, 2)
     nn.init.zeros_(layer.weight)
-    wtkit.convert(layer, "sign_symmetry")
+    wtkit.convert(layer, "sign_symmetry", scale="initial")
     with torch.no_grad():
         layer.weight.normal_()
     assert layer.B.abs().eq(0.25).all(), "1/√fan_in"
@@ -115,8 +120,9 @@ def test_a_checkpoint_keeps_the_scale(scale):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_the_scale_is_kept_in_the_precision_of_the_layer(dtype):
-    layer = wtkit.convert(nn.Linear(8, 8).to(dtype), "sign_symmetry")
+    layer = wtkit.convert(nn.Linear(8, 8).to(dtype), "sign_symmetry", scale="initial")
     assert layer.B.dtype == layer.feedback.dtype == dtype
+    assert wtkit.convert(nn.Linear(8, 8).to(dtype), "sign_symmetry").B.dtype == dtype
 
 
 # ------------------------------------------------------------------------------------- random magnitudes: frSF and brSF
