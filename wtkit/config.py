@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -163,7 +163,7 @@ class RunConfig:
 
     method: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,=+-]*$")] = ""
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,=+-]*$", max_length=120)] = ""  # part of a folder's name
     network: str = "resnet18"
     network_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     norm_order: Literal[*NORM_ORDERS, OWN_ORDER] = "relu_bn"  # type: ignore[valid-type]
@@ -349,9 +349,8 @@ def _read(path: Path) -> Any:
     except FileNotFoundError:
         folder = path.parent if any(path.parent.glob("[!.]*.yaml")) else Path("config")
         others = sorted(other.stem for other in folder.glob("[!.]*.yaml"))
-        raise WtkitError(
-            f"no experiment file {path}{nearest(path.stem, others)}; in {folder}/: {', '.join(others) or 'none'}"
-        ) from None
+        near = f" (did you mean {folder / path.stem}.yaml?)" if path.stem in others else nearest(path.stem, others)
+        raise WtkitError(f"no experiment file {path}{near}; in {folder}/: {', '.join(others) or 'none'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
     except yaml.YAMLError as error:
@@ -375,6 +374,10 @@ def _axes(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WtkitError(f"expected a mapping with the keys {', '.join(_KEYS)}")
     for key in content:
+        if key in ("sweep", "variants"):
+            raise WtkitError(
+                f"{key!r} is a key of ablations, which name the experiment that they start from: base: digits"
+            )
         known(str(key), _KEYS, "key")
     axes: dict[str, Any] = {"norm_orders": ["relu_bn"], "seeds": [0]} | content
     for axis in _AXES:
@@ -387,9 +390,9 @@ def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
     base = _axes(content)
     settings = _mapping("settings", content.get("settings") or {})
     for key in settings:
-        known(str(key), _SETTINGS, "setting")
+        _check_setting(str(key), _SETTINGS, "setting")
     overrides = [
-        _override(f"overrides[{number}]", entry)
+        _override(f"overrides[{number - unchecked if number >= unchecked else number}]", entry)
         for number, entry in enumerate(_list("overrides", content.get("overrides") or []))
     ]
     excluded = [_match("exclude", entry) for entry in _list("exclude", content.get("exclude") or [])]
@@ -424,7 +427,8 @@ def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
                         f"two runs are called {run.name}; leave one out, or give it a variant, 'method:variant'"
                     )
                 runs[run.name] = run
-    _check_all_used("override", [match for match, _ in overrides], used | set(range(unchecked)), whos)
+    own = [match for match, _ in overrides[unchecked:]]
+    _check_all_used("override", own, {number - unchecked for number in used}, whos)
     if not unchecked:
         _check_all_used("exclude", excluded, left_out, whos)
     if not runs:
@@ -436,8 +440,10 @@ def _check_all_used(what: str, matches: list[dict[str, str]], used: set[int], ru
     for number, match in enumerate(matches):
         if number not in used:
             there = {key: sorted({run[key] for run in runs}) for key in match}
-            near = "".join(nearest(value, there[key]) for key, value in match.items() if value not in there[key])
-            raise WtkitError(f"{what} {number + 1} matches no run: {match}{near}")
+            wrong = {key: value for key, value in match.items() if value not in there[key]}
+            near = "".join(nearest(value, there[key]) for key, value in wrong.items())
+            listed = "".join(f"; {key}s: {', '.join(filter(None, there[key])) or 'none'}" for key in wrong)
+            raise WtkitError(f"{what} {number + 1} matches no run: {match}{near}{listed}")
 
 
 def _matching(overrides: list[tuple[dict, dict]], who: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -462,13 +468,20 @@ def _override(which: str, entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
         known(str(key), ("match", "set"), "key of an override")
     match, change = _match("match", entry.get("match")), _mapping("set", entry.get("set"))
     for key in change:
-        known(str(key), [*_SETTINGS, "norm_orders", "seeds"], "key of 'set'")
+        _check_setting(str(key), [*_SETTINGS, "norm_orders", "seeds"], "key of 'set'")
     for axis in ("norm_orders", "seeds"):
         if axis in change:
             _check_axis(axis, change[axis])
     if "norm_order" in match and "norm_orders" in change:
         raise WtkitError("an override that matches by 'norm_order' cannot set 'norm_orders'")
     return match, change
+
+
+def _check_setting(key: str, accepted: Sequence[str], what: str) -> None:
+    methods_of = [] if key in accepted else _having(key)
+    if methods_of:
+        raise WtkitError(f"{key!r} is an option of {' and '.join(methods_of)}; write it as options: {{{key}: …}}")
+    known(key, accepted, what)
 
 
 def _check_axis(axis: str, values: Any) -> None:
@@ -608,12 +621,17 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _check_point(key: str, accepted: list[str], method: str) -> None:
-    others = [] if key in accepted else [name for name in methods.names() if key in _options(name)]
+    others = [] if key in accepted else _having(key)
     if others:
         raise WtkitError(
             f"{key!r} is an option of {' and '.join(others)}, not of {method}; leave {method} out of 'methods'"
         )
     known(key, accepted, f"setting or option of {method}")
+
+
+def _having(option: str) -> list[str]:
+    """The methods that have this option."""
+    return [name for name in methods.names() if option in _options(name)]
 
 
 def _options(method: str) -> list[str]:
