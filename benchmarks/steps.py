@@ -34,8 +34,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: the profiler's own log would stand in the progress
-
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", "weight_mirror")
 PEERS = ("biotorch:fa", "biotorch:usf")
@@ -411,8 +409,8 @@ def measure_start(quick: bool = False) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with compiled bytecode kept, as Python does where nobody forbids it."""
-    environment = os.environ | {"KINETO_LOG_LEVEL": "5", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    """This process's, without the profiler's own log, and with compiled bytecode kept, unless somebody forbids it."""
+    environment = os.environ | {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
         environment.setdefault("PYTHONPYCACHEPREFIX", os.path.join(tempfile.gettempdir(), "wtkit-bytecode"))
     return environment
