@@ -286,3 +286,9 @@ def test_open_questions_are_answered_by_sweeps():
     assert judged(altered(base(), more), "Q2").outcome == "fails"
     less = both(with_option('"options": {}', '"options": {"mirror_steps": 4}', wm[1]), angle_of(wm[0], 20.0))
     assert judged(altered(base(), less), "Q2").outcome == "holds"
+
+    def follows_early(node):
+        node["matrix_angle"].values[wm[0], 1] = 40.0  # at the end both are alike
+
+    early = both(with_option('"options": {}', '"options": {"mirror_steps": 4}', wm[1]), follows_early)
+    assert judged(altered(base(), early), "Q2").outcome == "holds"

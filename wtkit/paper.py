@@ -677,15 +677,20 @@ def _(node: xr.Dataset) -> Finding:
 # ------------------------------------------------------------------------------------------------------ open questions
 
 
-def _sweep(node: xr.Dataset, method: str, amount: Callable[[xr.Dataset], float]) -> dict[float, tuple[float, Estimate]]:
-    """Mean late matrix angle (degrees) and final error by the amount of something, least first, over all variants."""
+def _sweep(
+    node: xr.Dataset,
+    method: str,
+    amount: Callable[[xr.Dataset], float],
+    period: Callable[[xr.DataArray], xr.DataArray] = _late,
+) -> dict[float, tuple[float, Estimate]]:
+    """Mean matrix angle (degrees, of a period) and final error by the amount of something, least first."""
     _by_layer(node, method)  # there are main runs, and their angles were measured
     runs = complete(select(node, method, norm_order=main_order(node), variant=None))
     amounts = np.array([amount(runs.isel(run=index)) for index in range(runs.sizes["run"])])
     found = {}
     for value in sorted(set(amounts.tolist())):
         some = runs.isel(run=amounts == value)
-        angle = float(_late(some["matrix_angle"].dropna("epoch", how="all")).mean())
+        angle = float(period(some["matrix_angle"].dropna("epoch", how="all")).mean())
         mean, error = mean_and_error(last_errors(some))
         found[value] = (angle, Estimate(float(mean), float(error), some.sizes["run"]))
     return found
@@ -712,9 +717,12 @@ def _(node: xr.Dataset) -> Finding:
     noise = {_mirroring(run)[1] for run in _runs(select(node, WM, norm_order=main_order(node)))}
     runs = select(node, WM, norm_order=main_order(node), variant=None)
     alike = [_mirroring(run)[1] in noise for run in _runs(runs)]
-    sweep = _sweep(runs.isel(run=alike), WM, lambda run: _mirroring(run)[0])
+    # all of training: late in a run, when W rests, only noise is left, which more steps do not average out
+    sweep = _sweep(
+        runs.isel(run=alike), WM, lambda run: _mirroring(run)[0], lambda angles: angles.isel(epoch=slice(1, None))
+    )
     missing = "all runs of WM mirror equally often; an ablation over mirror steps would tell"
-    return _falls(sweep, "mirror steps an engaged step", missing)
+    return _falls(sweep, "all of training, mirror steps an engaged step", missing)
 
 
 def _runs(runs: xr.Dataset) -> list[xr.Dataset]:
