@@ -369,7 +369,7 @@ BROKEN = [
     (override({"method": ["backprop"]}, {"lr": 1}), "override 1 matches no run: {'method': ['backprop']}"),
     (
         override({"norm_order": "bn_relu"}, {"lr": 1}),
-        "1 matches no run: {'norm_order': 'bn_relu'}; norm_orders: relu_bn",
+        "override 1 matches no run: {'norm_order': 'bn_relu'}; norm_orders: relu_bn",
     ),
     (override({"norm_order": "relu_bn"}, {"norm_orders": ["bn_relu"]}), "by 'norm_order' cannot set 'norm_orders'"),
     (

@@ -477,11 +477,16 @@ def _override(which: str, entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
     return match, change
 
 
-def _check_setting(key: str, accepted: Sequence[str], what: str) -> None:
-    methods_of = [] if key in accepted else _having(key)
-    if methods_of:
-        raise WtkitError(f"{key!r} is an option of {' and '.join(methods_of)}; write it as options: {{{key}: …}}")
+def _check_setting(key: str, accepted: Sequence[str], what: str, fix: str = "; write it as options: {{{}: …}}") -> None:
+    """Of an option of some method that does not belong here, say whose it is, and the fix."""
+    owners = [] if key in accepted else [name for name in methods.names() if key in _options(name)]
+    if owners:
+        raise WtkitError(f"{key!r} is an option of {' and '.join(owners)}{fix.format(key)}")
     known(key, accepted, what)
+
+
+def _options(method: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(methods.method_class(method))]  # type: ignore[arg-type]
 
 
 def _check_axis(axis: str, values: Any) -> None:
@@ -620,24 +625,6 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return points
 
 
-def _check_point(key: str, accepted: list[str], method: str) -> None:
-    others = [] if key in accepted else _having(key)
-    if others:
-        raise WtkitError(
-            f"{key!r} is an option of {' and '.join(others)}, not of {method}; leave {method} out of 'methods'"
-        )
-    known(key, accepted, f"setting or option of {method}")
-
-
-def _having(option: str) -> list[str]:
-    """The methods that have this option."""
-    return [name for name in methods.names() if option in _options(name)]
-
-
-def _options(method: str) -> list[str]:
-    return [field.name for field in dataclasses.fields(methods.method_class(method))]  # type: ignore[arg-type]
-
-
 def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     """``run`` with the settings, and options of its method or network, that ``change`` names."""
     values = dataclasses.asdict(run)
@@ -645,7 +632,8 @@ def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     if run.network == "mlp":
         options |= {field.name: "network_options" for field in dataclasses.fields(MLP)}  # type: ignore[arg-type]
     for key, value in change.items():
-        _check_point(str(key), [*_OF_POINTS, *options], run.method)
+        fix = f", not of {run.method}; leave {run.method} out of 'methods'"
+        _check_setting(str(key), [*_OF_POINTS, *options], f"setting or option of {run.method}", fix)
         if key in ("options", "network_options"):
             values[key] |= _mapping(key, value)
         elif key in options:
