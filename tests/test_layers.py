@@ -450,6 +450,36 @@ def test_backprop_under_autocast_is_plain_autocast():
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-2, atol=1e-4, msg=key)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_autocast_has_no_weights_wait_but_what_delta_travels_through(name):
+    """Beside the parameters and B themselves, which are there anyway: a cast of W, or the B that is made of it."""
+    model = wtkit.convert(contract.network().float(), name)
+    there = {x.data_ptr() for x in (*model.parameters(), *model.buffers())}
+    shapes = {layer.weight.shape for layer in feedback_layers(model).values()}
+    waiting = []
+
+    def note(x):
+        if x.shape in shapes and x.data_ptr() not in there:
+            waiting.append(x.dtype)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), torch.autocast("cpu", torch.bfloat16):
+        model(contract.batch()[0].float())
+    kept = all(layer.feedback is not None and layer.B is layer.feedback for layer in feedback_layers(model).values())
+    assert waiting == ([] if kept else [torch.bfloat16] * len(feedback_layers(model)))
+
+
+def test_an_input_of_another_precision_is_refused_as_by_a_plain_layer():
+    for plain, shape in ((nn.Linear(3, 2, bias=False), (1, 3)), (nn.Conv2d(3, 2, 1, bias=False), (1, 3, 2, 2))):
+        layer = wtkit.convert(copy.deepcopy(plain), "feedback_alignment")
+        said = []
+        for either in (plain, layer):
+            with pytest.raises(RuntimeError) as raised:
+                either(torch.randn(shape, dtype=torch.float64))
+            said.append(str(raised.value))
+        assert said[0] == said[1]
+
+
 def test_autocast_leaves_the_update_of_kolen_pollack_equal_for_W_and_B():
     model = wtkit.convert(contract.network().float(), "kolen_pollack")
     inputs, targets = contract.batch()

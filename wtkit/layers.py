@@ -201,51 +201,53 @@ def deltas_of_backprop() -> Iterator[None]:
 class Engaged(torch.autograd.Function):
     """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ that W learns by.
 
-    B may be None, for W, and may be of another precision than W.
+    B may be None, for W. Of another precision than ``dtype``, W and B are cast as they are used, so that no second W
+    waits for a backward pass that does without.
     """
 
     @staticmethod
-    def forward(ctx, y, W, B, bias, maps):
+    def forward(ctx, y, W, B, bias, maps, dtype):
         ctx.save_for_backward(y, W, B)
-        ctx.maps = maps
-        return maps.apply_weights(y, W, bias)
+        ctx.maps, ctx.dtype = maps, dtype
+        return maps.apply_weights(y, W.to(dtype), bias)
 
     @staticmethod
     def backward(ctx, delta):
         y, W, B = ctx.saved_tensors
-        for_y, for_W, _, for_bias, _ = ctx.needs_input_grad
-        M = W if _deltas_of_backprop or B is None else B.to(W.dtype)
-        below, product, total = ctx.maps.backward(delta, y, M, (for_y, for_W, for_bias))
-        return below, product, None, total, None
+        for_y, for_W, _, for_bias, *_ = ctx.needs_input_grad
+        M = W if _deltas_of_backprop or B is None else B
+        below, product, total = ctx.maps.backward(delta, y, M.to(ctx.dtype), (for_y, for_W, for_bias))
+        return below, None if product is None else product.to(W.dtype), None, total, None, None
 
 
 class Direct(torch.autograd.Function):
     """A layer in engaged mode whose input is sent the output layer's δ, through B, in place of its own."""
 
     @staticmethod
-    def forward(ctx, y, W, B, bias, maps, is_output):
+    def forward(ctx, y, W, B, bias, maps, dtype, is_output):
         ctx.save_for_backward(y, W, B)
-        ctx.maps, ctx.is_output = maps, is_output
-        return maps.apply_weights(y, W, bias)
+        ctx.maps, ctx.dtype, ctx.is_output = maps, dtype, is_output
+        return maps.apply_weights(y, W.to(dtype), bias)
 
     @staticmethod
     def backward(ctx, delta):
         y, W, B = ctx.saved_tensors
-        for_y, for_W, _, for_bias, _, _ = ctx.needs_input_grad
+        for_y, for_W, _, for_bias, *_ = ctx.needs_input_grad
         if ctx.is_output:
             _tell_error(delta)
         direct = for_y and not _deltas_of_backprop
-        below, product, total = ctx.maps.backward(delta, y, W, (for_y and not direct, for_W, for_bias))
+        needs = for_y and not direct, for_W, for_bias
+        below, product, total = ctx.maps.backward(delta, y, W.to(ctx.dtype), needs)
         if direct:
-            error = _error(delta.device).to(W.dtype)
-            below = ctx.maps.direct(error, y, B.to(W.dtype))
+            error = _error(delta.device).to(ctx.dtype)
+            below = ctx.maps.direct(error, y, B.to(ctx.dtype))
             if below.shape != y.shape:
                 raise WtkitError(
                     f"direct feedback: the output layer's δ, {tuple(error.shape)}, does not fit the input of a layer, "
                     f"{tuple(y.shape)}; both need the same examples: leave such layers on backprop, or take another "
                     f"method"
                 )
-        return below, product, None, total, None, None
+        return below, None if product is None else product.to(W.dtype), None, total, None, None, None
 
 
 # What the backward pass of the output layer, which is run before those of the layers below it, tells them: its δ, by
@@ -336,20 +338,22 @@ class FeedbackLayer(nn.Module):
         B = None if through is W else through.detach()  # None for W itself
         device = y.device.type
         if not torch.is_autocast_enabled(device):
-            return self._apply_engaged(y, W, B, bias)
-        # cast in sight of autograd, so that gradients come back in the parameters' own precision
+            return self._apply_engaged(y, W, B, bias, W.dtype)
         dtype = torch.get_autocast_dtype(device)
-        y, W = y.to(dtype), W.to(dtype)
+        y = y.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-        if B is not None and not kept:  # a B that is there anyway is cast in the backward pass, without a lasting copy
+        # what δ travels through waits for it in this precision, unless it is there anyway, as a B that is kept
+        if B is None:
+            W = W.to(dtype)
+        elif not kept:
             B = B.to(dtype)
         with torch.autocast(device, enabled=False):
-            return self._apply_engaged(y, W, B, bias)
+            return self._apply_engaged(y, W, B, bias, dtype)
 
-    def _apply_engaged(self, y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _apply_engaged(self, y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         if self.method.direct:
-            return _direct(y, W, B, bias, self.maps, self.is_output)
-        return Engaged.apply(y, W, B, bias, self.maps)
+            return _direct(y, W, B, bias, self.maps, dtype, self.is_output)
+        return Engaged.apply(y, W, B, bias, self.maps, dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, method={self.method.name}"
