@@ -62,6 +62,10 @@ def advised(sentence):
         ),
         ("weight_mirror", {"mirror_lr": 1e-4}, {"weight_decay": 0}, "the run has 352", {"mirror_lr"}),
         ("weight_mirror", {"mirror_lr": 0.01}, {}, "makes W forget itself in 19", {"mirror_lr"}),
+        (
+            "weight_mirror", {"mirror_lr": 0.1}, {"schedule": "step", "weight_decay": 0.2}, "behind W, which moves",
+            {"mirror_lr"},
+        ),
         ("weight_mirror", {"mirror_before": 1}, {"weight_decay": 0}, "B starts at", {"mirror_before"}),
         (
             "weight_mirror", {"mirror_before": 1, "noise": "orthogonal"}, {"weight_decay": 0}, "B starts at",

@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
         (["train", "--method", "weight_mirror", "--option", "noise=pink"], ["noise", "pink", "gaussian"]),
         (["train", "--method", "weight_mirror", "--option", "nois=uniform"], ["nois", "'noise'"]),
         (["train", "--method", "weight_mirror", "--option", "noise"], ["noise", "NAME=VALUE"]),
+        (
+            ["train", "--method", "weight_mirror", "--option=noise=uniform", "--option=noise=gaussian"],
+            ["noise", "twice"],
+        ),
         (["train", "--method", "backprop", "--option", "noise=uniform"], ["noise", "none"]),
         (["train", "--method", "backprop", "--network", "vg11"], ["'vg11'", "'vgg11'", "package.module:Class"]),
         (["train", "--method", "backprop", "--network", "nowhere.nets:Mine"], ["nowhere.nets:Mine", "No module named"]),

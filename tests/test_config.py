@@ -350,7 +350,11 @@ BROKEN = [
     (override({}, {"mirror_lr": 1}), "'mirror_lr' is an option of weight_mirror; write it as options: {mirror_lr: "),
     (SMALL | {"sweep": {"lr": [1]}}, "'sweep' is a key of ablations, which name the experiment that they start from"),
     (SMALL | {"overrides": [3]}, "'overrides[0]': expected a mapping, got 3"),
-    (SMALL | {"settings": {"options": {"mirror_lr": 1}}}, "unknown option of backprop 'mirror_lr'; accepted: none"),
+    (
+        SMALL | {"settings": {"options": {"mirror_lr": 1}}},
+        "'mirror_lr' is an option of weight_mirror, not of backprop; say whose it is, in overrides: match: {method: …}",
+    ),
+    (SMALL | {"settings": {"options": {"nothing": 1}}}, "unknown option of backprop 'nothing'; accepted: none"),
     (SMALL | {"overrides": {"match": {}}}, "'overrides': expected a list, got "),
     (SMALL | {"overrides": [{"macth": {}, "set": {}}]}, "unknown key of an override 'macth' (did you mean 'match'?)"),
     (SMALL | {"overrides": [{"set": {"lr": 1}}]}, "'match': expected a mapping, got None"),
@@ -625,6 +629,14 @@ BROKEN_ABLATIONS = [
     ({"variants": {"a": {"network_options": {"unit": "tanh"}}}}, "setting 'network_options': resnet18 has none"),
     ({"variants": {"a": {"network_options": 3}}}, "'network_options': expected a mapping, got 3"),
     ({"sweep": {"lr": [0.1, 0.1]}}, "'sweep': two points are called lr=0.1; leave one out"),
+    ({"sweep": {"lr": [1, 2, 1.0]}}, "'sweep': lr=1.0 is a point twice; leave one out"),
+    ({"sweep": {"seed": [1]}}, "'seed' cannot differ by point: each is made with all of 'seeds', a key of its own"),
+    (
+        {"variants": {"a": {"method": "backprop"}}},
+        "'method' cannot differ by point: each is made with all of 'methods'",
+    ),
+    ({"variants": {True: {"lr": 1}}}, "'variants': a name was read as True, which YAML means by it; put it in quotes"),
+    ({"base": "config/base.yaml", "sweep": {"lr": [1]}}, "'base': expected an experiment's name, not its file; write"),
     (
         {"methods": ["weight_mirror", "weight_mirror:gaussian"], "variants": {"a": {}, "gaussian_a": {}}, "seeds": [0]},
         "two runs are called resnet18-relu_bn-weight_mirror-gaussian_a-seed0; give one of the points another name",

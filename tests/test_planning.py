@@ -10,7 +10,7 @@ from torch import nn
 
 import wtkit
 from wtkit import data, planning, trajectory
-from wtkit.config import decay_exponent, run_config
+from wtkit.config import decay_exponent, learning_rate, run_config
 from wtkit.layers import feedback_layers
 from wtkit.methods import load
 
@@ -168,6 +168,33 @@ def test_the_lag_is_that_of_an_average_behind_a_w_that_forgets_itself():
         assert planning.lag_angle(config, method) == pytest.approx(np.mean(angles), abs=1.5)
     assert planning.lag(method) == pytest.approx(6 / 0.05)
     assert planning.lag(load("weight_mirror", mirror_steps=0)) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({"mirror_lr": 0.02}, {}),  # B remembers more steps than there are
+        ({"mirror_lr": 0.02, "mirror_before": 0}, {}),
+        ({"mirror_lr": 0.05, "mirror_every": 3, "mirror_steps": 2}, {}),
+        ({"mirror_lr": 0.1}, {"schedule": "step", "lr_drops": [2]}),
+        ({"mirror_lr": 0.1, "mirror_decay": 0.05}, {"schedule": "cosine", "warmup_epochs": 1}),
+    ],
+)
+def test_at_the_end_the_lag_is_that_of_such_an_average_over_the_schedule(options, settings):
+    config = run_config(
+        MLP | {"method": "weight_mirror", "lr": 0.05, "weight_decay": 1.0, "momentum": 0.0, "epochs": 3} | settings
+    )
+    method, steps, rng = load("weight_mirror", **options), 30, np.random.default_rng(0)
+    W = rng.standard_normal(50_000)
+    B = W.copy() if method.mirror_before else rng.standard_normal(len(W))
+    for step in range(3 * steps):
+        keep = 1 - learning_rate(config, step / steps) * config.weight_decay
+        W = keep * W + math.sqrt(1 - keep**2) * rng.standard_normal(len(W))
+        if step % method.mirror_every == method.mirror_every - 1:
+            for _ in range(method.mirror_steps):
+                B += method.mirror_lr * W - method.decay * B
+    angle = math.degrees(math.acos(W @ B / np.linalg.norm(W) / np.linalg.norm(B)))
+    assert planning.lag_angle_at_end(config, method, steps) == pytest.approx(angle, abs=0.6)
 
 
 @pytest.mark.slow

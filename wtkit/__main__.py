@@ -161,8 +161,8 @@ def _train(parsed: argparse.Namespace) -> None:
     for listed in {"lr_drops", "backprop"} & settings.keys():
         settings[listed] = [item for item in settings[listed].split(",") if item]
     with said_once():
-        settings["options"] = dict(_option("--option", text) for text in parsed.option)
-        settings["network_options"] = dict(_option("--network-option", text) for text in parsed.network_option)
+        settings["options"] = _options("--option", parsed.option)
+        settings["network_options"] = _options("--network-option", parsed.network_option)
         run = config.run_config(settings)
 
     from . import gpus
@@ -173,14 +173,19 @@ def _train(parsed: argparse.Namespace) -> None:
         train(run, parsed.output or Path("runs", run.name), device=parsed.device)
 
 
-def _option(flag: str, text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise WtkitError(f"{flag} {text!r}: expected NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+def _options(flag: str, texts: list[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise WtkitError(f"{flag} {text!r}: expected NAME=VALUE")
+        if name in options:
+            raise WtkitError(f"{flag} {name}: given twice; leave one out")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
 
 
 def _runs(parsed: argparse.Namespace) -> None:

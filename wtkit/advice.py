@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import RunConfig, decay_exponent, learning_rate
+from .config import RunConfig, decay_exponent
 from .files import write_whole
 from .methods.weight_mirror import WeightMirror
 from .planning import (
@@ -22,6 +22,7 @@ from .planning import (
     angle_of_mismatch,
     lag,
     lag_angle,
+    lag_angle_at_end,
     learns_as_W,
     mirrors,
     mismatch,
@@ -33,6 +34,8 @@ WANTED = 12.0
 """Degrees that the paper's weight mirror stays below (Fig. 4a)."""
 FAR = 45.0
 """Degrees from which δ through B is more noise than signal."""
+MANY = 1000
+"""Steps that an epoch is taken to have where only the data could say how many."""
 LEAST, ENOUGH = 5.0, 7.0
 """E-foldings of Kolen–Pollack's mismatch below which it is warned of, and to which the advice brings it."""
 
@@ -139,7 +142,7 @@ def _mirrored(config: RunConfig, method: WeightMirror, layers: Sequence[Layer], 
     if not layers:
         return row
     angles = [sampling_angle(method, layer, _mirror_steps(config, method, steps)) for layer in layers]
-    behind = lag_angle(config, method, learning_rate(config, config.epochs - 1 / (steps or 1000)))
+    behind = lag_angle_at_end(config, method, MANY if steps is None else steps)
     at_end = math.hypot(_tan(float(np.median(angles))), _tan(behind))
     samples = [layer.samples for layer in layers]
     return row | {
@@ -214,22 +217,22 @@ def _mirror_warnings(config: RunConfig, method: WeightMirror, layers: Sequence[L
     total = None if steps is None else config.epochs * steps
     if total is not None and method.mirror_steps and method.mirror_every > total:
         return [f"mirror_every: {method.mirror_every} is more than the {total:,} steps of the run; take fewer"]
-    told = _lag_warnings(config, method, total)
+    told = _lag_warnings(config, method, steps)
     if layers:
         noisy = _noise_warnings(config, method, layers, steps)
         told += noisy + _start_warnings(method, layers, bool(noisy)) + _padding_warnings(config, layers, steps)
     return told
 
 
-def _lag_warnings(config: RunConfig, method: WeightMirror, total: int | None) -> list[str]:
-    """Where B stays too far behind W in a run of ``total`` steps."""
+def _lag_warnings(config: RunConfig, method: WeightMirror, steps: int | None) -> list[str]:
+    """Where B stays too far behind W in a run of ``steps`` steps an epoch."""
     rate, behind, forgotten = _rate_of(method), lag(method), time_constant(config)
     per_lag = method.mirror_every / max(method.mirror_steps, 1)
     if method.mirror_steps == 0:
         return ["mirror_steps is 0: B stands still while W moves; take 1 mirror step or more"]
     if method.decay == 0:
         return [f"{rate} is 0: B adds up all that it ever mirrored; take a rate above 0"]
-    if total is not None and behind > total:
+    if steps is not None and behind > (total := config.epochs * steps):
         return [
             f"B averages over {behind:,.0f} engaged steps, the run has {total:,}; {_rate(rate, 5 * per_lag / total)}"
         ]
@@ -238,6 +241,12 @@ def _lag_warnings(config: RunConfig, method: WeightMirror, total: int | None) ->
             f"B averages over {behind:,.0f} engaged steps, but the decay makes W forget itself in {forgotten:,.0f}: "
             f"about {lag_angle(config, method):.0f}° while the rate is at its peak; "
             f"{_rate(rate, 4 * per_lag / forgotten)}, or a smaller weight_decay"
+        ]
+    at_end = lag_angle_at_end(config, method, MANY if steps is None else steps)
+    if at_end > WANTED + 0.5:
+        return [
+            f"B ends about {at_end:.0f}° behind W, which moves until then; take a schedule that ends lower, or "
+            f"{_rate(rate, per_lag / forgotten / _tan(WANTED) ** 2).removeprefix('take ')}"
         ]
     return []
 

@@ -420,6 +420,9 @@ def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
                 seeds = change.get("seeds", seeds)
                 options |= _mapping("options", change.get("options") or {})
                 values |= {key: value for key, value in change.items() if key not in ("norm_orders", "seeds")}
+            for key in options:
+                fix = f", not of {method}; say whose it is, in overrides: match: {{method: …}}, set: {{options: …}}"
+                _check_setting(str(key), _options(method), f"option of {method}", fix)
             for seed in seeds:
                 run = run_config(values | {"seed": seed, "options": options})
                 if run.name in runs:
@@ -477,11 +480,12 @@ def _override(which: str, entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
     return match, change
 
 
-def _check_setting(key: str, accepted: Sequence[str], what: str, fix: str = "; write it as options: {{{}: …}}") -> None:
+def _check_setting(key: str, accepted: Sequence[str], what: str, fix: str = "") -> None:
     """Of an option of some method that does not belong here, say whose it is, and the fix."""
     owners = [] if key in accepted else [name for name in methods.names() if key in _options(name)]
     if owners:
-        raise WtkitError(f"{key!r} is an option of {' and '.join(owners)}{fix.format(key)}")
+        fix = fix or f"; write it as options: {{{key}: …}}"
+        raise WtkitError(f"{key!r} is an option of {' and '.join(owners)}{fix}")
     known(key, accepted, what)
 
 
@@ -568,7 +572,10 @@ def _base(name: Any, path: Path) -> dict[str, Any]:
     files = {file.stem: file for folder in (path.parent.parent, path.parent) for file in folder.glob("*.yaml")}
     content = _read(files[str(name)]) if str(name) in files else None
     if content is None or _has_base(content):  # only then: to tell experiments from ablations, all are read
-        known(name, sorted(stem for stem, file in files.items() if _is_experiment(file)), "base")
+        experiments = sorted(stem for stem, file in files.items() if _is_experiment(file))
+        if Path(str(name)).stem in experiments:
+            raise WtkitError(f"'base': expected an experiment's name, not its file; write base: {Path(name).stem}")
+        known(name, experiments, "base")
     return _axes(content)
 
 
@@ -608,6 +615,9 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
         variants = _mapping("variants", content["variants"])
         if not variants:
             raise WtkitError("'variants': expected at least one")
+        for name in variants:
+            if name is None or isinstance(name, bool):  # YAML's yes, no, on, off, null, ~
+                raise WtkitError(f"'variants': a name was read as {name}, which YAML means by it; put it in quotes")
         return {str(name): _mapping(str(name), change) for name, change in variants.items()}
     sweep = _mapping("sweep", content["sweep"])
     for key, values in sweep.items():
@@ -621,6 +631,8 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
         word = ",".join(f"{key}={_word(value)}" for key, value in change.items())
         if word in points:
             raise WtkitError(f"'sweep': two points are called {word}; leave one out, or name them by 'variants'")
+        if change in points.values():  # 1 and 1.0
+            raise WtkitError(f"'sweep': {word} is a point twice; leave one out")
         points[word] = change
     return points
 
@@ -632,6 +644,8 @@ def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     if run.network == "mlp":
         options |= {field.name: "network_options" for field in dataclasses.fields(MLP)}  # type: ignore[arg-type]
     for key, value in change.items():
+        if f"{key}s" in ("methods", "seeds"):
+            raise WtkitError(f"{key!r} cannot differ by point: each is made with all of '{key}s', a key of its own")
         fix = f", not of {run.method}; leave {run.method} out of 'methods'"
         _check_setting(str(key), [*_OF_POINTS, *options], f"setting or option of {run.method}", fix)
         if key in ("options", "network_options"):

@@ -207,15 +207,31 @@ def lag(method: WeightMirror) -> float:
     return method.mirror_every / rate if rate else math.inf
 
 
-def lag_angle(config: RunConfig, method: WeightMirror, rate: float | None = None) -> float:
-    """About the matrix angle in degrees that the lag makes at a learning rate, the peak one by default.
+def lag_angle(config: RunConfig, method: WeightMirror) -> float:
+    """About the matrix angle in degrees that the lag makes while the learning rate is at its peak.
 
     tan² = lag / :func:`time_constant`, that of an exponential average of a W that the decay takes away at that rate and
     gradients make anew in random directions. A W that has settled on a direction, or learns little, is followed better.
     """
     constant = time_constant(config)
-    share = 1.0 if rate is None else rate / config.lr
-    return 0.0 if math.isinf(constant) or share == 0 else _degrees(share * lag(method) / constant)
+    return 0.0 if math.isinf(constant) else _degrees(lag(method) / constant)
+
+
+def lag_angle_at_end(config: RunConfig, method: WeightMirror, steps: int) -> float:
+    """About the matrix angle in degrees between B and such a W at the end of a run of ``steps`` steps an epoch.
+
+    Step by step, with c = E[B·W] and v = E[B·B] in units of E[W·W]: a step of W leaves e^(−η/η_peak/constant) of c, and
+    a mirror step takes B to (1 − λ_B) B + η_B W. B begins as W where it mirrored before training, else at 90° to it.
+    """
+    constant, kept, gain = time_constant(config), 1 - method.decay, method.mirror_lr
+    c, v = (1.0, 1.0) if method.mirror_before else (0.0, 1.0)
+    for step in range(config.epochs * steps):
+        share = learning_rate(config, step / steps) / config.lr
+        c *= math.exp(-share / constant) if constant else 0.0
+        if (step + 1) % method.mirror_every == 0:
+            for _ in range(method.mirror_steps):
+                c, v = kept * c + gain, kept**2 * v + 2 * kept * gain * c + gain**2
+    return math.degrees(math.acos(min(1.0, c / math.sqrt(v)))) if v > 0 else 90.0
 
 
 # --------------------------------------------------------------------------------------------------- recorded runs
