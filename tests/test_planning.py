@@ -87,7 +87,7 @@ def test_the_angle_of_a_mismatch_is_that_of_vectors_that_share_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("network", "variant", "tolerance"), [("resnet18", "", 0.1), ("resnet18", "gaussian", 0.1), ("resnet50", "", 0.04)]
+    ("network", "variant", "tolerance"), [("resnet18", "", 0.1), ("resnet18", "gaussian", 0.1), ("resnet50", "", 0.05)]
 )
 def test_the_reference_results_end_at_the_predicted_angles(network, variant, tolerance):
     """Digits' learning rate ends at 0, so what is left is the noise; and dead taps, where W has not forgotten them."""
@@ -98,7 +98,7 @@ def test_the_reference_results_end_at_the_predicted_angles(network, variant, tol
         ratio = ratio[ratio < 3] if network == "resnet50" else ratio  # three layers of dead taps
         assert len(ratio) >= run.sizes["layer"] - 3
         np.testing.assert_allclose(ratio, 1, atol=tolerance)
-        assert np.median(ratio) == pytest.approx(1, abs=0.01)
+        assert np.median(ratio) == pytest.approx(1, abs=0.02)
 
 
 def test_the_layers_of_a_network_are_those_that_were_recorded():
