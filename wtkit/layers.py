@@ -753,7 +753,11 @@ def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:
     if unmatched:
         pattern = sorted(unmatched)[0]
         names = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
-        raise WtkitError(f"backprop: {pattern!r} matches no module or parameter of the model{nearest(pattern, names)}")
+        outermost = ", ".join(name for name, _ in unwrap(model).named_children()) or "none"
+        raise WtkitError(
+            f"backprop: {pattern!r} matches no module or parameter of the model{nearest(pattern, names)}; outermost "
+            f"modules: {outermost}"
+        )
     return chosen
 
 
