@@ -507,9 +507,14 @@ def _fresh(path: Path, quick: bool) -> bool:
 
 
 def _sources(name: str) -> str:
-    """A digest of what a case's numbers depend on: wtkit's code, the case, and PyTorch."""
+    """A digest of what a case's numbers depend on: wtkit's code, the case, PyTorch, and the GPU if it is for one."""
     digest = hashlib.sha256(importlib.metadata.version("torch").encode())
-    digest.update(repr([case for case in CPU + GPU if case.name == name]).encode())
+    cases = [case for case in CPU + GPU if case.name == name]
+    digest.update(repr(cases).encode())
+    if any(case.device == "cuda" for case in cases):
+        import torch
+
+        digest.update(torch.cuda.get_device_name().encode())
     for file in sorted((ROOT / "wtkit").rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
@@ -553,7 +558,7 @@ def summary(record: dict[str, Any]) -> list[dict[str, Any]]:
     if "case" not in record:
         return []
     case, times = record["case"], record["times"]
-    beside = times.get("backprop")
+    beside, graphs = times.get("backprop"), case["mode"] == "reduce-overhead"
     rows = []
     for who in times:
         low, ratio, high = quartiles(paired(times[who], times["plain"]))
@@ -568,8 +573,9 @@ def summary(record: dict[str, Any]) -> list[dict[str, Any]]:
             "met": goal is None or ratio <= goal, "within_noise": goal is None or ratio - NOISE <= goal,
             "images_per_second": images, "images_goal": case["images"],
             "share_of_limit": None if limit is None else images / limit[case["mode"] != "eager"],
-            "megabytes": record["bytes"][who] / 1e6,
-            "weight_copies": (record["bytes"][who] - record["bytes"]["plain"]) / record["weights"],
+            # a CUDA graph has its memory from the start, and its replay asks the allocator for none
+            "megabytes": None if graphs else record["bytes"][who] / 1e6,
+            "weight_copies": None if graphs else (record["bytes"][who] - record["bytes"]["plain"]) / record["weights"],
         })  # fmt: skip
     return rows
 
@@ -593,7 +599,9 @@ def table(records: list[dict[str, Any]]) -> str:
             cells = [
                 row["contestant"], f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}",
                 f"{row['ratio_low']:.3f}–{row['ratio_high']:.3f}", "" if goal is None else f"{goal:.2f}", verdict,
-                "" if beside is None else f"{beside:.3f}", f"{row['megabytes']:.0f}", f"{row['weight_copies']:.2f}",
+                "" if beside is None else f"{beside:.3f}", 
+                "" if row["megabytes"] is None else f"{row['megabytes']:.0f}",
+                "" if row["weight_copies"] is None else f"{row['weight_copies']:.2f}",
             ]  # fmt: skip
             if gpu:
                 share = row["share_of_limit"]

@@ -131,6 +131,8 @@ def test_a_parted_gpu_is_its_parts(machine):
         f"  MIG 1g.10gb Device 1: (UUID: MIG-b)\nGPU 1: NVIDIA H100 (UUID: {UUIDS[1]})"
     )
     assert list(gpus.devices()) == ["MIG-a", "MIG-b", UUIDS[1]]
+    with pytest.raises(wtkit.WtkitError, match=r"2 GPUs asked for, but there are parts of one here"), gpus.claimed(2):
+        pass
 
 
 def test_a_claim_is_all_that_cuda_is_shown(machine, monkeypatch):

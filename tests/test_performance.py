@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import wtkit
 from wtkit import layers, methods, mirroring, resnet, training
 from wtkit.config import run_config
+from wtkit.parallel import Share
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = importlib.util.spec_from_file_location("steps", ROOT / "benchmarks/steps.py")
@@ -125,17 +127,45 @@ def test_an_epochs_steps_never_wait_for_the_device(method, precision, small_netw
     assert not waits.seen
 
 
+class Crossings(TorchDispatchMode):
+    """Notes every operator that copies from the host's memory to a GPU: such a copy is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = [x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()]
+        if "cpu" in given and "cuda" in [x.device.type for x in tree_leaves(result) if isinstance(x, torch.Tensor)]:
+            self.seen.append(str(func))
+        return result
+
+
+def test_a_crossing_is_noticed():
+    with FakeTensorMode(), Crossings() as crossings:
+        torch.ones(3, device="cuda").new_tensor([1.0])
+        torch.ones(3, device="cuda").new_full((1,), 1.0)
+    assert len(crossings.seen) == 1
+
+
+@pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("noise", ["gaussian", "uniform", "orthogonal", "images"])
-def test_mirror_mode_keeps_to_the_device_and_never_waits(noise, monkeypatch):
+def test_mirror_mode_keeps_to_the_device_and_never_waits(noise, world, monkeypatch):
     """On tensors that say they are on a GPU and have no values, so that whoever asks for one fails."""
     monkeypatch.setattr(layers.FeedbackLayer, "stream", lambda *_: None)  # there is none without a GPU
+    monkeypatch.setattr(mirroring, "share_of", lambda _: Share(0, world))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: None)
     mirroring._cosines.cache_clear()
     options = {"noise_size": 9} if noise == "images" else {"noise": noise}
     with FakeTensorMode():
         with torch.device("cuda"):
             model = resnet.build("resnet18", num_classes=10)
         wtkit.convert(model, "weight_mirror", seed=0, **options)
-        wtkit.mirror(model, 2)
-        wtkit.mirror(model, 2, settle=True)
+        wtkit.mirror(model, 1)  # makes what is made once
+        with Crossings() as crossings:
+            wtkit.mirror(model, 2)
+            wtkit.mirror(model, 2, settle=True)
+        assert not crossings.seen
         assert {b.device.type for b in model.buffers()} == {"cuda"}
     mirroring._cosines.cache_clear()

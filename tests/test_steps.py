@@ -134,6 +134,21 @@ def test_a_gpu_is_timed_over_a_burst_between_two_waits(monkeypatch):
     assert happened == ["wait", "step", "step", "step", "wait"]
 
 
+def test_another_gpu_is_another_measurement(monkeypatch):
+    found = set()
+    for gpu in ("one kind", "another", "one kind"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu=gpu: gpu)
+        found.add(steps._sources(steps.GPU[0].name))
+    assert len(found) == 2
+
+
+def test_no_memory_is_told_of_cuda_graphs(record):
+    graphs = record | {"case": record["case"] | {"mode": "reduce-overhead"}}
+    assert all(row["megabytes"] is row["weight_copies"] is None for row in steps.summary(graphs))
+    assert "|  |  |" in steps.table([graphs])
+    assert all(row["megabytes"] > 0 for row in steps.summary(record))
+
+
 def test_compiled_contestants_are_one_graph(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)

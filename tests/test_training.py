@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import itertools
 import json
@@ -333,6 +334,54 @@ def test_another_programs_checkpoint_is_named(config, tmp_path):
     torch.save([1], tmp_path / "checkpoint.pt")
     with pytest.raises(wtkit.WtkitError, match=r"cannot read .*checkpoint\.pt \(TypeError\); delete it to train anew"):
         wtkit.train(config("backprop"), tmp_path, quiet=True)
+
+
+def test_a_checkpoint_from_a_gpu_goes_on_here_to_the_same(config):
+    """Weights, and so their momentum, are channels_last there, which fused SGD would take for another order."""
+    ended = []
+    for there in (torch.contiguous_format, torch.channels_last):
+        run = training._Run(config("kolen_pollack"), torch.device("cpu"))
+        run.records.append({})
+        run.engaged_epoch([], quiet=True)
+        state = copy.deepcopy(run.state())
+        for kept in state["optimizer"]["state"].values():
+            if kept["momentum_buffer"].dim() == 4:
+                kept["momentum_buffer"] = kept["momentum_buffer"].to(memory_format=there)
+        run = training._Run(config("kolen_pollack"), torch.device("cpu"))
+        run.restore(state)
+        run.begin_epoch()
+        run.engaged_epoch([], quiet=True)
+        ended.append([p.detach().clone() for p in run.model.parameters()])
+    assert all(map(torch.equal, *ended))
+
+
+def test_a_first_step_that_overflows_leaves_no_momentum(config, monkeypatch):
+    layer = torch.nn.Linear(1, 1, bias=False)
+    before = layer.weight.item()
+    optimizer = training._optimizer(layer, config("backprop", precision="fp16", lr=0.1, momentum=0.9, weight_decay=0))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    monkeypatch.setattr(torch, "empty_like", lambda like, **how: torch.full_like(like, float("nan"), **how))
+    for gradient in (float("inf"), 1.0, 1.0):
+        scaler.scale(layer.weight.sum())  # as the scaler wants it
+        layer.weight.grad = torch.full_like(layer.weight, gradient * scaler.get_scale())
+        scaler.step(optimizer)
+        scaler.update()
+    assert layer.weight.item() == pytest.approx(before - 0.1 * (1 + 1.9))
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"]
+)
+def test_a_gpus_lack_of_memory_is_known_by_its_words(text, config, monkeypatch):
+    def lacking(*_, **__):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("wtkit.training.fit_noise", lacking)
+    with pytest.raises(wtkit.WtkitError, match=r"out of memory on cpu: .*; take a smaller"):
+        wtkit.train(config("weight_mirror"), quiet=True)
+    monkeypatch.setattr("torch.empty", lacking)
+    with pytest.raises(wtkit.WtkitError, match=r"^out of memory on cuda, before anything was put there \(CUDA error"):
+        wtkit.train(config("weight_mirror"), quiet=True, device="cuda")
 
 
 def test_a_lack_of_memory_is_said_in_a_line(config, monkeypatch):

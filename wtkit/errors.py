@@ -15,9 +15,10 @@ class Stopped(WtkitError):
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out; torch has no type of its own for that on the CPU."""
+    """Whether ``error`` says that memory ran out; torch has a type for that, but only for its own memory of a GPU."""
+    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA's, the CPU's, and that of CUDA's libraries
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or any(words in str(error) for words in said)
     )

@@ -84,6 +84,8 @@ def claim(
     """
     if count > len(among):
         raise WtkitError(f"{count} GPUs asked for, {len(among)} here: {', '.join(among) or 'none'}")
+    if count > 1 and any(key.startswith("MIG") for key in among.values()):
+        raise WtkitError(f"{count} GPUs asked for, but there are parts of one here (MIG): a run can have one of these")
     waits = False
     while len(held := _locks(among, count, runs, folder or FOLDER)) < count:
         for lock in held.values():

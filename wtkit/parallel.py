@@ -74,8 +74,10 @@ def joined(device: torch.device) -> Iterator[Share]:
     # gloo as well beside a GPU: whether to stop is asked without waiting for the GPU
     dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     share = Share(dist.get_rank(), dist.get_world_size())
+    failed = True
     try:
         yield share
+        failed = False
     except RuntimeError as error:
         if not _is_loss(error):
             raise
@@ -86,7 +88,9 @@ def joined(device: torch.device) -> Iterator[Share]:
         lost.said_elsewhere = LAUNCHED in os.environ or share.rank > 0
         raise lost from None
     finally:
-        dist.destroy_process_group()
+        # NCCL would first wait for what is under way, which without the others never ends; the process does, soon
+        if not failed or device.type == "cpu":
+            dist.destroy_process_group()
 
 
 def _is_loss(error: RuntimeError) -> bool:
@@ -130,8 +134,10 @@ def together(share: Share, action: Callable[[], T]) -> T:
 
 
 def any_of(share: Share, flag: bool) -> bool:
-    """Whether ``flag`` is set in any process."""
-    return bool(share.total(torch.tensor(int(flag))))
+    """Whether ``flag`` is set in any process; on the CPU where the group has a backend for it."""
+    flags: list[bool | None] = [None] * share.world
+    dist.all_gather_object(flags, flag, group=share.group)
+    return any(flags)
 
 
 def refuse_differing(share: Share, tensors: Mapping[str, Tensor], when: str) -> None:

@@ -64,8 +64,9 @@ def train(
     Args:
         config: what to train.
         folder: where to write ``trajectory.nc``, and a checkpoint after every epoch, so that a run that is killed at
-            any moment and started again goes on where it was, to the same result. On SIGTERM or SIGUSR1 the step is
-            finished, a checkpoint written, and :class:`~wtkit.errors.Stopped` raised. None writes nothing.
+            any moment and started again goes on where it was: on the CPU to the same result, on a GPU to what its
+            kernels repeat. On SIGTERM or SIGUSR1 the step is finished, a checkpoint written, and
+            :class:`~wtkit.errors.Stopped` raised. None writes nothing.
         device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
         quiet: print nothing.
@@ -137,6 +138,8 @@ def _device(name: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = textwrap.shorten(str(error).splitlines()[0], 120)
+        if is_lack_of_memory(error):
+            raise WtkitError(f"out of memory on {name}, before anything was put there ({reason})") from None
         raise WtkitError(
             f"no device {name!r} here, expected 'cpu', or 'cuda' where there is a GPU ({reason})"
         ) from None
@@ -261,7 +264,7 @@ class _Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
-            self.loss += loss.detach()  # stays on the device: nothing in this loop waits for it
+            self.loss += loss.detach()  # stays on the device: nothing in this loop waits for it, but SyncBatchNorm
             self.step += 1
             if learns_mirror(method) and (epoch * self.steps + self.step) % method.mirror_every == 0:
                 self.mirror(method.mirror_steps)
@@ -420,6 +423,7 @@ class _Run:
         for name, layer in self.layers.items():
             layer.mirror_count, layer.update_count = state["mirror_counts"][name], state["update_counts"][name]
         self.optimizer.load_state_dict(state["optimizer"])
+        _match_layout(self.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.loss, self.seconds = state["step"], state["loss"].to(self.device), state["seconds"]
         torch.set_rng_state(state["random"])
@@ -461,7 +465,20 @@ def _optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    if config.precision == "fp16" and config.momentum:
+        # a fused first step whose gradients overflow leaves the momentum that it makes as the memory was
+        for parameter in model.parameters():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay momentum out in memory as its parameter is: a checkpoint of another kind of device has another layout, which
+    fused SGD refuses on a GPU and takes for the parameter's on the CPU."""
+    for parameter, kept in optimizer.state.items():
+        if kept.get("momentum_buffer") is not None:
+            kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])
 
 
 def _keep_memory() -> None:
