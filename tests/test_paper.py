@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from synthetic import METHODS, altered, diverge, put, synthetic
 
+import wtkit
 from wtkit import paper
 from wtkit.paper import BP, FA, KP, SS, WM
 
@@ -93,7 +94,9 @@ def test_labels():
     assert [paper.label(method) for method in METHODS] == ["BP", "FA", "SS", "WM", "KP"]
     assert paper.label(WM, "gaussian") == "WM gaussian"
     assert paper.label("of_somebody_else") == "of_somebody_else"
-    assert (paper.network_label("resnet50"), paper.data_label("imagenet")) == ("ResNet-50", "ImageNet")
+    assert paper.network_label("resnet50") == "ResNet-50"
+    for name, shown in (("digits", "digits"), ("tiny_imagenet_32", "Tiny ImageNet"), ("cifar10_short", "cifar10-jpeg")):
+        assert paper.data_label(wtkit.open_results(name, quiet=True)["resnet18"].to_dataset()) == shown
 
 
 def test_no_torch_is_imported():

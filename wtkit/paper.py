@@ -12,6 +12,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -111,10 +112,12 @@ def network_label(network: str) -> str:
     return re.sub(r"^resnet(\d+)$", r"ResNet-\1", network)
 
 
-def data_label(data: str) -> str:
-    """``CIFAR-10`` for ``cifar10``, ``ImageNet`` for ``imagenet``, and so on; several, which ``+`` joins, in a row."""
+def data_label(node: xr.Dataset) -> str:
+    """The data of a network's runs: ``CIFAR-10`` for ``cifar10``, and so on, a folder of images by its own name."""
     named = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet"}
-    return ", ".join(named.get(one, one.replace("_", " ")) for one in data.split("+"))
+    chosen = [settings(node.isel(run=index)) for index in range(node.sizes["run"])]
+    used = [Path(one["data_root"]).name if one["data"] == "image_folder" else one["data"] for one in chosen]
+    return ", ".join(named.get(one, one) for one in dict.fromkeys(used))
 
 
 # ------------------------------------------------------------------------------------------------- what was measured
@@ -193,7 +196,7 @@ def error_table(tree: xr.DataTree) -> pd.DataFrame:
                             "network": network_label(network),
                             "BatchNorm": ORDERS[order],
                             "method": label(method, variant),
-                            f"{evaluated_on(node)} error %, {data_label(node.attrs['data'])}": str(ours),
+                            f"{evaluated_on(node)} error %, {data_label(node)}": str(ours),
                             "seeds": ours.runs,
                             "diverged": ours.diverged,
                             "paper: error %, ImageNet": str(printed) if printed and not variant else "–",
@@ -370,7 +373,7 @@ def _as_printed(node: xr.Dataset, network: str) -> Finding:
     printed = FINAL_ERRORS[network, MAIN_ORDER]
     errors = _errors(node, METHODS)
     if node.attrs["data"] != "imagenet":
-        why = f"these runs are on {data_label(node.attrs['data'])}, the paper's on ImageNet"
+        why = f"these runs are on {data_label(node)}, the paper's on ImageNet"
         return Finding("cannot be tested", _shown(errors), why)
     papers = {m: dataclasses.replace(printed[m], name=f"the paper's {errors[m].name}") for m in METHODS}
     return _all(_shown(errors), *(_close(errors[m], papers[m]) for m in METHODS))
@@ -555,7 +558,7 @@ def _named(error: Estimate, order: str) -> Estimate:
 def _(node: xr.Dataset) -> Finding:
     error = _errors(node, [SS], "bn_relu")[SS]
     if node.attrs["data"] != "imagenet":
-        why = f"these runs are on {data_label(node.attrs['data'])}, Xiao et al.'s on ImageNet"
+        why = f"these runs are on {data_label(node)}, Xiao et al.'s on ImageNet"
         return Finding("cannot be tested", f"SS {error} %", why)
     return _all(f"SS {error} %", _close(error, Estimate(XIAO_ERROR, 0.0, name="Xiao et al.'s")))
 

@@ -219,7 +219,7 @@ def _trajectory(ax: Axes, runs: xr.Dataset, how: Look, label: str | None = None,
 
 def _error_axes(ax: Axes, node: xr.Dataset, finals: Sequence[paper.Estimate]) -> None:
     ax.set_ylabel(f"top-1 {paper.evaluated_on(node)} error (%)")
-    ax.set_title(f"{paper.network_label(node.attrs['network'])}, {paper.data_label(node.attrs['data'])}")
+    ax.set_title(f"{paper.network_label(node.attrs['network'])}, {paper.data_label(node)}")
     lowest = min((estimate.mean for estimate in finals if estimate.mean > 0), default=100.0)
     if lowest < 10:  # the paper's axis is linear; errors of a few per cent would be one line on it
         ax.set_yscale("log")
