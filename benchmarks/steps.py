@@ -599,7 +599,7 @@ def table(records: list[dict[str, Any]]) -> str:
             cells = [
                 row["contestant"], f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}",
                 f"{row['ratio_low']:.3f}–{row['ratio_high']:.3f}", "" if goal is None else f"{goal:.2f}", verdict,
-                "" if beside is None else f"{beside:.3f}", 
+                "" if beside is None else f"{beside:.3f}",
                 "" if row["megabytes"] is None else f"{row['megabytes']:.0f}",
                 "" if row["weight_copies"] is None else f"{row['weight_copies']:.2f}",
             ]  # fmt: skip

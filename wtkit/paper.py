@@ -116,7 +116,7 @@ def data_label(node: xr.Dataset) -> str:
     """The data of a network's runs: ``CIFAR-10`` for ``cifar10``, and so on, a folder of images by its own name."""
     named = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny ImageNet", "imagenet": "ImageNet"}
     chosen = [settings(node.isel(run=index)) for index in range(node.sizes["run"])]
-    used = [Path(one["data_root"]).name if one["data"] == "image_folder" else one["data"] for one in chosen]
+    used = [Path(one["data_root"]).name or "images" if one["data"] == "image_folder" else one["data"] for one in chosen]
     return ", ".join(named.get(one, one) for one in dict.fromkeys(used))
 
 
