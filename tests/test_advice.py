@@ -64,7 +64,7 @@ def advised(sentence):
         ("weight_mirror", {"mirror_lr": 0.01}, {}, "makes W forget itself in 19", {"mirror_lr"}),
         (
             "weight_mirror", {"mirror_lr": 0.1}, {"schedule": "step", "weight_decay": 0.2}, "behind W, which moves",
-            {"mirror_lr"},
+            {"mirror_steps"},
         ),
         ("weight_mirror", {"mirror_before": 1}, {"weight_decay": 0}, "B starts at", {"mirror_before"}),
         (
@@ -102,6 +102,8 @@ def test_the_advised_decay_gives_what_it_says(epochs):
         ("kolen_pollack", {}, {"warmup_epochs": 50}, "warmup_epochs: 50 takes all of the 8 epochs"),
         ("weight_mirror", {"mirror_every": 500}, {}, "more than the 352 steps of the run"),
         ("weight_mirror", {"mirror_decay": 0}, {}, "adds up all"),
+        ("weight_mirror", {"mirror_before": 0, "mirror_lr": 0.2, "noise_fraction": 0}, {}, "take mirror_before: 100"),
+        ("weight_mirror", {}, {"momentum": 0, "lr": 0.5, "weight_decay": 2}, "makes W forget itself in 0"),
     ],
 )
 def test_what_cannot_be_is_said(method, options, settings, words):

@@ -54,11 +54,12 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(arguments, words, capsys, t
     [
         (["train", "--learning-rate", "1"], ["--learning-rate"]),
         (["train", "--metod", "backprop"], ["--metod", "'--method'"]),
+        (["train", "--backprop=fc1", "--backprop=fc2"], ["--backprop: given twice", "parted by commas"]),
         (["trian"], ["'trian'", "'train'", "runs, plan, gather, data"]),
         (["data", "cifar"], ["'cifar'", "'cifar10'"]),
     ],
 )
-def test_an_unknown_word_names_itself_and_the_nearest(arguments, words, capsys):
+def test_a_word_that_is_unknown_or_there_twice_is_named(arguments, words, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     error = capsys.readouterr().err

@@ -340,12 +340,13 @@ BROKEN = [
         SMALL | {"networks": ["mlp", {"mlp": {"unit": "tanh"}}]} | {"exclude": [{"network": "mlp-unit=tan"}]},
         "exclude 1 matches no run: {'network': 'mlp-unit=tan'} (did you mean 'mlp-unit=tanh'?)",
     ),
+    (SMALL | {"methods": [True]}, "got True in it; YAML reads yes, no, on and off so: put names in quotes"),
     (SMALL | {"settings": ["lr"]}, "'settings': expected a mapping, got ['lr']"),
     (SMALL | {"settings": {"epoch": 3}}, "unknown setting 'epoch' (did you mean 'epochs'?); accepted: options, "),
     (SMALL | {"settings": {"seed": 3}}, "unknown setting 'seed'"),
     (
         SMALL | {"settings": {"mirror_lr": 1}},
-        "'mirror_lr' is an option of weight_mirror; write it as options: {mirror_lr: ",
+        "'mirror_lr' is an option of weight_mirror; write it in overrides: match: {method: …}, set: {options: ",
     ),
     (override({}, {"mirror_lr": 1}), "'mirror_lr' is an option of weight_mirror; write it as options: {mirror_lr: "),
     (SMALL | {"sweep": {"lr": [1]}}, "'sweep' is a key of ablations, which name the experiment that they start from"),
@@ -634,6 +635,11 @@ BROKEN_ABLATIONS = [
     (
         {"variants": {"a": {"method": "backprop"}}},
         "'method' cannot differ by point: each is made with all of 'methods'",
+    ),
+    ({"variants": {1: {"lr": 1}, "1": {"lr": 2}}}, "'variants': two are called 1; give one of them another name"),
+    (
+        {"methods": ["weight_mirror"], "variants": {"a": {"mirror_lr": 0.1, "options": {"mirror_lr": 0.2}}}},
+        "'mirror_lr' is given twice, by itself and in 'options'; leave one out",
     ),
     ({"variants": {True: {"lr": 1}}}, "'variants': a name was read as True, which YAML means by it; put it in quotes"),
     ({"base": "config/base.yaml", "sweep": {"lr": [1]}}, "'base': expected an experiment's name, not its file; write"),

@@ -380,6 +380,11 @@ def test_a_pattern_that_matches_nothing_names_the_nearest():
         wtkit.convert(model, "feedback_alignment", backprop=["decodr"])
 
 
+def test_a_layers_own_parameter_is_no_pattern_but_its_layer_is():
+    with pytest.raises(wtkit.WtkitError, match=r"'0\.weight' is a parameter of a layer, which stays whole; take '0'"):
+        wtkit.convert(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "feedback_alignment", backprop="0.weight")
+
+
 def test_modules_by_pattern_stay_on_backprop():
     inner = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
     model = nn.Sequential(nn.Linear(2, 2), inner, nn.Linear(2, 2))

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
             left = "none" if field.default in (None, "", ()) else config._typed(field.default)
             how = "required" if required else f"default: {left}"
             text = f"{what[field.name]}; {how}".replace("%", "%%")
-            command.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text)
+            command.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text, action=_Once)
 
     command = commands.add_parser("runs", help="list the runs of an experiment file")
     command.set_defaults(run=_runs)
@@ -171,6 +171,15 @@ def _train(parsed: argparse.Namespace) -> None:
         from .training import train  # after the settings are known to be right: torch takes seconds to load
 
         train(run, parsed.output or Path("runs", run.name), device=parsed.device)
+
+
+class _Once(argparse.Action):
+    """Stores a value, and refuses a second one, which would silently take the place of the first."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string}: given twice; leave one out (values of a list are parted by commas)")
+        setattr(namespace, self.dest, values)
 
 
 def _options(flag: str, texts: list[str]) -> dict[str, Any]:

@@ -240,13 +240,15 @@ def _lag_warnings(config: RunConfig, method: WeightMirror, steps: int | None) ->
         return [
             f"B averages over {behind:,.0f} engaged steps, but the decay makes W forget itself in {forgotten:,.0f}: "
             f"about {lag_angle(config, method):.0f}° while the rate is at its peak; "
-            f"{_rate(rate, 4 * per_lag / forgotten)}, or a smaller weight_decay"
+            f"{_rate(rate, 4 * per_lag / max(forgotten, 1))}, or a smaller weight_decay"
         ]
     at_end = lag_angle_at_end(config, method, MANY if steps is None else steps)
     if at_end > WANTED + 0.5:
+        # more mirror steps rather than a larger rate, which would average over less noise
+        steps_needed = math.ceil(method.mirror_every / (method.decay * forgotten * _tan(WANTED) ** 2))
         return [
             f"B ends about {at_end:.0f}° behind W, which moves until then; take a schedule that ends lower, or "
-            f"{_rate(rate, per_lag / forgotten / _tan(WANTED) ** 2).removeprefix('take ')}"
+            f"mirror_steps: {steps_needed}"
         ]
     return []
 
@@ -277,6 +279,8 @@ def _start_warnings(method: WeightMirror, layers: Sequence[Layer], noisy: bool) 
     begins = f"B starts at {begun[worst]:.0f}° in {worst.name}"
     if enough:
         return [f"{begins}, W hardly mirrored; take mirror_before: {enough}"]
+    if method.mirror_before == 0:
+        return [f"{begins}, never mirrored; take mirror_before: 100"]
     return [] if noisy else [f"{begins}, and its noise leaves it there"]
 
 

@@ -390,7 +390,8 @@ def _expand(content: Any, unchecked: int = 0) -> list[RunConfig]:
     base = _axes(content)
     settings = _mapping("settings", content.get("settings") or {})
     for key in settings:
-        _check_setting(str(key), _SETTINGS, "setting")
+        fix = f"; write it in overrides: match: {{method: …}}, set: {{options: {{{key}: …}}}}"
+        _check_setting(str(key), _SETTINGS, "setting", fix)
     overrides = [
         _override(f"overrides[{number - unchecked if number >= unchecked else number}]", entry)
         for number, entry in enumerate(_list("overrides", content.get("overrides") or []))
@@ -501,7 +502,8 @@ def _check_axis(axis: str, values: Any) -> None:
         if axis == "networks" and isinstance(value, dict):
             _network(value)
         elif not isinstance(value, kind) or isinstance(value, bool):
-            raise WtkitError(f"{axis!r}: expected a list of {word}, got {value!r} in it")
+            quotes = "; YAML reads yes, no, on and off so: put names in quotes" * isinstance(value, bool)
+            raise WtkitError(f"{axis!r}: expected a list of {word}, got {value!r} in it{quotes}")
         elif axis == "norm_orders":  # here, for a network without the choice would not look at it
             known(str(value), (*NORM_ORDERS, OWN_ORDER), "norm order")
 
@@ -618,6 +620,8 @@ def _points(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for name in variants:
             if name is None or isinstance(name, bool):  # YAML's yes, no, on, off, null, ~
                 raise WtkitError(f"'variants': a name was read as {name}, which YAML means by it; put it in quotes")
+            if list(map(str, variants)).count(str(name)) > 1:  # 1 and '1'
+                raise WtkitError(f"'variants': two are called {name}; give one of them another name")
         return {str(name): _mapping(str(name), change) for name, change in variants.items()}
     sweep = _mapping("sweep", content["sweep"])
     for key, values in sweep.items():
@@ -649,7 +653,9 @@ def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
         fix = f", not of {run.method}; leave {run.method} out of 'methods'"
         _check_setting(str(key), [*_OF_POINTS, *options], f"setting or option of {run.method}", fix)
         if key in ("options", "network_options"):
-            values[key] |= _mapping(key, value)
+            for name in _mapping(key, value).keys() & change.keys():
+                raise WtkitError(f"{name!r} is given twice, by itself and in {key!r}; leave one out")
+            values[key] |= value
         elif key in options:
             values[options[key]][key] = value
         else:

@@ -572,7 +572,8 @@ def convert(
     optimizer afterwards: Kolen–Pollack's B is among them. A converted model may be converted again.
 
     A layer must be called to send δ through B: where a module takes ``layer.weight`` and multiplies by itself, as the
-    attention of torchvision's Swin transformers does, leave its layers on backprop.
+    attention of torchvision's Swin transformers does, leave its layers on backprop. For ``torch.func``'s derivatives,
+    and for what traces Python code (``torch.fx``, ``torch.jit``), take :func:`export`; ``torch.compile`` needs nothing.
 
     Args:
         model: any module, a bare layer included.
@@ -753,6 +754,9 @@ def _choose(model: nn.Module, backprop: Sequence[str]) -> dict[str, nn.Module]:
     if unmatched:
         pattern = sorted(unmatched)[0]
         names = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
+        for name, layer in chosen.items():
+            if any(fnmatch(f"{name}.{own}" if name else own, pattern) for own in layer._parameters):
+                raise WtkitError(f"backprop: {pattern!r} is a parameter of a layer, which stays whole; take {name!r}")
         outermost = ", ".join(name for name, _ in unwrap(model).named_children()) or "none"
         raise WtkitError(
             f"backprop: {pattern!r} matches no module or parameter of the model{nearest(pattern, names)}; outermost "

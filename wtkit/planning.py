@@ -214,7 +214,7 @@ def lag_angle(config: RunConfig, method: WeightMirror) -> float:
     gradients make anew in random directions. A W that has settled on a direction, or learns little, is followed better.
     """
     constant = time_constant(config)
-    return 0.0 if math.isinf(constant) else _degrees(lag(method) / constant)
+    return _degrees(lag(method) / constant) if constant else 90.0
 
 
 def lag_angle_at_end(config: RunConfig, method: WeightMirror, steps: int) -> float:
