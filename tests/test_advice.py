@@ -63,7 +63,11 @@ def advised(sentence):
         ("weight_mirror", {"mirror_lr": 1e-4}, {"weight_decay": 0}, "the run has 352", {"mirror_lr"}),
         ("weight_mirror", {"mirror_lr": 0.01}, {}, "makes W forget itself in 19", {"mirror_lr"}),
         (
-            "weight_mirror", {"mirror_lr": 0.1}, {"schedule": "step", "weight_decay": 0.2}, "behind W, which moves",
+            "weight_mirror", {"mirror_lr": 0.1}, {"schedule": "step", "weight_decay": 0.2}, "B ends about",
+            {"mirror_steps"},
+        ),
+        (
+            "weight_mirror", {"mirror_lr": 0.004, "mirror_before": 0}, {"weight_decay": 0}, "B ends about",
             {"mirror_steps"},
         ),
         ("weight_mirror", {"mirror_before": 1}, {"weight_decay": 0}, "B starts at", {"mirror_before"}),

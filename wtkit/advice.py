@@ -34,8 +34,6 @@ WANTED = 12.0
 """Degrees that the paper's weight mirror stays below (Fig. 4a)."""
 FAR = 45.0
 """Degrees from which δ through B is more noise than signal."""
-MANY = 1000
-"""Steps that an epoch is taken to have where only the data could say how many."""
 LEAST, ENOUGH = 5.0, 7.0
 """E-foldings of Kolen–Pollack's mismatch below which it is warned of, and to which the advice brings it."""
 
@@ -142,7 +140,7 @@ def _mirrored(config: RunConfig, method: WeightMirror, layers: Sequence[Layer], 
     if not layers:
         return row
     angles = [sampling_angle(method, layer, _mirror_steps(config, method, steps)) for layer in layers]
-    behind = lag_angle_at_end(config, method, MANY if steps is None else steps)
+    behind = lag_angle_at_end(config, method, steps)
     at_end = math.hypot(_tan(float(np.median(angles))), _tan(behind))
     samples = [layer.samples for layer in layers]
     return row | {
@@ -242,14 +240,13 @@ def _lag_warnings(config: RunConfig, method: WeightMirror, steps: int | None) ->
             f"about {lag_angle(config, method):.0f}° while the rate is at its peak; "
             f"{_rate(rate, 4 * per_lag / max(forgotten, 1))}, or a smaller weight_decay"
         ]
-    at_end = lag_angle_at_end(config, method, MANY if steps is None else steps)
+    at_end = lag_angle_at_end(config, method, steps)
     if at_end > WANTED + 0.5:
-        # more mirror steps rather than a larger rate, which would average over less noise
-        steps_needed = math.ceil(method.mirror_every / (method.decay * forgotten * _tan(WANTED) ** 2))
-        return [
-            f"B ends about {at_end:.0f}° behind W, which moves until then; take a schedule that ends lower, or "
-            f"mirror_steps: {steps_needed}"
-        ]
+        # more mirror steps rather than a larger rate, which would average over less noise; a third of the run, so that
+        # what B began as is forgotten, too
+        allowed = min(forgotten * _tan(WANTED) ** 2, math.inf if steps is None else config.epochs * steps / 3)
+        needed = math.ceil(method.mirror_every / (method.decay * allowed))
+        return [f"B ends about {at_end:.0f}° behind W; take mirror_steps: {needed}"]
     return []
 
 

@@ -648,7 +648,7 @@ def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     if run.network == "mlp":
         options |= {field.name: "network_options" for field in dataclasses.fields(MLP)}  # type: ignore[arg-type]
     for key, value in change.items():
-        if f"{key}s" in ("methods", "seeds"):
+        if key in ("method", "seed"):
             raise WtkitError(f"{key!r} cannot differ by point: each is made with all of '{key}s', a key of its own")
         fix = f", not of {run.method}; leave {run.method} out of 'methods'"
         _check_setting(str(key), [*_OF_POINTS, *options], f"setting or option of {run.method}", fix)

@@ -150,10 +150,10 @@ def hebbian(layer: FeedbackLayer, share: Share = ALONE) -> Tensor:
     return product.div_(samples * method.noise_std**2 * slope.clamp_min(1 / samples))
 
 
-def _of_all(share: Share, product: Tensor, slope: Tensor, samples: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _of_all(share: Share, product: Tensor, slope: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """The product, mean slope and samples of all processes from those of each, in one exchange."""
     fired = slope.to(product.dtype).nan_to_num() * samples  # a process that was left without samples has no mean
-    packed = share.total(torch.cat([product.flatten(), fired.reshape(1), product.new_full((1,), float(samples))]))
+    packed = share.total(torch.cat([product.flatten(), fired.reshape(1), product.new_full((1,), samples)]))
     product = packed[:-2].view_as(product)
     return product, packed[-2] / packed[-1], packed[-1]
 

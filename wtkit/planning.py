@@ -117,6 +117,9 @@ def angle_of_mismatch(left: float) -> float:
 
 # -------------------------------------------------------------------------------------- B that learns in mirror mode
 
+MANY = 1000
+"""Steps that an epoch is taken to have where nobody knows."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -217,14 +220,17 @@ def lag_angle(config: RunConfig, method: WeightMirror) -> float:
     return _degrees(lag(method) / constant) if constant else 90.0
 
 
-def lag_angle_at_end(config: RunConfig, method: WeightMirror, steps: int) -> float:
+def lag_angle_at_end(config: RunConfig, method: WeightMirror, steps: int | None) -> float:
     """About the matrix angle in degrees between B and such a W at the end of a run of ``steps`` steps an epoch.
+
+    None, where nobody knows how many, stands for many.
 
     Step by step, with c = E[B·W] and v = E[B·B] in units of E[W·W]: a step of W leaves e^(−η/η_peak/constant) of c, and
     a mirror step takes B to (1 − λ_B) B + η_B W. B begins as W where it mirrored before training, else at 90° to it.
     """
     constant, kept, gain = time_constant(config), 1 - method.decay, method.mirror_lr
     c, v = (1.0, 1.0) if method.mirror_before else (0.0, 1.0)
+    steps = MANY if steps is None else steps
     for step in range(config.epochs * steps):
         share = learning_rate(config, step / steps) / config.lr
         c *= math.exp(-share / constant) if constant else 0.0
