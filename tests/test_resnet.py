@@ -1,6 +1,7 @@
 """The networks: torchvision's own under bn_relu, the paper's order under relu_bn, and both stems."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -55,6 +56,69 @@ def test_initial_weights_are_torchvisions(norm_order):
     torch.manual_seed(3)
     found = resnet.build("resnet18", num_classes=10, norm_order=norm_order).state_dict()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("network", SIZES)
+def test_width_scales_every_layer(network):
+    """Width k has k/64 of torchvision's channels everywhere, and torchvision's names."""
+    with torch.device("meta"):
+        wide = getattr(torchvision.models, network)(num_classes=10).state_dict()
+        narrow = resnet.build(network, num_classes=10, width=16).state_dict()
+    assert list(narrow) == list(wide)
+    for key, value in wide.items():
+        fixed = (3, 10)  # colours and classes
+        expected = [size if size in fixed or dim > 1 else size // 4 for dim, size in enumerate(value.shape)]
+        assert list(narrow[key].shape) == expected, key
+
+
+@pytest.mark.parametrize("norm_order", NORM_ORDERS)
+@pytest.mark.parametrize(("network", "depth", "millions"), [("resnet20", 3, 0.27), ("resnet56", 9, 0.85)])
+def test_the_networks_for_cifar_are_he_et_als(network, depth, millions, norm_order):
+    """6n + 2 layers with weights, n blocks in each of three stages of 16, 32 and 64 channels, and their parameters."""
+    model = resnet.build(network, num_classes=10, norm_order=norm_order)
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 6 * depth + 2
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
+    assert [stage[0].conv1.out_channels for stage in (model.layer1, model.layer2, model.layer3)] == [16, 32, 64]
+    assert [len(stage) for stage in (model.layer1, model.layer2, model.layer3)] == [depth] * 3
+    maps = model.layer3(model.layer2(model.layer1(model.maxpool(model.conv1(torch.zeros(2, 3, 32, 32))))))
+    assert maps.shape == (2, 64, 8, 8)
+
+
+def test_a_shortcut_without_weights_takes_every_second_position_and_adds_zeros():
+    x = torch.arange(2 * 4 * 5 * 5, dtype=torch.float64).view(2, 4, 5, 5)
+    expected = torch.zeros(2, 8, 3, 3, dtype=torch.float64)
+    expected[:, 2:6] = x[:, :, ::2, ::2]
+    assert torch.equal(resnet.Subsampled(8, 2)(x), expected)
+
+
+@pytest.mark.parametrize("norm_order", NORM_ORDERS)
+def test_resnet20_is_what_its_weights_compute(norm_order):
+    model = resnet.build("resnet20", num_classes=5, norm_order=norm_order).double().eval()
+    state, x = model.state_dict(), images(count=2)
+    for key in state:  # statistics that change something
+        if "running" in key:
+            state[key].uniform_(0.5, 1.5)
+
+    def unit(x, conv, bn, stride=1):
+        x = F.conv2d(x, state[f"{conv}.weight"], None, stride, 1)
+        norm = [state[f"{bn}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+        if norm_order == "relu_bn":
+            return F.batch_norm(x.relu(), *norm)
+        return F.batch_norm(x, *norm)
+
+    after = torch.relu if norm_order == "bn_relu" else lambda x: x
+    y = after(unit(x, "conv1", "bn1"))
+    for stage, block in itertools.product((1, 2, 3), range(3)):
+        key, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+        out = after(unit(y, f"{key}.conv1", f"{key}.bn1", stride))
+        out = unit(out, f"{key}.conv2", f"{key}.bn2")
+        if stride == 2:
+            quarter = y.shape[1] // 2
+            y = torch.cat([torch.zeros_like(out[:, :quarter]), y[:, :, ::2, ::2], torch.zeros_like(out[:, :quarter])], 1)
+        y = after(out + y)
+    expected = y.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
+    torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
 
 
 def relu_bn_forward(state, x, stem):
@@ -150,7 +214,7 @@ def test_copies_and_exports(norm_order):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"network": "resnet20"}, r"unknown network 'resnet20' \(did you mean 'resnet"),
+        ({"network": "resnet19"}, r"unknown network 'resnet19' \(did you mean 'resnet"),
         ({"norm_order": "relu_bm"}, r"unknown norm_order 'relu_bm' \(did you mean 'relu_bn'\?\)"),
         ({"stem": "smal"}, r"unknown stem 'smal' \(did you mean 'small'\?\); accepted: imagenet, small"),
     ],

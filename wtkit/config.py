@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import yaml
 from pydantic import Field
@@ -33,14 +33,32 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 # ------------------------------------------------------------------------------------------------------ networks
 
-RESNETS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+class Architecture(NamedTuple):
+    """What a ResNet is made of.
+
+    Attributes:
+        block: the kind of residual block.
+        depths: blocks in each stage, from the input up.
+        width: channels of the first stage; every further stage has twice as many as the one before.
+        of_cifar: He et al.'s networks for CIFAR: a 3×3 stem, and shortcuts without weights.
+    """
+
+    block: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    width: int = 64
+    of_cifar: bool = False
+
+
+RESNETS = {
+    "resnet18": Architecture("basic", (2, 2, 2, 2)),
+    "resnet34": Architecture("basic", (3, 4, 6, 3)),
+    "resnet50": Architecture("bottleneck", (3, 4, 6, 3)),
+    "resnet101": Architecture("bottleneck", (3, 4, 23, 3)),
+    "resnet152": Architecture("bottleneck", (3, 8, 36, 3)),
+    "resnet20": Architecture("basic", (3, 3, 3), width=16, of_cifar=True),
+    "resnet56": Architecture("basic", (9, 9, 9), width=16, of_cifar=True),
 }
-"""The kind of block and the number of blocks in each of the four stages; :func:`wtkit.resnet.build` makes them."""
+"""The ResNets by name; :func:`wtkit.resnet.build` makes them."""
 
 TORCHVISION = (
     "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121", "densenet161",
@@ -74,6 +92,27 @@ class MLP:
     unit: Literal["relu", "tanh", "sigmoid"] = "relu"
 
 
+@frozen
+class ResNetOptions:
+    """The options of the ResNets.
+
+    Attributes:
+        width: channels of the first stage, as in "ResNet-18 of width 16"; every further stage has twice as many as the
+            one before. None for the network's own: 64, as in torchvision, and 16 for ``resnet20`` and ``resnet56``.
+    """
+
+    NOUN: ClassVar[str] = "option of a ResNet"
+
+    width: Positive | None = None
+
+
+def options_class(network: str) -> type[MLP] | type[ResNetOptions] | None:
+    """The options of a network, where wtkit knows them."""
+    if network == "mlp":
+        return MLP
+    return ResNetOptions if network in RESNETS else None
+
+
 def network_name(network: str, options: Mapping[str, Any]) -> str:
     """What runs, files and data call a network: ``vgg11``, ``mlp-hidden=500+300,unit=tanh``, ``mypackage.nets.Mine``.
 
@@ -94,12 +133,11 @@ def _check_network(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a network, those left at their defaults included where wtkit knows them; raises WtkitError."""
     if "num_classes" in options:
         raise WtkitError("setting 'network_options': 'num_classes' is the data set's to say; leave it out")
-    if network == "mlp":
-        return dataclasses.asdict(MLP(**options))  # type: ignore[call-overload]
-    if network in RESNETS:
-        if options:
-            raise WtkitError(f"setting 'network_options': {network} has none but the settings 'norm_order' and 'stem'")
-    elif network not in TORCHVISION and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network):
+    known_options = options_class(network)
+    if known_options is not None:
+        chosen = dataclasses.asdict(known_options(**options))  # type: ignore[call-overload]
+        return {name: value for name, value in chosen.items() if value is not None}
+    if network not in TORCHVISION and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network):
         near = nearest(network, [*RESNETS, *TORCHVISION, "mlp"])
         raise WtkitError(
             f"setting 'network': unknown network {network!r}{near}; expected a classifier of torchvision's by name, "
@@ -122,11 +160,12 @@ class RunConfig:
         network: a classifier of torchvision's by its name there (:data:`RESNETS`, :data:`TORCHVISION`), ``mlp``, or
             ``package.module:Class``: a class of yours that is called with ``num_classes`` and gives logits (N, classes)
             for images (N, 3, H, W). A module in the working folder is found.
-        network_options: of :class:`MLP`; or further keyword arguments of torchvision's network or of your class. A
-            ResNet has none.
+        network_options: of :class:`MLP` or :class:`ResNetOptions`; or further keyword arguments of torchvision's network
+            or of your class.
         norm_order: of a ResNet, ``relu_bn``, BatchNorm after the ReLU as in the paper, or ``bn_relu``. Every other
             network has its order, if any, of itself: there this is ``own``, whatever the default.
-        stem: of a ResNet, ``imagenet`` or ``small``.
+        stem: of a ResNet, ``imagenet`` or ``small``. ``resnet20`` and ``resnet56`` have a small one, whatever the
+            default.
         backprop: modules that stay on backprop, by name; ``*`` matches any text, as in :func:`wtkit.convert`. Their
             layers are measured like the others.
         data: the data set: ``digits``, ``cifar10``, ``cifar100``, ``tiny_imagenet``, ``imagenet``, or ``image_folder``
@@ -205,6 +244,8 @@ class RunConfig:
         if self.network in RESNETS:
             if self.norm_order == OWN_ORDER:
                 raise WtkitError(f"setting 'norm_order': {self.network} needs one of {', '.join(NORM_ORDERS)}")
+            if RESNETS[self.network].of_cifar:
+                object.__setattr__(self, "stem", "small")  # frozen
             return
         for name, accepted in (("norm_order", ("relu_bn", OWN_ORDER)), ("stem", ("imagenet",))):
             if getattr(self, name) not in accepted:
@@ -318,7 +359,7 @@ def expand(path: str | Path) -> list[RunConfig]:
     **An ablation** names an experiment of the same folder, or of the one above, as its ``base``, and may change its
     ``methods``, ``networks``, ``norm_orders`` and ``seeds`` (none of the base's variants is in it unless named) and its
     ``settings``, and add ``overrides``. Each of these runs is made once a point of the ``sweep``: a mapping of settings
-    or options, of the method or of an ``mlp``, to lists of values, of which all combinations are taken; or once for
+    or options, of the method, a ResNet or an ``mlp``, to lists of values, of which all combinations are taken; or once for
     each of the ``variants``: a mapping of names to settings and options. A point that names its ``network`` or
     ``norm_order`` is for that one instead of the ablation's. A run's variant says its point: ``lr=0.1,momentum=0``.
 
@@ -645,8 +686,9 @@ def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     """``run`` with the settings, and options of its method or network, that ``change`` names."""
     values = dataclasses.asdict(run)
     options = dict.fromkeys(_options(run.method), "options")
-    if run.network == "mlp":
-        options |= {field.name: "network_options" for field in dataclasses.fields(MLP)}  # type: ignore[arg-type]
+    known_options = options_class(run.network)
+    if known_options is not None:
+        options |= {field.name: "network_options" for field in dataclasses.fields(known_options)}
     for key, value in change.items():
         if key in ("method", "seed"):
             raise WtkitError(f"{key!r} cannot differ by point: each is made with all of '{key}s', a key of its own")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import resnet
 from .angles import undisturbed
-from .config import MLP, RESNETS, RunConfig
+from .config import MLP, RESNETS, ResNetOptions, RunConfig
 from .errors import WtkitError, is_lack_of_memory
 from .layers import FeedbackLayer, as_patterns, feedback_layers
 from .settings import nearest
@@ -37,7 +37,8 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
     """
     name, options = config.network, config.network_options
     if name in RESNETS:
-        return resnet.build(name, num_classes=num_classes, norm_order=config.norm_order, stem=config.stem)
+        choices = {"norm_order": config.norm_order, "stem": config.stem}
+        return resnet.build(name, num_classes=num_classes, width=ResNetOptions(**options).width, **choices)
     if name == "mlp":
         return mlp(MLP(**options), num_classes=num_classes, image_size=image_size)
     if ":" in name:
