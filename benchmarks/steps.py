@@ -179,8 +179,9 @@ class Contestant:
         from torch.nn import functional as F
 
         from wtkit import config, training
+        from wtkit.angles import find_live_taps
         from wtkit.layers import feedback_layers
-        from wtkit.mirroring import fit_noise, learns_mirror, mirror
+        from wtkit.mirroring import learns_mirror, mirror
 
         generator = torch.Generator().manual_seed(1)
         images = torch.randn(case.batch, 3, case.size, case.size, generator=generator)
@@ -195,7 +196,7 @@ class Contestant:
         mirrors = [layer.method for layer in feedback_layers(self.model).values() if learns_mirror(layer.method)]
         dtype = training.PRECISIONS[case.precision]
         if mirrors:
-            fit_noise(self.model, images[:2])
+            find_live_taps(self.model, images[:2])
 
         def engaged() -> None:
             with torch.autocast(case.device, dtype=dtype, enabled=dtype is not torch.float32):

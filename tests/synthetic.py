@@ -78,7 +78,7 @@ def records(config: Any, final: float, rng: np.random.Generator, drop: int) -> d
     fall = np.exp(-epochs / max(config.epochs / 12, 0.5))
     error = np.clip(final + (90 - final) * fall * (1 + 0.1 * rng.standard_normal(len(epochs))), 0, 100)
     error[-1] = final
-    return {
+    measured = {
         "test_error": error,
         "test_error_top5": error / 3,
         "train_loss": np.where(epochs == 0, np.nan, error / 40),
@@ -89,7 +89,9 @@ def records(config: Any, final: float, rng: np.random.Generator, drop: int) -> d
         "feedback_norm_ratio": 1 / np.cos(np.radians(np.minimum(matrix, 60))),
         "weight_norm": np.ones_like(matrix),
         "delta_norm_ratio": np.ones_like(delta),
+        "live_share": np.ones(len(depth)),
     }
+    return measured | {f"{name}_all_weights": measured[name] for name in trajectory.OVER_LIVE}
 
 
 def synthetic(
@@ -150,6 +152,8 @@ def labels_of(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names} | {
         "status": "complete",
         "evaluated_on": "test",
+        "held_out_images": 360,
+        "angles_over": trajectory.LIVE,
         "settings": settings,
         "provenance": "{}",
     }

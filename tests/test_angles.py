@@ -7,6 +7,7 @@ import contract
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from contract import array
 from torch import nn
 from torch.nn import functional as F
@@ -398,3 +399,64 @@ def test_a_resnet_can_be_measured_in_training_mode():
     found = wtkit.delta_angles(model, inputs, targets)
     np.testing.assert_allclose(found.values, independent_angles(model, inputs, targets)[0], atol=1e-3)
     assert (found[:-1] > 45).all()
+
+
+# ---------------------------------------------------------------------------------------------------------- live taps
+
+
+def on_small_maps(method="feedback_alignment"):
+    """Two convolutions whose second map is one pixel, so that eight of its nine taps are dead; and a Linear layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.Flatten(), nn.Linear(6, 2)
+    )
+    return wtkit.convert(model.double(), method, seed=1), torch.randn(4, 3, 2, 2, dtype=torch.float64)
+
+
+def test_angles_and_norms_are_of_weights_that_a_signal_can_pass():
+    """The live weights are those that the output depends on, as the gradient tells; the others do not count."""
+    model, images = on_small_maps()
+    angles.find_live_taps(model, images)
+    grads = torch.autograd.grad(model(images).square().sum(), [layer.weight for layer in model[0:3:2]])
+    for name, layer, grad in zip(("0", "2"), model[0:3:2], grads, strict=True):
+        live = (grad != 0).any(0, keepdim=True).any(1, keepdim=True).expand_as(grad)
+        for chosen, all_weights in ((live, False), (torch.ones_like(live), True)):
+            W, B = layer.weight.detach()[chosen].numpy(), layer.B[chosen].numpy()
+            cosine = W @ B / np.linalg.norm(W) / np.linalg.norm(B)
+            found = wtkit.matrix_angles(model, all_weights=all_weights).sel(layer=name)
+            assert found.item() == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-6)
+            ratio = angles.feedback_norm_ratios(model, all_weights=all_weights).sel(layer=name)
+            assert ratio.item() == pytest.approx(np.linalg.norm(B) / np.linalg.norm(W))
+            norm = angles.weight_norms(model, all_weights=all_weights).sel(layer=name)
+            assert norm.item() == pytest.approx(np.linalg.norm(W))
+        assert angles.live_shares(model).sel(layer=name).item() == pytest.approx(live.double().mean().item())
+    assert angles.live_shares(model).values.tolist() == [4 / 9, 1 / 9, 1]
+
+
+def test_a_matrix_angle_sees_nothing_of_dead_taps():
+    model, images = on_small_maps()
+    angles.find_live_taps(model, images)
+    before = wtkit.matrix_angles(model)
+    with torch.no_grad():
+        model[2].weight[:, :, 0] = 7.0  # the row of taps above the pixel
+    xr.testing.assert_identical(wtkit.matrix_angles(model), before)
+    assert wtkit.matrix_angles(model, all_weights=True)[1] != before[1]
+
+
+def test_a_layer_that_is_used_twice_has_the_live_taps_of_both_uses():
+    model = wtkit.convert(OnTwoMaps().double(), "feedback_alignment")
+    angles.find_live_taps(model, torch.zeros(2, 3, 1, 4, dtype=torch.float64))
+    assert model.conv.taps == (slice(None), slice(None), slice(1, 2), slice(0, 3))
+    assert angles.live_shares(model).item() == pytest.approx(1 / 3)
+
+
+class OnTwoMaps(nn.Module):
+    """One convolution on a map of 1×4 pixels and on its 1×1 mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.conv(y.mean((2, 3), keepdim=True)).flatten(1)

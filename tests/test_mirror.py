@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import wtkit
 from wtkit import mirroring
+from wtkit.angles import find_live_taps
 from wtkit.layers import feedback_layers
 
 KINDS = ["gaussian", "uniform", "orthogonal"]
@@ -463,7 +464,7 @@ def shrinking(size=1):
 def test_noise_is_fired_only_where_inputs_exist():
     """The taps that are left are those whose weights the output depends on at all; elsewhere B only decays."""
     model, images = shrinking()
-    mirroring.fit_noise(model, images)
+    find_live_taps(model, images)
     conv = model[2]
     (of_weight,) = torch.autograd.grad(model(torch.randn_like(images)).square().sum(), conv.weight)
     used = (of_weight != 0).any(0).any(0)
@@ -479,7 +480,7 @@ def test_fitting_the_noise_leaves_everything_else_alone():
     model, images = shrinking()
     model.insert(1, nn.BatchNorm2d(4).double())
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
-    mirroring.fit_noise(model, images)
+    find_live_taps(model, images)
     contract.assert_same_state(before, model.state_dict())
     assert [m.training for m in model.modules()] == modes
     assert all(p.grad is None for p in model.parameters())
@@ -487,7 +488,7 @@ def test_fitting_the_noise_leaves_everything_else_alone():
 
 def test_on_maps_that_the_kernel_fits_on_every_tap_receives_noise():
     model, images = shrinking(size=3)
-    mirroring.fit_noise(model, images)
+    find_live_taps(model, images)
     assert model[0].taps is ... and model[2].taps is ...
 
 

@@ -95,6 +95,7 @@ def test_labels():
     assert paper.label(WM, "gaussian") == "WM gaussian"
     assert paper.label("of_somebody_else") == "of_somebody_else"
     assert paper.network_label("resnet50") == "ResNet-50"
+    assert paper.network_label("resnet18-width=16") == "ResNet-18, width 16"
     for name, shown in (("digits", "digits"), ("tiny_imagenet_32", "Tiny ImageNet"), ("cifar10_short", "cifar10-jpeg")):
         assert paper.data_label(wtkit.open_results(name, quiet=True)["resnet18"].to_dataset()) == shown
 

@@ -134,6 +134,14 @@ def test_a_method_that_was_not_run_is_said_to_be_missing():
     assert texts(ax) == "not run"
 
 
+def test_angles_over_all_weights_are_called_that():
+    for angles_over, expected in (("live weights", False), ("all weights", True)):
+        made = node(lambda one, word=angles_over: one.assign_coords(angles_over=("run", [word] * one.sizes["run"])))
+        fig = Figure()
+        plotting.angle_note(fig, [made])
+        assert ("over all weights" in fig._supxlabel.get_text()) is expected
+
+
 def test_epochs_without_angles_leave_no_gap():
     sparse = node(lambda n: n["matrix_angle"].values.__setitem__((slice(None), slice(1, 16, 2)), np.nan))
     ax = Figure().subplots()

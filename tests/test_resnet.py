@@ -115,7 +115,9 @@ def test_resnet20_is_what_its_weights_compute(norm_order):
         out = unit(out, f"{key}.conv2", f"{key}.bn2")
         if stride == 2:
             quarter = y.shape[1] // 2
-            y = torch.cat([torch.zeros_like(out[:, :quarter]), y[:, :, ::2, ::2], torch.zeros_like(out[:, :quarter])], 1)
+            y = torch.cat(
+                [torch.zeros_like(out[:, :quarter]), y[:, :, ::2, ::2], torch.zeros_like(out[:, :quarter])], 1
+            )
         y = after(out + y)
     expected = y.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
     torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)

@@ -16,7 +16,8 @@ SCHEMA = (ROOT / "docs/schema.md").read_text()
 LAYERS = {"layer": ["conv1", "fc"], "kind": ["Conv2d", "Linear"], "fan_in": [147, 512]}
 LABELS = {
     "method": "weight_mirror", "variant": "", "norm_order": "relu_bn", "seed": 0, "status": "complete",
-    "evaluated_on": "test", "settings": '{"lr": 0.05}', "provenance": "{}",
+    "evaluated_on": "test", "held_out_images": 360, "angles_over": trajectory.LIVE,
+    "settings": '{"lr": 0.05}', "provenance": "{}",
 }  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_any_reader_finds_text_numbers_and_units(tmp_path):
             "long_name": "angle between B and W", "units": "degree", "paper": "Sec. 6, Fig. 4a, c, e"
         }  # fmt: skip
         assert run["matrix_angle"].sel(epoch=2, layer="fc") == 20
-        assert run.attrs == {"schema_version": 1, "network": "resnet18", "data": "digits"}
+        assert run.attrs == {"schema_version": 2, "network": "resnet18", "data": "digits"}
         assert str(run["method"].values) == "weight_mirror"
 
 
@@ -89,7 +90,7 @@ def test_settings_of_a_run_come_back_as_a_dictionary():
 VIOLATIONS = [
     (lambda run: run.attrs.pop("schema_version"), "no attribute 'schema_version'"),
     (lambda run: run.attrs.update(schema_version="one"), "'schema_version' is 'one', expected a whole number"),
-    (lambda run: run.attrs.update(schema_version=2), "schema version 2, but this wtkit reads up to 1; upgrade"),
+    (lambda run: run.attrs.update(schema_version=3), "schema version 3, but this wtkit reads up to 2; upgrade"),
     (lambda run: run.attrs.pop("network"), "attribute 'network' is missing"),
     (lambda run: run.attrs.pop("data"), "attribute 'data' is missing"),
     (lambda run: run.drop_vars("seconds"), "'seconds' is missing"),
@@ -145,26 +146,50 @@ def test_a_missing_or_broken_run_is_named(tmp_path):
         trajectory.open_run(path)
 
 
+def as_version_1(run):
+    """What a version 1 run with the values of ``run`` opens as."""
+    twins = {f"{name}_all_weights": run[name] for name in trajectory.OVER_LIVE}
+    kept = {name: twin.assign_attrs(run[name].attrs) for name, twin in twins.items()}
+    labels = {"held_out_images": -1, "angles_over": trajectory.ALL}
+    return run.assign(kept).assign_coords({name: run[name].copy(data=value) for name, value in labels.items()})
+
+
+def without_what_came_with_version_2(run):
+    later = [f"{name}_all_weights" for name in trajectory.OVER_LIVE]
+    later += ["live_share", "held_out_images", "angles_over"]
+    return run.drop_vars(later).assign_attrs(schema_version=1)
+
+
 @pytest.mark.parametrize("version", range(1, trajectory.SCHEMA_VERSION + 1))
 def test_files_of_every_version_stay_readable(version):
     """A new version adds its file, ``trajectory.save(make(), "tests/data/run_v2.nc")``; an old one is never remade."""
     run = trajectory.open_run(ROOT / f"tests/data/run_v{version}.nc")
-    xr.testing.assert_equal(run, make())
+    xr.testing.assert_equal(run, as_version_1(make()) if version == 1 else make())
+
+
+def test_the_angles_of_version_1_are_those_over_all_weights(tmp_path):
+    path = tmp_path / "old.nc"
+    without_what_came_with_version_2(make()).to_netcdf(path, engine="h5netcdf")
+    run = trajectory.open_run(path)
+    xr.testing.assert_equal(run["matrix_angle_all_weights"], run["matrix_angle"])
+    assert run["angles_over"].item() == "all weights" and run["held_out_images"].item() == -1
+    assert run.attrs["schema_version"] == trajectory.SCHEMA_VERSION and run["live_share"].isnull().all()
+    trajectory.save(make(seed=1), tmp_path / "new.nc")
+    tree = trajectory.gather([path, tmp_path / "new.nc"], "some")
+    assert tree["resnet18"]["angles_over"].values.tolist() == ["all weights", "live weights"]
+
+    old = without_what_came_with_version_2(tree["resnet18"].to_dataset())
+    xr.DataTree.from_dict({"/resnet18": old}).to_netcdf(path, engine="h5netcdf")
+    node = trajectory.open_results(path, quiet=True)["resnet18"]
+    assert node["angles_over"].values.tolist() == ["all weights"] * 2
+    assert node["weight_norm_all_weights"].dims == node["matrix_angle"].dims
 
 
 def test_files_from_before_a_variable_open_with_it_not_measured(tmp_path):
     path = tmp_path / "old.nc"
-    make().drop_vars(trajectory.LATER).to_netcdf(path, engine="h5netcdf")
-    xr.testing.assert_identical(trajectory.open_run(path), make())
-    new = make(seed=1).assign(weight_norm=make(seed=1)["matrix_angle"].assign_attrs(units="1"))
-    trajectory.save(new, tmp_path / "new.nc")
-    tree = trajectory.gather([path, tmp_path / "new.nc"], "some")
-    np.testing.assert_array_equal(tree["resnet18"]["weight_norm"].isnull().all(("epoch", "layer")), [True, False])
-
-    old = xr.DataTree.from_dict({"/resnet18": tree["resnet18"].to_dataset().drop_vars(trajectory.LATER)})
-    old.to_netcdf(path, engine="h5netcdf")
-    node = trajectory.open_results(path, quiet=True)["resnet18"]
-    assert node["weight_norm"].dims == node["matrix_angle"].dims and node["weight_norm"].isnull().all()
+    without_what_came_with_version_2(make()).drop_vars("weight_norm").to_netcdf(path, engine="h5netcdf")
+    run = trajectory.open_run(path)
+    assert run["weight_norm"].dims == run["matrix_angle"].dims and run["weight_norm"].isnull().all()
 
 
 # -------------------------------------------------------------------------------------------------------- gather
@@ -176,7 +201,7 @@ def test_runs_are_gathered_by_network_and_short_ones_end_in_nan(tmp_path):
     trajectory.save(deep, tmp_path / "c.nc")
     paths = [save(tmp_path, "a.nc"), save(tmp_path, "b.nc", epochs=1, seed=1, status="diverged"), tmp_path / "c.nc"]
     tree = trajectory.gather(paths, "some")
-    assert tree.attrs == {"schema_version": 1, "experiment": "some"}
+    assert tree.attrs == {"schema_version": 2, "experiment": "some"}
     assert set(tree.children) == {"resnet18", "resnet50"}
 
     node = tree["resnet18"].to_dataset()

@@ -376,7 +376,7 @@ def test_a_gpus_lack_of_memory_is_known_by_its_words(text, config, monkeypatch):
     def lacking(*_, **__):
         raise RuntimeError(text)
 
-    monkeypatch.setattr("wtkit.training.fit_noise", lacking)
+    monkeypatch.setattr("wtkit.angles.find_live_taps", lacking)
     with pytest.raises(wtkit.WtkitError, match=r"out of memory on cpu: .*; take a smaller"):
         wtkit.train(config("weight_mirror"), quiet=True)
     monkeypatch.setattr("torch.empty", lacking)
@@ -388,7 +388,7 @@ def test_a_lack_of_memory_is_said_in_a_line(config, monkeypatch):
     def ask_for_too_much(*_):
         torch.empty(1 << 60)
 
-    monkeypatch.setattr("wtkit.training.fit_noise", ask_for_too_much)
+    monkeypatch.setattr("wtkit.angles.find_live_taps", ask_for_too_much)
     with pytest.raises(wtkit.WtkitError, match=r"out of memory on cpu: .*; take a smaller batch_size, image_size or"):
         wtkit.train(config("weight_mirror"), quiet=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import WtkitError
-from .layers import FeedbackLayer, deltas_of_backprop, feedback_layers, unwrap
+from .layers import FeedbackConv2d, FeedbackLayer, Taps, deltas_of_backprop, feedback_layers, unwrap
 
 
 def angle(u: Tensor, v: Tensor) -> Tensor:
@@ -27,11 +28,63 @@ def angle(u: Tensor, v: Tensor) -> Tensor:
     return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1)))
 
 
-def matrix_angles(model: nn.Module) -> xr.DataArray:
+@torch.no_grad()
+def find_live_taps(model: nn.Module, images: Tensor) -> None:
+    """Find, by one forward pass, which taps of the convolutions' kernels are live: those that meet an input at all.
+
+    On a map smaller than its kernel a convolution has taps that only ever meet padding (eight of the nine of a 3×3
+    kernel on a 1×1 map). No signal passes them, forward or back, so they say nothing about a method. From then on
+    angles and norm ratios are taken over the live taps, and mirror mode fires noise at those alone; without this call
+    every tap counts as live. Nothing else of the model changes, nor any global random stream.
+
+    Args:
+        model: a converted model.
+        images: a batch of the size that the model is trained on, (N, C, H, W); only its shape matters.
+    """
+    layers = feedback_layers(model)
+    found: dict[FeedbackLayer, Taps] = {}
+
+    def note(layer: FeedbackConv2d, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].dim() == 4:
+            taps, _ = layer.maps.taps(inputs[0], layer.weight)
+            found[layer] = _union(found[layer], taps) if layer in found else taps
+
+    model = unwrap(model)
+    training = {module: module.training for module in model.modules()}
+    with undisturbed(model, images), contextlib.ExitStack() as hooks:
+        for layer in layers.values():
+            if isinstance(layer, FeedbackConv2d):
+                hooks.callback(layer.register_forward_pre_hook(note).remove)
+        try:
+            model.eval()(images)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+    for layer, taps in found.items():
+        layer.taps = taps
+
+
+def _union(a: Taps, b: Taps) -> Taps:
+    """The taps from the first to the last that are in one of the two, for a layer that is used more than once."""
+    if isinstance(a, EllipsisType) or isinstance(b, EllipsisType):
+        return ...
+    ranges = (slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a[2:], b[2:], strict=True))
+    return (slice(None), slice(None), *ranges)
+
+
+def live_shares(model: nn.Module) -> xr.DataArray:
+    """The share of every layer's weights that a signal can pass, over ``layer``; 1 but for dead taps."""
+    layers = _layers(model)
+    shares = [x.weight[x.taps].numel() / x.weight.numel() for x in layers.values()]
+    return _per_layer(layers, torch.tensor(shares), "live_share", "share of the weights that a signal can pass", "1")
+
+
+def matrix_angles(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
     """The angle of every layer between B, which δ really travels through, and W, each read as one vector.
 
     Args:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel.
+        all_weights: whether to count taps that no signal passes, too, where :func:`find_live_taps` found some.
 
     Returns:
         degrees over ``layer`` (module names from the input up); 0 for backprop; NaN where no B is in W's place.
@@ -41,26 +94,28 @@ def matrix_angles(model: nn.Module) -> xr.DataArray:
     """
     layers = _layers(model)
     with torch.no_grad():
-        values = torch.stack([angle(_B(x).flatten(), x.weight.flatten()) for x in layers.values()])
+        values = torch.stack([angle(*_vectors(x, all_weights)) for x in layers.values()])
     return _per_layer(layers, values, "matrix_angle", "angle between B and W", "degree")
 
 
-def feedback_norm_ratios(model: nn.Module) -> xr.DataArray:
-    """‖B‖ / ‖W‖ of every layer, over ``layer``; NaN where no B is in W's place."""
+def feedback_norm_ratios(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
+    """‖B‖ / ‖W‖ of every layer, over ``layer``, of the weights that :func:`matrix_angles` takes; NaN where no B is in
+    W's place."""
     layers = _layers(model)
     with torch.no_grad():
-        values = torch.stack([_B(x).double().norm() / x.weight.double().norm() for x in layers.values()])
+        vectors = [_vectors(x, all_weights) for x in layers.values()]
+        values = torch.stack([B.double().norm() / W.double().norm() for B, W in vectors])
     return _per_layer(layers, values, "feedback_norm_ratio", "norm of B over norm of W", "1")
 
 
-def weight_norms(model: nn.Module) -> xr.DataArray:
-    """‖W‖ (Frobenius) of every layer, over ``layer``.
+def weight_norms(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
+    """‖W‖ (Frobenius) of every layer, over ``layer``, of the weights that :func:`matrix_angles` takes.
 
     With the angle θ and the ratio r it gives the mismatch ‖W − Bᵀ‖ = ‖W‖ √(1 + r² − 2 r cos θ).
     """
     layers = _layers(model)
     with torch.no_grad():
-        values = torch.stack([x.weight.double().norm() for x in layers.values()])
+        values = torch.stack([_vectors(x, all_weights)[1].double().norm() for x in layers.values()])
     return _per_layer(layers, values, "weight_norm", "norm of W", "1")
 
 
@@ -182,6 +237,14 @@ def _B(layer: FeedbackLayer) -> Tensor:
     if B is None or (layer.method.direct and not layer.is_output):
         return torch.full_like(layer.weight, float("nan"))
     return B
+
+
+def _vectors(layer: FeedbackLayer, all_weights: bool) -> tuple[Tensor, Tensor]:
+    """B and W as vectors, of all weights or of the live ones."""
+    B, W = _B(layer), layer.weight
+    if not all_weights and B.shape == W.shape:
+        B, W = B[layer.taps], W[layer.taps]
+    return B.flatten(), W.flatten()
 
 
 def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:

@@ -33,6 +33,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 # ------------------------------------------------------------------------------------------------------ networks
 
+
 class Architecture(NamedTuple):
     """What a ResNet is made of.
 
@@ -160,8 +161,8 @@ class RunConfig:
         network: a classifier of torchvision's by its name there (:data:`RESNETS`, :data:`TORCHVISION`), ``mlp``, or
             ``package.module:Class``: a class of yours that is called with ``num_classes`` and gives logits (N, classes)
             for images (N, 3, H, W). A module in the working folder is found.
-        network_options: of :class:`MLP` or :class:`ResNetOptions`; or further keyword arguments of torchvision's network
-            or of your class.
+        network_options: of :class:`MLP` or :class:`ResNetOptions`; or further keyword arguments of torchvision's
+            network or of your class.
         norm_order: of a ResNet, ``relu_bn``, BatchNorm after the ReLU as in the paper, or ``bn_relu``. Every other
             network has its order, if any, of itself: there this is ``own``, whatever the default.
         stem: of a ResNet, ``imagenet`` or ``small``. ``resnet20`` and ``resnet56`` have a small one, whatever the
@@ -359,8 +360,8 @@ def expand(path: str | Path) -> list[RunConfig]:
     **An ablation** names an experiment of the same folder, or of the one above, as its ``base``, and may change its
     ``methods``, ``networks``, ``norm_orders`` and ``seeds`` (none of the base's variants is in it unless named) and its
     ``settings``, and add ``overrides``. Each of these runs is made once a point of the ``sweep``: a mapping of settings
-    or options, of the method, a ResNet or an ``mlp``, to lists of values, of which all combinations are taken; or once for
-    each of the ``variants``: a mapping of names to settings and options. A point that names its ``network`` or
+    or options, of the method, a ResNet or an ``mlp``, to lists of values, of which all combinations are taken; or once
+    for each of the ``variants``: a mapping of names to settings and options. A point that names its ``network`` or
     ``norm_order`` is for that one instead of the ablation's. A run's variant says its point: ``lr=0.1,momentum=0``.
 
     Raises:

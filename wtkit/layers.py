@@ -299,7 +299,7 @@ class FeedbackLayer(nn.Module):
         mirror_count: mirror steps taken so far, by which its noise is keyed.
         update_count: updates of W that its method has followed or set B apart in, by which what is drawn for them is
             keyed.
-        taps: the part of ``weight`` whose inputs exist, where :func:`wtkit.mirroring.fit_noise` found some that do not.
+        taps: the part of ``weight`` that a signal can pass, as :func:`wtkit.angles.find_live_taps` found it; else all.
     """
 
     method: Method

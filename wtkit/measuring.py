@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from . import data, networks, training
 from .advice import Cost, Found, groups
-from .angles import angle
+from .angles import angle, find_live_taps
 from .config import CLASSES, RunConfig
 from .errors import WtkitError
 from .images import killed_workers
 from .layers import feedback_layers
 from .methods import Method
-from .mirroring import fit_noise, learns_mirror, noise_samples
+from .mirroring import learns_mirror, noise_samples
 from .planning import Facts, Layer, known_facts, learns_as_W, split
 
 PATIENCE = 2.0
@@ -258,7 +258,7 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
         with torch.random.fork_rng([]), torch.device("cpu" if ":" in config.network else "meta"):
             model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
             training._convert(model, method, config)
-            fit_noise(model, torch.zeros(2, 3, size, size))
+            find_live_taps(model, torch.zeros(2, 3, size, size))
     except WtkitError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:

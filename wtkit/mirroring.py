@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from typing import TypeGuard
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import WtkitError
-from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, share_of, unwrap
+from .layers import ConvMaps, FeedbackConv2d, FeedbackLayer, feedback_layers, share_of
 from .methods import Method
 from .methods.weight_mirror import WeightMirror
 from .parallel import ALONE, Share
@@ -73,39 +72,11 @@ def mirror_step(layer: FeedbackLayer, averaged: int | None = None, share: Share 
     layer.mirror_count += 1
 
 
-@torch.no_grad()
-def fit_noise(model: nn.Module, images: Tensor) -> None:
-    """Find, by one forward pass, which inputs of the layers exist, so that noise is fired by those alone.
-
-    On a map smaller than its kernel a convolution has taps that only ever meet padding: no cell stands there that could
-    fire, and no signal that δ is made of passes. Noise for them is work for nothing (a 3×3 kernel on a 1×1 map has
-    nine times the fan-in that it uses). Their B then only decays. Optional: without it every tap receives noise.
-
-    Args:
-        images: a batch of the size that the model is trained on; only its shape matters.
-    """
-
-    def note(layer: FeedbackConv2d, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].dim() == 4 and layer.maps.padding != (0, 0):
-            layer.taps, _ = layer.maps.taps(inputs[0], layer.weight)
-
-    model = unwrap(model)
-    training = {module: module.training for module in model.modules()}
-    with contextlib.ExitStack() as hooks:
-        for layer in feedback_layers(model).values():
-            if isinstance(layer, FeedbackConv2d):
-                hooks.callback(layer.register_forward_pre_hook(note).remove)
-        try:
-            model.eval()(images)
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-
-
 def hebbian(layer: FeedbackLayer, share: Share = ALONE) -> Tensor:
     """The product of noise and response at unit gain, in W's shape: δ_{l+1} δ_lᵀ / (N σ² φ'_s), of expectation W.
 
-    Where :func:`fit_noise` found taps without inputs, only of those that have some: in the shape of ``W[layer.taps]``.
+    Of live taps alone, where :func:`wtkit.angles.find_live_taps` found them: in the shape of ``W[layer.taps]``. B's
+    other taps only decay.
 
     δ_l and δ_{l+1} are the noise and the response, which mirror mode copies into the feedback path (eq. 6). φ'_s is the
     mean of φ' over units and samples. Orthogonal noise fires each of its vectors with both signs. All processes of

@@ -20,7 +20,7 @@ import pandas as pd
 import xarray as xr
 
 from . import methods
-from .trajectory import select, settings
+from .trajectory import ALL, select, settings
 
 BP, FA, SS, WM, KP = METHODS = (
     "backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"
@@ -108,8 +108,12 @@ def label(method: str, variant: str = "") -> str:
 
 
 def network_label(network: str) -> str:
-    """``ResNet-18`` for ``resnet18``; any other network by its own name."""
-    return re.sub(r"^resnet(\d+)$", r"ResNet-\1", network)
+    """``ResNet-18`` for ``resnet18``, ``ResNet-18, width 16`` for ``resnet18-width=16``; else the network's name."""
+    found = re.fullmatch(r"resnet(\d+)(?:-width=(\d+))?", network)
+    if not found:
+        return network
+    depth, width = found.groups()
+    return f"ResNet-{depth}, width {width}" if width else f"ResNet-{depth}"
 
 
 def data_label(node: xr.Dataset) -> str:
@@ -203,6 +207,11 @@ def error_table(tree: xr.DataTree) -> pd.DataFrame:
                         }
                     )
     return pd.DataFrame(rows)
+
+
+def over_all_weights(node: xr.Dataset) -> bool:
+    """Whether the angles of any run count weights that no signal passes, as in files of schema version 1."""
+    return ALL in node["angles_over"].values
 
 
 def evaluated_on(node: xr.Dataset) -> str:

@@ -387,7 +387,8 @@ def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
         f"{paper.network_label(node.attrs['network'])}: {len(set(node['seed'].values.tolist()))}" for node in nodes
     )
     drops = "; dotted: $\\eta_W$ drops" if any(map(paper.lr_drops, nodes)) else ""
-    text = f"Every line a layer, mean over seeds ({counts}); square-root axis{drops}."
+    over = "; angles over all weights, dead ones included" if any(map(paper.over_all_weights, nodes)) else ""
+    text = f"Every line a layer, mean over seeds ({counts}); square-root axis{drops}{over}."
     fig.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 

@@ -37,7 +37,7 @@ from .files import held, write_whole
 from .images import killed_workers
 from .layers import FeedbackLayer, convert, convertible, feedback_layers, stream_seed
 from .methods import Method
-from .mirroring import fit_noise, learns_mirror, mirror, noise_samples
+from .mirroring import learns_mirror, mirror, noise_samples
 from .parallel import ALONE, Share
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -201,8 +201,7 @@ class _Run:
         self.layers = feedback_layers(self.model)
         self.optimizer = _optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        if learns_mirror(self.method):
-            fit_noise(self.model, self.examples[0])
+        angles.find_live_taps(self.model, self.examples[0])
         self.records: list[dict[str, Any]] = []
         self.status = "running"
         self.provenance = _provenance(device, share)
@@ -315,11 +314,16 @@ class _Run:
         """Angles and norms of every layer, as they are recorded."""
         self.model.train()  # δ as training has it, BatchNorm normalising with the batch
         deltas = angles.delta_statistics(self.model, *self.examples)
-        return {
-            "matrix_angle": angles.matrix_angles(self.model).values,
-            "feedback_norm_ratio": angles.feedback_norm_ratios(self.model).values,
-            "weight_norm": angles.weight_norms(self.model).values,
-        } | {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
+        measures = {
+            "matrix_angle": angles.matrix_angles,
+            "feedback_norm_ratio": angles.feedback_norm_ratios,
+            "weight_norm": angles.weight_norms,
+        }
+        found = {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
+        for name, measure in measures.items():
+            found[name] = measure(self.model).values
+            found[f"{name}_all_weights"] = measure(self.model, all_weights=True).values
+        return found
 
     def refuse_differing(self, when: str) -> None:
         """Refuse to go on with weights, forward or feedback, that are not the same in all processes."""
@@ -348,12 +352,13 @@ class _Run:
 
     def trajectory(self) -> xr.Dataset:
         """The records so far as a data set."""
-        records = {}
+        records: dict[str, Any] = {}
         for name, (dims, *_) in trajectory.VARIABLES.items():
             missing = np.full(len(self.layers), np.nan) if "layer" in dims else np.nan
             if "epoch" in dims:
                 records[name] = [entry.get(name, missing) for entry in self.records]
         fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
+        records["live_share"] = angles.live_shares(self.model).values
         if learns_mirror(self.method):
             records["mirror_samples"] = [
                 noise_samples(layer) if learns_mirror(layer.method) else np.nan for layer in self.layers.values()
@@ -365,6 +370,8 @@ class _Run:
             "seed": self.config.seed,
             "status": self.status,
             "evaluated_on": self.config.evaluate_on,
+            "held_out_images": self.data.number_held_out,
+            "angles_over": trajectory.LIVE,
             "settings": self.config.revision,
             "provenance": self.provenance,
         }

@@ -20,7 +20,10 @@ from .errors import WtkitError
 from .files import write_whole
 from .settings import known, nearest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+LIVE, ALL = "live weights", "all weights"
+"""What angles and norm ratios were taken over: weights that a signal can pass, or all of them."""
 
 # name: (dimensions of one run, long name, units, section of the paper)
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
@@ -30,14 +33,20 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "learning_rate": (("epoch",), "learning rate η_W at the end of the epoch", "1", "eq. 4"),
     "seconds": (("epoch",), "time that the epoch took, measuring included", "s", ""),
     "matrix_angle": (("epoch", "layer"), "angle between B and W", "degree", "Sec. 6, Fig. 4a, c, e"),
+    "matrix_angle_all_weights": (("epoch", "layer"), "angle between B and W, dead weights included", "degree", ""),
     "delta_angle": (("epoch", "layer"), "angle between δ and backprop's δ", "degree", "Sec. 6, Fig. 4b, d, f"),
     "feedback_norm_ratio": (("epoch", "layer"), "norm of B over norm of W", "1", "Sec. 4.3"),
+    "feedback_norm_ratio_all_weights": (
+        ("epoch", "layer"), "norm of B over norm of W, dead weights included", "1", ""
+    ),
     "weight_norm": (("epoch", "layer"), "norm of W", "1", ""),
+    "weight_norm_all_weights": (("epoch", "layer"), "norm of W, dead weights included", "1", ""),
     "delta_norm_ratio": (("epoch", "layer"), "norm of δ over norm of backprop's δ", "1", ""),
+    "live_share": (("layer",), "share of the weights that a signal can pass", "1", ""),
     "mirror_samples": (("layer",), "noise samples a mirror step", "1", "Sec. 4.2"),
-}
-LATER = ("weight_norm",)
-"""Variables that came after files of this version had been written: all NaN where a file is without them."""
+}  # fmt: skip
+OVER_LIVE = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
+"""Variables over the live weights; each has a twin over all weights, under its name and ``_all_weights``."""
 
 LAYER_COORDS = {"depth": "position from the input, from 0", "kind": "Linear or Conv2d", "fan_in": "inputs of a unit"}
 RUN_COORDS = {
@@ -47,6 +56,8 @@ RUN_COORDS = {
     "seed": "random seed",
     "status": "complete or diverged",
     "evaluated_on": "test or validation images",
+    "held_out_images": "images that the errors were measured on; -1 where that was not recorded",
+    "angles_over": f"what angles and norm ratios of B and W are taken over: {LIVE}, or {ALL} (schema version 1)",
     "settings": "every setting of the run, as JSON",
     "provenance": "versions, commit, device, processes and start of the run, as JSON",
 }
@@ -86,12 +97,33 @@ def _variable(name: str, sizes: Mapping[Any, int], values: Any = None) -> tuple[
 
 
 def _brought_up(run: xr.Dataset) -> xr.Dataset:
-    """One run, or a gathered node, with those of :data:`LATER` that its file is without."""
-    missing = [name for name in LATER if name not in run.variables and set(VARIABLES[name][0]) <= set(run.dims)]
-    run = run.assign({name: _variable(name, run.sizes) for name in missing})
-    if "run" in run.dims:
-        run = run.assign({name: run[name].expand_dims(run=run.sizes["run"]) for name in missing})
-    return run
+    """One run, or a gathered node, of any version as one of :data:`SCHEMA_VERSION`.
+
+    Version 1 knew one angle, over all weights; it stays under the name that it had, and ``angles_over`` says so.
+    """
+    if run.attrs.get("schema_version") != 1:
+        return run
+    attrs = run.attrs | {"schema_version": SCHEMA_VERSION}
+    leading = {"run": run.sizes["run"]} if "run" in run.dims else {}
+    if "weight_norm" not in run.variables:  # came after the first files of version 1
+        run = _with_missing(run, "weight_norm", leading)
+    for name in OVER_LIVE:
+        twin = f"{name}_all_weights"
+        if name in run.variables:
+            run = run.assign({twin: run[name].assign_attrs(_variable(twin, run.sizes)[2])})
+    run = _with_missing(run, "live_share", leading)
+    for name, value in (("held_out_images", -1), ("angles_over", ALL)):
+        values = np.full(tuple(leading.values()), value, dtype=object if isinstance(value, str) else None)
+        run = run.assign_coords({name: (tuple(leading), values, {"long_name": RUN_COORDS[name]})})
+    return run.assign_attrs(attrs)
+
+
+def _with_missing(run: xr.Dataset, name: str, leading: Mapping[str, int]) -> xr.Dataset:
+    """``run`` with a variable that was not measured."""
+    if not set(VARIABLES[name][0]) <= set(run.dims):
+        return run  # what it lacks is found by check
+    run = run.assign({name: _variable(name, run.sizes)})
+    return run.assign({name: run[name].expand_dims(leading)}) if leading else run
 
 
 def check(run: xr.Dataset, source: str) -> xr.Dataset:
@@ -127,7 +159,8 @@ def check(run: xr.Dataset, source: str) -> xr.Dataset:
     for name in RUN_COORDS:
         _expect(run, name, leading, source)
     for name, low, high in (
-        ("test_error", 0, 100), ("test_error_top5", 0, 100), ("matrix_angle", 0, 180), ("delta_angle", 0, 180)
+        ("test_error", 0, 100), ("test_error_top5", 0, 100), ("matrix_angle", 0, 180), ("delta_angle", 0, 180),
+        ("matrix_angle_all_weights", 0, 180), ("live_share", 0, 1),
     ):  # fmt: skip
         outside = ((run[name] < low) | (run[name] > high)).any()
         if outside:
