@@ -273,6 +273,18 @@ def test_a_full_cycle_of_orthogonal_noise_through_a_linear_response_reads_W(phi)
     torch.testing.assert_close(mirrored.B, mirrored.weight.detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_pairs_of_opposite_signs_make_a_relu_linear_so_that_one_cycle_reads_W():
+    """φ(d) − φ(−d) = d: orthogonal noise avoids what the ReLU costs; as many Gaussian samples leave tan² = 2K/N = 1."""
+    fan_in, samples = 256, 64
+    found = {}
+    for noise in ("orthogonal", "gaussian"):
+        mirrored = layer(fan_in, 100, phi="relu", noise=noise, noise_batch=samples, bias=False)
+        wtkit.mirror(mirrored, 2 * fan_in // samples, settle=True)  # one cycle: each direction with both signs
+        found[noise] = mirrored
+    torch.testing.assert_close(found["orthogonal"].B, found["orthogonal"].weight.detach(), rtol=0, atol=1e-6)
+    assert wtkit.matrix_angles(found["gaussian"]).item() == pytest.approx(45, abs=3)
+
+
 # ------------------------------------------------------------------------------------------------------------ the noise
 
 

@@ -83,6 +83,7 @@ class Found:
         course: why, in words.
         cost: None where it was not measured.
         problem: what keeps the runs from being made, in a line.
+        slow: a warning of a precision that the device is slow in, of :func:`wtkit.precision.warning`.
     """
 
     facts: Facts
@@ -91,6 +92,7 @@ class Found:
     course: str = ""
     cost: Cost | None = None
     problem: str = ""
+    slow: str = ""
 
 
 def groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
@@ -165,7 +167,7 @@ def _mirror_steps(config: RunConfig, method: WeightMirror, steps: int | None) ->
 def warnings(config: RunConfig, found: Found) -> list[str]:
     """Where alignment cannot come about in the schedule, a sentence each, with the setting that would mend it."""
     method, steps = config.loaded_method(), found.facts.steps(config)
-    told = [found.problem] if found.problem else []
+    told = [sentence for sentence in (found.problem, found.slow) if sentence]
     if steps == 0:  # found's problem
         return told
     if config.warmup_epochs >= config.epochs:

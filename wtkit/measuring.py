@@ -19,7 +19,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from . import data, networks, training
+from . import data, networks, precision, training
 from .advice import Cost, Found, groups
 from .angles import angle, find_live_taps
 from .config import CLASSES, RunConfig
@@ -56,7 +56,8 @@ def survey(
         config, method = group[0], group[0].loaded_method()
         steps = config.epochs * (known_facts(config).steps(config) or 1000)
         at_rest, course = before_and_after(method, steps)
-        first = Found(known_facts(config), at_rest=at_rest, course=course)
+        slow = "" if target is None else precision.warning(config.precision, target.type, training._processor())
+        first = Found(known_facts(config), at_rest=at_rest, course=course, slow=slow)
         try:
             if target is None:
                 first = dataclasses.replace(first, facts=counted(config))

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import __version__, angles, data, networks, parallel, trajectory
+from . import __version__, angles, data, networks, parallel, precision, trajectory
 from .config import RunConfig, learning_rate
 from .errors import Stopped, WtkitError, is_lack_of_memory
 from .files import held, write_whole
@@ -85,6 +85,8 @@ def train(
             if finished is not None:
                 _say(f"{folder} holds this run already, finished.", quiet)
                 return finished
+        if not quiet and (slow := precision.warning(config.precision, target.type, _processor())):
+            _say(f"Warning: {slow}", quiet)
         told_to_stop = stack.enter_context(_told_to_stop(folder is not None))
         _keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))

@@ -1,0 +1,388 @@
+"""The numbers that the documents quote are those of the reference results, to the last digit that is printed."""
+
+import csv
+import functools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wtkit import planning, trajectory
+from wtkit.trajectory import select
+
+ROOT = Path(__file__).resolve().parent.parent
+REPRODUCTION, ABLATIONS, README = "docs/reproduction.md", "docs/ablations.md", "README.md"
+BP, FA, SS, WM, KP = FIVE = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
+SIX = [*((method, "relu_bn") for method in FIVE), (SS, "bn_relu")]
+
+
+# ------------------------------------------------------------------------------------------------------- the documents
+
+
+@functools.cache
+def text(file):
+    return (ROOT / file).read_text()
+
+
+def tables(file, heading):
+    """The tables of a section, each a list of rows, each a list of cells."""
+    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text(file), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    assert found, heading
+    return [[[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()] for table in found]
+
+
+def rows(file, heading, number=0):
+    """The rows of a table below its heading, by their first cell."""
+    return {row[0]: row[1:] for row in tables(file, heading)[number][2:]}
+
+
+def numbers(written):
+    return [(float(n.replace("−", "-")), len(n.partition(".")[2])) for n in re.findall(r"−?\d+(?:\.\d+)?", written)]
+
+
+def agree(written, *values):
+    """Hold every number of a text to a value, to the digits that it has."""
+    found = numbers(written)
+    assert len(found) == len(values), (written, values)
+    for (number, digits), value in zip(found, values, strict=True):
+        assert abs(number - value) <= 0.5 * 10**-digits + 1e-6, f"{written}: {number}, but the data have {value}"
+
+
+def says(file, sentence, *values):
+    """Hold a document to a sentence, and its numbers to values."""
+    assert sentence in " ".join(text(file).split()), sentence
+    agree(sentence, *values)
+
+
+# ---------------------------------------------------------------------------------------------------------- the results
+
+
+@functools.cache
+def results(experiment):
+    path = ROOT / "results" / "reference" / experiment / "results.nc"
+    return {network: node.to_dataset() for network, node in trajectory.open_results(path, quiet=True).children.items()}
+
+
+def of(experiment, method=None, variant=None, *, network="resnet18", norm_order=None):
+    found = select(results(experiment)[network], method, variant=variant, norm_order=norm_order)
+    assert found.sizes["run"], (experiment, method, variant)
+    return found
+
+
+def final(runs, name):
+    """Of each run what it has at its last epoch."""
+    last = runs.test_error.notnull().cumsum("epoch").argmax("epoch")
+    return runs[name].isel(epoch=last)
+
+
+def mean(runs, name):
+    return float(final(runs, name).mean())
+
+
+def mean_and_error(runs):
+    """The mean test error and, of several runs, its standard error."""
+    values = final(runs, "test_error").values
+    return [values.mean(), *([values.std(ddof=1) / len(values) ** 0.5] if len(values) > 1 else [])]
+
+
+def errors(written, runs):
+    agree(re.sub(r"\(.*\)", "", written), *mean_and_error(runs))
+
+
+def test_numbers_that_are_off_are_noticed():
+    agree("1.67 ± 0.32 and −0.1°", 1.674, 0.315, -0.06)
+    for written, values in (("1.67", [1.68]), ("26.8°", [27]), ("83 s", [88.02]), ("2 and 3", [2]), ("−1", [1])):
+        with pytest.raises(AssertionError):
+            agree(written, *values)
+    with pytest.raises(AssertionError):
+        says(README, "no such sentence")
+
+
+# ------------------------------------------------------------------------------------- README and docs/reproduction.md
+
+
+def test_errors_of_the_readme():
+    ((*_,), *table) = [row for row in tables(README, "What comes out")[0][1:]]
+    experiments = {"digits": "digits", "Tiny ImageNet": "tiny_imagenet_32", "CIFAR-10": "cifar10_short"}
+    network, checked = "", 0
+    for name, data, *cells in table:
+        network = (name or network).lower().replace("-", "")
+        if data in experiments:
+            for cell, (method, order) in zip(cells, SIX, strict=True):
+                errors(cell, of(experiments[data], method, "", network=network, norm_order=order))
+                checked += 1
+    assert checked == 24
+
+
+@pytest.mark.parametrize("network", ["ResNet-18", "ResNet-50"])
+def test_errors_on_digits(network):
+    (cells,) = [c for name, c in rows(REPRODUCTION, "What was run").items() if name.startswith(network)]
+    for cell, (method, order) in zip(cells, SIX, strict=True):
+        errors(cell, of("digits", method, "", network=network.lower().replace("-", ""), norm_order=order))
+
+
+def test_equal_counts_are_said_where_an_error_bar_is_zero():
+    for name, method, variant, order, sentence in (
+        ("digits", SS, "", "bn_relu", "all three seeds have 11 of the 360 test images wrong"),
+        ("no_batchnorm", FA, "unit=relu", None, "17 of 360 images in each seed"),
+    ):
+        network = "resnet18" if name == "digits" else "mlp-hidden=300+300,unit=relu"
+        wrong = final(of(name, method, variant, network=network, norm_order=order), "test_error").values * 3.6
+        assert np.ptp(wrong) < 1e-9
+        says(REPRODUCTION if name == "digits" else ABLATIONS, sentence, wrong[0], 360)
+
+
+def above_80(runs, name, last):
+    """In how many layers, up to one, an angle is above 80° in all runs and epochs."""
+    return int((runs[name].isel(layer=slice(None, last)).min(["run", "epoch"]) > 80).sum())
+
+
+def test_feedback_alignments_angles():
+    digits, cifar = (of(name, FA, "") for name in ("digits", "cifar10_short"))
+    assert digits.sizes["layer"] == 21
+    sentence = "above 80° throughout, in every run, in 20 of 21 layers (all but the output layer)"
+    says(REPRODUCTION, sentence, 80, above_80(digits, "matrix_angle", None), 21)
+    assert above_80(digits, "matrix_angle", -1) == 20
+    says(REPRODUCTION, "its δ angles in 16 of the 20 below the output layer", above_80(digits, "delta_angle", -1), 20)
+    assert above_80(cifar, "matrix_angle", None) == 21
+    says(REPRODUCTION, "in all layers, its δ angles in 18 of 20 (A8)", above_80(cifar, "delta_angle", -1), 20, 8)
+
+
+def spans(cells, experiment, columns):
+    for cell, (method, variant, order) in zip(cells, columns, strict=True):
+        angles = final(of(experiment, method, variant, norm_order=order), "matrix_angle")
+        agree(cell, *([0] if method == BP else [float(angles.min()), float(angles.max())]))
+
+
+def test_tiny_imagenet():
+    table = rows(REPRODUCTION, "Natural images: 100 classes of Tiny ImageNet at 32×32")
+    columns = [(method, "", order) for method, order in SIX]
+    for top1, top5, (method, variant, order) in zip(
+        table["top-1 test error %"], table["top-5 test error %, the two seeds"], columns, strict=True
+    ):
+        runs = of("tiny_imagenet_32", method, variant, norm_order=order)
+        errors(top1, runs)
+        agree(top5, *final(runs, "test_error_top5").values)
+    spans(table["matrix angles at the end"], "tiny_imagenet_32", columns)
+    angles = of("tiny_imagenet_32", WM).matrix_angle
+    between = [float(((angles >= 10) & (angles <= 16)).isel(epoch=epoch).mean()) * 100 for epoch in (2, 3)]
+    says(REPRODUCTION, "76 and 93 % of WM's stand between 10 and 16°", *between, 10, 16)
+    deltas = [mean(of("tiny_imagenet_32", SS, norm_order=order), "delta_angle") for order in ("relu_bn", "bn_relu")]
+    says(REPRODUCTION, "with δ angles of 37 and 39° in mean", *deltas)
+
+
+def test_cifar10():
+    table = rows(REPRODUCTION, "CIFAR-10")
+    columns = [*((method, "", order) for method, order in SIX), (WM, "one_step", "relu_bn")]
+    for cell, delta, (method, variant, order) in zip(
+        table["top-1 test error %"], table["largest mean δ angle, epochs 1 to 3"], columns, strict=True
+    ):
+        runs = of("cifar10_short", method, variant, norm_order=order)
+        errors(cell, runs)
+        agree(delta, float(runs.delta_angle.isel(epoch=slice(1, 4)).mean("layer").max()))
+    spans(table["matrix angles at the end"], "cifar10_short", columns)
+
+
+def test_cifar10_with_one_mirror_step_and_with_four():
+    four, one = (of("cifar10_short", WM, variant) for variant in ("", "one_step"))
+    early = [runs.delta_angle.isel(epoch=slice(1, 4)) for runs in (four, one)]
+    least, most = (float(f(early[1].mean("layer"))) for f in (np.min, np.max))
+    says(REPRODUCTION, "stand at 34 to 57° in mean over layers", least, most)
+    losses = one.train_loss.isel(epoch=slice(1, None))
+    rise = np.stack([losses.isel(epoch=0), losses.max("epoch")], 1).flatten()
+    says(REPRODUCTION, "from 2.5 to 3.1 in one seed and from 2.4 to 2.9 in the other", *rise)
+    says(
+        REPRODUCTION,
+        "at most 23.8° in one run and 26.8° in the other after epochs 1 to 3; single layers reach 37.6 and 38.4°",
+        *early[0].mean("layer").max("epoch").values, 1, 3, *early[0].max(["epoch", "layer"]).values,
+    )  # fmt: skip
+    says(
+        REPRODUCTION, "is 6.4° with four steps and 6.3° with one", *(mean(runs, "matrix_angle") for runs in (four, one))
+    )
+    seconds = [runs.seconds.isel(epoch=slice(1, None)).median("epoch").values for runs in (four, one)]
+    says(REPRODUCTION, "took 88 and 83 s in the two runs, instead of 59 and 54.5 s (medians)", *np.concatenate(seconds))
+    says(REPRODUCTION, "down to 0.38 ‖W‖ in a layer", float(four.feedback_norm_ratio.min()))
+    forgotten = planning.time_constant(planning.config_of(one.isel(run=0)))
+    says(REPRODUCTION, "W forgets itself in about 160", round(forgotten, -1))
+
+
+def test_difficulty():
+    table = rows(REPRODUCTION, "Error against the difficulty of the task")
+    for task, (*cells, _) in table.items():
+        for cell, method in zip(cells, (BP, WM, KP, FA, SS), strict=True):
+            errors(cell, of("difficulty", method, task.replace(" ", "_")))
+
+
+def test_plain_torchvision():
+    with (ROOT / "docs/tuning/plain-torchvision.csv").open() as file:
+        table = np.array([[float(row[name]) for name in ("seed", "plain", "wtkit")] for row in csv.DictReader(file)])
+    for (who, *cells), (first, last) in zip(
+        tables(REPRODUCTION, "Backprop beside plain torchvision code")[0][2:],
+        ((0, 11), (12, 21), (22, 45), (12, 45), (0, 45)),
+        strict=True,
+    ):
+        seeds = table[(table[:, 0] >= first) & (table[:, 0] <= last), 1:]
+        assert len(seeds) == last - first + 1, who
+        plain, ours = seeds.mean(0)
+        error = seeds.std(0, ddof=1) / len(seeds) ** 0.5
+        agree(" ".join(cells), plain, error[0], ours, error[1], ours - plain, np.hypot(*error))
+
+
+# ---------------------------------------------------------------------------------------------------- docs/ablations.md
+
+
+def test_kp_decay():
+    for decay, cells in rows(ABLATIONS, "How large may λ be before it hampers learning? (`kp_decay`)").items():
+        bp, kp = (of("kp_decay", method, f"weight_decay={decay}") for method in (BP, KP))
+        angles = final(kp, "matrix_angle")
+        left = planning.mismatch(planning.config_of(kp.isel(run=0)), 44)[-1]
+        values = [mean(bp, "test_error"), mean(kp, "test_error"), float(angles.mean()), float(angles.max())]
+        agree(" ".join(cells), *values, mean(kp, "delta_angle"), -np.log(left))
+
+
+def test_kp_mismatch():
+    table = rows(ABLATIONS, "How much may the two sides differ? (`kp_mismatch`)")
+    for name, variants in (
+        ("matched", ["matched"]),
+        ("learning rate, r = 1.1, 1.5, 3", ["lr_1.1", "lr_1.5", "lr_3"]),
+        ("decay, q = 1.1, 1.5, 3", ["decay_1.1", "decay_1.5", "decay_3"]),
+        ("noise, σ = 0.1, 0.5, 2", ["noise_0.1", "noise_0.5", "noise_2"]),
+    ):
+        for cell, what in zip(table[name], ("test_error", "matrix_angle", "delta_angle", "feedback_norm_ratio"),
+                              strict=True):  # fmt: skip
+            agree(cell, *(mean(of("kp_mismatch", KP, variant), what) for variant in variants))
+    scaled = [of("kp_mismatch", KP, f"scale_{scale}") for scale in ("1.1", "1.5", "3")]
+    error, angle, *_ = table["scale 1.1, 1.5, 3"]
+    agree(error, *(mean(runs, "test_error") for runs in scaled))
+    agree(angle, *(mean(runs, "matrix_angle") for runs in scaled))
+
+
+def mean_angles(runs):
+    """The mean matrix angle over epochs of one run."""
+    return runs.matrix_angle.mean("layer").isel(run=0)
+
+
+def test_mirror_steps():
+    table = rows(ABLATIONS, "How much mirroring is enough? (`mirror_steps`, `mirror_before`)")
+    for column, variant in enumerate(("0.25", "0.5", "1", "2", "4")):
+        runs = of("mirror_steps", WM, variant)
+        error, largest, at_end, seconds = (cells[column] for cells in table.values())
+        agree(error, mean(runs, "test_error"))
+        agree(largest, float(mean_angles(runs).isel(epoch=slice(2, None)).max()))
+        agree(at_end, mean(runs, "matrix_angle"))
+        agree(seconds, float(runs.seconds.sum()))
+
+
+def test_mirror_before():
+    runs = [of("mirror_before", WM, f"mirror_before={steps}") for steps in (0, 4, 12, 48)]
+    says(
+        ABLATIONS, "errors of 2.2, 2.2, 3.1 and 2.2 %, mean angles of 30°, 28°, 28° and 27°",
+        *(mean(run, "test_error") for run in runs), *(float(mean_angles(run)[1]) for run in runs),
+    )  # fmt: skip
+
+
+def test_mirror_noise():
+    for noise, cells in rows(ABLATIONS, "Which noise, and how much of it? (`mirror_noise`)").items():
+        runs = [of("mirror_noise", WM, f"noise={noise.lower()},noise_fraction={share}") for share in (0.125, 0.25, 0.5)]
+        _, error, median, predicted, delta = cells
+        agree(error, *(mean(run, "test_error") for run in runs))
+        agree(median, *(float(final(run, "matrix_angle").median()) for run in runs))
+        agree(predicted, *(float(planning.expected_angles(run.isel(run=0)).median()) for run in runs))
+        agree(delta, *(mean(run, "delta_angle") for run in runs))
+
+
+def test_mirror_lr():
+    _, _, *table = tables(ABLATIONS, "How fast should B learn in mirror mode? (`mirror_lr`)")[0]
+    for noise, (error, angles) in (("gaussian", table[:2]), ("orthogonal", table[2:])):
+        for cell, pair, rate in zip(error[1:], angles[1:], (0.02, 0.04, 0.075, 0.15, 0.3), strict=True):
+            runs = of("mirror_lr", WM, f"noise={noise},mirror_lr={rate}")
+            agree(cell, mean(runs, "test_error"))
+            agree(pair, float(mean_angles(runs).isel(epoch=slice(2, None)).max()), mean(runs, "matrix_angle"))
+
+
+def test_mirror_response():
+    heading = "Does the noise's strength or the layers' response matter? (`mirror_response`)"
+    for phi, cells in rows(ABLATIONS, heading).items():
+        for cell, noise in zip(cells, ("0.1", "1", "10"), strict=True):
+            runs = of("mirror_response", WM, f"phi={phi.lower()},noise_std={noise}")
+            agree(cell, mean(runs, "matrix_angle"), mean(runs, "test_error"))
+
+
+def test_ss_scale():
+    digits, angles, tiny = rows(
+        ABLATIONS, "Which scale should sign-symmetry have? (`ss_scale`, `sign_symmetry_scale`)"
+    ).values()
+    variants = ("initial", "strict", "xavier", "unit", "last_layer_on_backprop")
+    for error, angle, variant in zip(digits, angles, variants, strict=True):
+        runs = of("ss_scale", SS, variant)
+        if variant == "unit":
+            assert error == str(runs.status.values[0]) == "diverged"
+            continue
+        agree(error, mean(runs, "test_error"))
+        agree(angle, mean(runs, "matrix_angle"), mean(runs, "delta_angle"))
+    for cell, variant in zip(tiny, variants[:2], strict=False):
+        agree(cell, mean(of("sign_symmetry_scale", SS, f"scale={variant}"), "test_error"))
+
+
+def test_norm_order():
+    after, before = rows(ABLATIONS, "Does the order of BatchNorm and ReLU matter? (`norm_order`)").values()
+    changes = {"test_error": [], "matrix_angle": [], "delta_angle": []}
+    for pair in zip(after, before, FIVE, strict=True):
+        runs = [of("norm_order", pair[-1], norm_order=order) for order in ("relu_bn", "bn_relu")]
+        for cell, run in zip(pair, runs, strict=False):
+            agree(cell, mean(run, "test_error"))
+        for name, found in changes.items():
+            found.append(abs(mean(runs[0], name) - mean(runs[1], name)))
+    assert "by more than 3.4 points, and no mean angle by more than 1.5°" in text(ABLATIONS)
+    assert max(changes["test_error"]) < 3.4
+    assert 1 < max(changes["matrix_angle"] + changes["delta_angle"]) < 1.5
+
+
+def test_no_batchnorm():
+    tanh, relu, angles = rows(ABLATIONS, "And without BatchNorm? (`no_batchnorm`)").values()
+    for unit, cells in (("tanh", tanh), ("relu", relu)):
+        for cell, method in zip(cells, FIVE, strict=True):
+            errors(cell, of("no_batchnorm", method, f"unit={unit}", network=f"mlp-hidden=300+300,unit={unit}"))
+    for cell, method in zip(angles, FIVE, strict=True):
+        agree(
+            cell, mean(of("no_batchnorm", method, "unit=tanh", network="mlp-hidden=300+300,unit=tanh"), "matrix_angle")
+        )
+
+
+def test_depth():
+    errors_, course = tables(ABLATIONS, "How do error and angles change with depth? (`depth`)")
+    assert len(errors_) == len(course) == 6
+    for (name, *cells), (same, *epochs) in zip(errors_[2:], course[2:], strict=True):
+        assert name == same
+        network = name.lower().replace("-", "")
+        for cell, method in zip(cells, FIVE, strict=True):
+            runs = of("depth", method, network=network)
+            agree(cell, mean(runs, "test_error"), *([] if method == BP else [mean(runs, "delta_angle")]))
+        deltas = of("depth", WM, network=network).delta_angle.mean(["run", "layer"])
+        agree(" ".join(epochs), *deltas.values[1:])
+
+
+def test_feedback():
+    heading = "What is each way of sending errors back worth, beside the output layer alone? (`feedback`)"
+    methods = [
+        (BP, "relu_bn"), ("symmetric_alignment", "relu_bn"), (SS, "relu_bn"), (SS, "bn_relu"),
+        ("sign_symmetry_fixed", "relu_bn"), ("sign_symmetry_batchwise", "relu_bn"),
+        ("direct_feedback_alignment", "relu_bn"), (FA, "relu_bn"), ("frozen", "relu_bn"),
+    ]  # fmt: skip
+    *by_rate, deltas = rows(ABLATIONS, heading).items()
+    assert len(by_rate) == 3
+    for rate, cells in by_rate:
+        for cell, (method, order) in zip(cells, methods, strict=True):
+            runs = of("feedback", method, rate.replace(" ", "="), norm_order=order)
+            agree(cell, mean(runs, "test_error"))
+    for cell, (method, order) in zip(deltas[1], methods[:-1], strict=False):
+        agree(cell, mean(of("feedback", method, "lr=0.001", norm_order=order), "delta_angle"))
+
+
+def test_feedback_scale():
+    found = rows(ABLATIONS, "How large should random feedback weights be? (`feedback_scale`)").values()
+    for cells, method in zip(found, (FA, "direct_feedback_alignment"), strict=True):
+        for cell, scale in zip(cells, ("0.1", "0.3", "1", "3"), strict=True):
+            agree(cell, mean(of("feedback_scale", method, f"scale={scale}"), "test_error"))
