@@ -192,6 +192,20 @@ def test_files_from_before_a_variable_open_with_it_not_measured(tmp_path):
     assert run["weight_norm"].dims == run["matrix_angle"].dims and run["weight_norm"].isnull().all()
 
 
+def test_texts_stay_whole_whoever_joins_and_saves(tmp_path):
+    """xarray opens texts with the width of the longest one, which cut longer ones that were joined to them."""
+    short = trajectory.open_run(save(tmp_path, "short.nc", method="frozen"))
+    long = trajectory.open_run(save(tmp_path, "long.nc", method="symmetric_alignment", variant="rate=0.05"))
+    joined = xr.concat([short, long], "run", data_vars="all", coords="different", compat="equals", join="exact", combine_attrs="override")
+    trajectory.save(joined, tmp_path / "joined.nc")
+    joined.to_netcdf(tmp_path / "by_xarray.nc", engine="h5netcdf")
+    trajectory.save(xr.DataTree.from_dict({"/resnet18": joined}), tmp_path / "tree.nc")
+    trees = [trajectory.open_results(tmp_path / "tree.nc", quiet=True)["resnet18"].to_dataset()]
+    for node in [*trees, *(xr.load_dataset(tmp_path / name) for name in ("joined.nc", "by_xarray.nc"))]:
+        assert node["method"].values.tolist() == ["frozen", "symmetric_alignment"]
+        assert node["variant"].values.tolist() == ["", "rate=0.05"]
+
+
 # -------------------------------------------------------------------------------------------------------- gather
 
 

@@ -176,7 +176,7 @@ def _expect(run: xr.Dataset, name: str, dims: tuple[str, ...], source: str) -> N
 
 
 def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
-    """Write netCDF4 whole or not at all.
+    """Write netCDF4 whole or not at all. Texts are of variable length, whatever a file they came from said.
 
     Raises:
         WtkitError: if ``results`` does not keep to the schema, or the file cannot be written.
@@ -185,9 +185,17 @@ def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
     nodes = results.children if isinstance(results, xr.DataTree) else {"": results}
     for name, node in nodes.items():
         check(node.to_dataset() if isinstance(node, xr.DataTree) else node, f"{path}{f' ({name})' if name else ''}")
-    content = results.to_netcdf(engine="h5netcdf")
+    content = _without_encoding(results).to_netcdf(engine="h5netcdf")
     assert isinstance(content, memoryview)
     write_whole(path, content)
+
+
+def _without_encoding(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:
+    """``results`` without what a file said of their storage: xarray reads texts as of the width of the longest one, and
+    would cut longer ones to it when results are joined and saved."""
+    if isinstance(results, xr.Dataset):
+        return results.drop_encoding()
+    return results.map_over_datasets(xr.Dataset.drop_encoding)
 
 
 def open_run(path: str | Path) -> xr.Dataset:
@@ -198,7 +206,7 @@ def open_run(path: str | Path) -> xr.Dataset:
     """
     try:
         with xr.open_dataset(path, engine="h5netcdf") as run:
-            return check(_brought_up(run.load()), str(path))
+            return check(_brought_up(run.load().drop_encoding()), str(path))
     except FileNotFoundError:
         raise WtkitError(f"no run at {path}; train it first: wtkit train --help") from None
     except OSError as error:
@@ -253,8 +261,7 @@ def _joined(runs: list[xr.Dataset]) -> xr.Dataset:
         runs, "run", join="outer", data_vars="all", coords=list(RUN_COORDS), compat="equals", combine_attrs="override"
     )
     node.attrs["data"] = "+".join(dict.fromkeys(run.attrs["data"] for run in runs))
-    # what a file said of the width of its texts would cut those of the others
-    return node.transpose("run", ...).drop_encoding()
+    return node.transpose("run", ...)
 
 
 def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.DataTree:
@@ -287,7 +294,7 @@ def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.
     if not tree.children:
         raise WtkitError(f"{path}: no network in it; a single run is opened by wtkit.trajectory.open_run")
     for network, node in tree.children.items():
-        node.dataset = check(_brought_up(node.to_dataset()), f"{path} ({network})")
+        node.dataset = check(_brought_up(node.to_dataset().drop_encoding()), f"{path} ({network})")
     if not quiet:
         reference = path.parts[-4:-2] == ("results", "reference")
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
