@@ -373,11 +373,7 @@ def in_both_orders(node):
 
 
 def test_a_drop_of_the_learning_rate_is_needed_for_a4():
-    def cosine(node):
-        texts = node["settings"].values
-        texts[:] = [text.replace('"schedule": "step"', '"schedule": "cosine"') for text in texts]
-
-    smooth = altered(base(), cosine)
+    smooth = altered(base(), with_option('"schedule": "step"', '"schedule": "cosine"', ...))
     assert "cosine" in str(smooth["resnet18"]["settings"].values[0])
     assert judged(smooth, "A4").why == "η_W never drops at once in these runs"
 
@@ -477,7 +473,8 @@ def drawn(rng, seeds, means, spread):
         of_test_set = np.sqrt(mean * (100 - mean) / IMAGES) * rng.standard_normal((EXPERIMENTS, 1))
         runs = mean + of_test_set + sd * rng.standard_normal((EXPERIMENTS, seeds))
         values = zip(runs.mean(1).tolist(), stats.sem(runs, axis=1).tolist(), strict=True)
-        found[method] = [Estimate(*value, seeds, name=paper.label(method), images=IMAGES) for value in values]
+        name = paper.label(method)
+        found[method] = [Estimate(*value, seeds, name=name, images=IMAGES) for value in values]
     return [dict(zip(found, experiment, strict=True)) for experiment in zip(*found.values(), strict=True)]
 
 

@@ -221,7 +221,7 @@ def test_another_network_is_drawn_under_its_own_name():
     found = paper.verdicts(tree)
     found = found[found["network"] == "wide_resnet50_2"]
     assert (found["verdict"] == "holds").sum() > 5
-    assert "not run with bn_relu: SS" in " ".join(found["remarks"])
+    assert "not run with relu_bn: SS" in " ".join(found["remarks"])
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
