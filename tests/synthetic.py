@@ -14,9 +14,12 @@ import xarray as xr
 
 from wtkit import trajectory
 from wtkit.config import learning_rate, run_config
+from wtkit.planning import SIZES
 
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack")
 BLOCKS = {"resnet18": ([2, 2, 2, 2], 2), "resnet50": ([3, 4, 6, 3], 3)}  # blocks a stage, convolutions a block
+DECAY = 0.1
+"""A weight decay by which Kolen–Pollack's mismatch falls by more than five e-foldings in 16 epochs of digits."""
 FINALS = {
     "backprop": 1.4,
     "feedback_alignment": 5.0,
@@ -102,6 +105,7 @@ def synthetic(
     methods: Sequence[str] = METHODS,
     both_orders: Sequence[str] = ("sign_symmetry",),
     finals: dict[str, float] | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
     data: str = "digits",
     epochs: int = 16,
     drop: int = 12,
@@ -115,6 +119,7 @@ def synthetic(
         methods: names, or ``name:variant``.
         both_orders: methods that have runs under ``bn_relu`` too, at an error lower by a quarter for sign-symmetry.
         finals: final test error of each method in percent; seeds scatter around it by 0.1.
+        options: of the methods, by name.
         drop: epoch at which the learning rate falls by 90 %; as many as ``epochs`` for never.
     """
     rng = np.random.default_rng(0)
@@ -129,7 +134,8 @@ def synthetic(
             for number, seed in enumerate(seeds):
                 config = run_config(
                     {"method": method, "variant": variant, "network": network, "norm_order": norm_order}
-                    | {"seed": seed, "epochs": epochs, "lr_drops": (drop,), "data": data}
+                    | {"options": (options or {}).get(method, {})}
+                    | {"seed": seed, "epochs": epochs, "lr_drops": (drop,), "data": data, "weight_decay": DECAY}
                 )
                 final = finals[method] + 0.1 * (number - (len(seeds) - 1) / 2)
                 if method == "sign_symmetry" and norm_order == "bn_relu":
@@ -152,7 +158,7 @@ def labels_of(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names} | {
         "status": "complete",
         "evaluated_on": "test",
-        "held_out_images": 360,
+        "held_out_images": SIZES[config.data][1],
         "angles_over": trajectory.LIVE,
         "settings": settings,
         "provenance": "{}",

@@ -92,7 +92,7 @@ def test_the_table_has_a_row_a_run_with_what_it_ended_with(results):
             run.test_error.values[-1],
             np.mean(run.matrix_angle.values[-1]),
             np.max(run.matrix_angle.values[-1]),
-            np.mean(run.delta_angle.values[-1]),
+            np.mean(run.delta_angle.values[-1, :-1]),  # the output layer's is 0 by construction
         ]
         found = row[["test_error", "matrix_angle", "matrix_angle_max", "delta_angle"]].to_list()
         np.testing.assert_allclose(found, np.full(4, np.nan) if index == 3 else expected)
@@ -106,7 +106,15 @@ def test_the_epochs_are_those_of_the_runs(results):
         (node["method"] == "kolen_pollack") & (node["variant"] == "weight_decay=1.0") & (node["seed"] == 1)
     )
     assert last["test_error"].item() == node["test_error"].isel(run=index, epoch=4).item()
-    assert last["delta_angle"].item() == pytest.approx(node["delta_angle"].isel(run=index, epoch=4).mean().item())
+    assert last["delta_angle"].item() == pytest.approx(node["delta_angle"][index, 4, :-1].mean().item())
+
+
+def test_the_axis_says_which_layers_a_mean_is_over(results):
+    (node,) = results(ONE)
+    fig = ablation.draw([node])
+    matrix, delta = (ax.get_ylabel() for ax in fig.axes[1:3])
+    assert matrix.endswith("mean over layers") and delta.endswith("mean over layers but the output")
+    plt.close(fig)
 
 
 @pytest.mark.slow

@@ -4,23 +4,36 @@ import functools
 import re
 import subprocess
 import sys
+import typing
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
+from scipy import stats
 from synthetic import METHODS, altered, diverge, put, synthetic
 
 import wtkit
 from wtkit import paper
-from wtkit.paper import BP, FA, KP, SS, WM
+from wtkit.comparison import LEVEL, Comparison, binomial_variance, welch
+from wtkit.paper import BP, FA, KP, SS, WM, Estimate
+
+ROOT = Path(__file__).parent.parent
 
 COUNTS = {"T": 7, "F": 2, "E": 5, "A": 8, "Q": 3}
 ALL_IDS = [f"{letter}{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)]
 TESTED = ["T2", "T5", "E3", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8"]
 
 
+FINALS = {BP: 14.0, FA: 50.0, SS: 32.0, WM: 14.2, KP: 13.0}
+
+
 @functools.cache
-def base():
-    return synthetic(networks=("resnet18",), seeds=(0, 1))
+def base(seeds=3, data="cifar10"):
+    """Runs that keep every claim that runs can be held against."""
+    fixed_noise = {WM: {"noise_fraction": 0.0}}
+    return synthetic(networks=("resnet18",), seeds=range(seeds), finals=FINALS, data=data, options=fixed_noise)
 
 
 def judged(tree, id, network="resnet18"):
@@ -52,7 +65,46 @@ def test_the_papers_numbers():
     assert str(printed["resnet18", "relu_bn"][KP]) == "29.2 ± 0.4"
     assert str(printed["resnet50", "relu_bn"][FA]) == "98.9 ± 0.1"
     assert str(printed["resnet50", "bn_relu"][SS]) == "32.6 ± 0.6"
+    assert {len(printed[network, "relu_bn"]) for network in ("resnet18", "resnet50")} == {len(paper.METHODS)}
     assert paper.XIAO_ERROR == 37.91
+
+
+def test_published_errors_are_written_down_in_one_file():
+    assert (ROOT / "docs" / "anchors.csv").samefile(ROOT / "wtkit" / "anchors.csv")
+    found = paper.ANCHORS
+    assert list(found) == [
+        "network", "method", "data", "epochs", "error_percent", "standard_error", "norm_order", "source",
+    ]  # fmt: skip
+    assert set(found["method"]) <= set(wtkit.methods.names())
+    assert set(found["norm_order"]) <= {*paper.ORDERS, ""}
+    assert found["error_percent"].between(0, 100).all()
+    assert not found.duplicated(["network", "method", "data", "norm_order", "source"]).any()
+    assert found["source"].str.fullmatch(r".+ \(\d{4}\)").all()
+
+
+def test_published_errors_of_the_same_network_and_data():
+    found = paper.anchors(base()["resnet18"].to_dataset())
+    assert dict(zip(found["method"], found["error_percent"], strict=True)) == {
+        BP: 8.14, "direct_feedback_alignment": 18.32,
+    }  # fmt: skip
+    assert paper.anchors(base(data="digits")["resnet18"].to_dataset()).empty
+    assert set(paper.anchors(base(data="imagenet")["resnet18"].to_dataset())["source"]) == {
+        paper.PAPER, paper.XIAO, "Sanfiz & Akrout (2021)",
+    }  # fmt: skip
+
+
+FOLDERS = [(10, "a/cifar10-jpeg", True), (5, "a/cifar10-jpeg", False), (10, "a/b", False)]
+
+
+@pytest.mark.parametrize(("classes", "root", "whole"), FOLDERS)
+def test_a_folder_of_jpeg_files_is_named_after_its_data_set(classes, root, whole):
+    changed = both(
+        with_option('"data": "cifar10", "data_root": "data"', f'"data": "image_folder", "data_root": "{root}"', ...),
+        with_option('"classes": null', f'"classes": {classes}', ...),
+    )
+    node = altered(base(), changed)["resnet18"].to_dataset()
+    assert paper.data_label(node) == ("CIFAR-10 (JPEG)" if "cifar" in root else "b")
+    assert bool(len(paper.anchors(node))) == whole
 
 
 def test_every_claim_is_there_once_with_where_it_stands():
@@ -71,7 +123,7 @@ def test_standard_error_against_numpy_and_none_for_one_run():
 
 
 def test_final_error_is_the_last_epoch_of_complete_runs():
-    node = altered(base(), both(functools.partial(set_finals, **{KP: (1.0, 3.0)}), diverge(FA, 0)))["resnet18"]
+    node = altered(base(2), both(functools.partial(set_finals, **{KP: (1.0, 3.0)}), diverge(FA, 0)))["resnet18"]
     assert str(paper.final_error(node.to_dataset(), KP)) == "2.00 ± 1.00"
     one_left = paper.final_error(node.to_dataset(), FA)
     assert (one_left.runs, one_left.diverged, np.isnan(one_left.error)) == (2, 1, True)
@@ -82,9 +134,9 @@ def test_learning_rate_drops_are_found():
 
 
 def test_error_table_shows_ours_beside_the_papers_and_what_diverged():
-    table = paper.error_table(altered(base(), diverge(FA, 0, 1)))
-    ours = next(column for column in table if "digits" in column)
-    assert ours == "test error %, digits"
+    table = paper.error_table(altered(base(2), diverge(FA, 0, 1)))
+    ours = next(column for column in table if "CIFAR" in column)
+    assert ours == "test error %, CIFAR-10"
     row = table[(table["method"] == "FA")].iloc[0]
     assert (row[ours], row["diverged"], row["paper: error %, ImageNet"]) == ("diverged", 2, "97.4 ± 0.2")
     assert list(table[table["BatchNorm"] == "before ReLU"]["method"]) == ["SS"]
@@ -96,7 +148,11 @@ def test_labels():
     assert paper.label("of_somebody_else") == "of_somebody_else"
     assert paper.network_label("resnet50") == "ResNet-50"
     assert paper.network_label("resnet18-width=16") == "ResNet-18, width 16"
-    for name, shown in (("digits", "digits"), ("tiny_imagenet_32", "Tiny ImageNet"), ("cifar10_short", "cifar10-jpeg")):
+    for name, shown in (
+        ("digits", "digits"),
+        ("tiny_imagenet_32", "Tiny ImageNet"),
+        ("cifar10_short", "CIFAR-10 (JPEG)"),
+    ):
         assert paper.data_label(wtkit.open_results(name, quiet=True)["resnet18"].to_dataset()) == shown
 
 
@@ -111,9 +167,19 @@ def test_no_torch_is_imported():
 def test_a_row_for_each_claim_and_network():
     table = paper.verdicts(base())
     assert list(dict.fromkeys(table["id"])) == ALL_IDS
-    assert set(table["verdict"]) <= {"holds", "fails", "cannot be tested"}
+    assert set(table["verdict"]) <= set(typing.get_args(paper.Outcome))
     unsure = table[table["verdict"] != "holds"]
     assert (unsure["remarks"] != "").all()
+
+
+def test_what_shows_a_claim_elsewhere_is_a_file_that_is_there():
+    table = paper.verdicts(base()).set_index("id")
+    for outcome, folders in (("shown by a test", "tests"), ("shown by another experiment", "notebooks|config")):
+        remarks = table.loc[table["verdict"] == outcome, "remarks"]
+        assert len(remarks)
+        for remark in remarks:
+            names = re.findall(rf"(?:{folders})/[\w/]*(?:\.\w+)?", remark)
+            assert names and all((ROOT / name).exists() for name in names), remark
 
 
 @pytest.mark.parametrize("id", TESTED)
@@ -123,19 +189,14 @@ def test_claims_hold_where_they_do(id):
     assert found.measured
 
 
-def level(variable, method, value):
-    """One value throughout: neither growth nor a fall."""
-    return put(variable, method, value, epoch=slice(1, None))
-
-
 BROKEN = {
     "T2": put("matrix_angle", FA, 95.0, epoch=-1, layer=-1),
     "T5": put("feedback_norm_ratio", WM, 7.0, epoch=5, layer=2),
-    "E3": lambda node: set_finals(node, **{WM: (9.0, 9.1)}),
+    "E3": lambda node: set_finals(node, **{WM: (39.0, 39.1, 39.2)}),
     "A1": put("matrix_angle", BP, 1e-6, epoch=3, layer=4),
     "A2": put("matrix_angle", WM, 12.5, epoch=3, layer=4),
     "A3": put("matrix_angle", WM, 11.0, layer=3),
-    "A4": level("matrix_angle", WM, 5.0),
+    "A4": lambda node: node.assign(matrix_angle=node["matrix_angle"] * (1 + node["epoch"] ** 2)),
     "A5": put("delta_angle", WM, 26.0, epoch=3, layer=4),
     "A6": put("delta_angle", KP, 3.0, epoch=-1, layer=4),
     "A7": put("delta_angle", SS, 1.0),
@@ -154,42 +215,102 @@ def test_late_angles_above_6_degrees_break_a2():
     assert judged(altered(base(), put("matrix_angle", WM, 7.0, epoch=-1, layer=-1)), "A2").outcome == "holds"
 
 
-def test_delta_angles_that_do_not_grow_upstream_break_a5():
-    assert judged(altered(base(), put("delta_angle", WM, 10.0)), "A5").outcome == "fails"
+def test_delta_angles_are_judged_over_the_run():
+    """Upstream or downstream by all epochs together; alike in all layers, nothing is decided."""
+    tree = base()
+    layers = tree["resnet18"].sizes["layer"]
+    wm = np.flatnonzero(tree["resnet18"]["method"].values == WM)
+
+    def profile(values, epochs):
+        return lambda node: node["delta_angle"].values.__setitem__((wm, epochs), np.asarray(values))
+
+    downstream = profile(np.linspace(1, 20, layers), slice(1, None))
+    assert judged(altered(tree, downstream), "A5").outcome == "fails"
+    assert judged(altered(tree, profile(10.0, slice(1, None))), "A5").outcome == "undecided"
+    assert judged(altered(tree, profile(np.linspace(1, 20, layers), slice(-1, None))), "A5").outcome == "holds"
 
 
 @pytest.mark.parametrize(
     ("finals", "outcome", "why"),
     [
-        ({KP: (2.9, 2.95)}, "fails", "BP and KP differ by 1.5 points"),
-        ({SS: (0.5, 6.0)}, "cannot be tested", "the error bars of WM and SS overlap"),
-        ({SS: (1.0, 1.1)}, "fails", "WM is not below SS"),
-        ({KP: (2.0, 2.1), SS: (9.0, 9.1)}, "holds", ""),
+        ({KP: (19.0, 19.1, 19.2)}, "fails", "fails: KP below 1.1 × BP"),
+        ({KP: (14.9, 15.3, 15.9)}, "undecided", "undecided: KP below 1.1 × BP"),
+        ({SS: (2.0, 19.0, 40.0)}, "undecided", "undecided: WM below SS"),
+        ({SS: (10.0, 10.1, 10.2)}, "fails", "fails: WM below SS"),
+        ({KP: (6.0, 6.1, 6.2)}, "holds", ""),
     ],
 )
-def test_error_bars_decide_on_the_order(finals, outcome, why):
+def test_intervals_decide_on_the_order_and_better_than_backprop_matches_it(finals, outcome, why):
     found = judged(altered(base(), functools.partial(set_finals, **finals)), "E3")
     assert found.outcome == outcome
     assert why in found.why
 
 
-def test_one_seed_gives_no_verdict_on_errors():
-    found = judged(altered(base(), lambda node: node.isel(run=node["seed"].values == 0)), "E3")
-    assert (found.outcome, found.why) == ("cannot be tested", paper.NO_ERROR)
-    assert "WM 1.5" in found.measured
+def test_two_seeds_with_overlapping_bars_are_undecided_on_both_sides():
+    for ours, theirs in (((14.0, 15.0), (14.8, 16.0)), ((14.8, 16.0), (14.0, 15.0))):
+        found = judged(altered(base(2), functools.partial(set_finals, **{WM: ours, SS: theirs})), "E3")
+        assert found.outcome == "undecided"
+
+
+def test_a_small_test_set_leaves_undecided_what_a_large_one_decides():
+    """Errors that differ by seven points with hardly any scatter, on 360 and on 10,000 images."""
+    finals = functools.partial(set_finals, **{SS: (20.0, 20.1, 20.2)})
+    assert judged(altered(base(), finals), "E3").outcome == "holds"
+    small = judged(altered(base(data="digits"), finals), "E3")
+    assert small.outcome == "undecided"
+    assert "WM below SS" not in small.why, "an ordering by six points is clear on 360 images, too"
+
+    def recorded(images):
+        return lambda node: node.assign_coords(held_out_images=("run", np.full(node.sizes["run"], images)))
+
+    assert judged(altered(base(), both(finals, recorded(360))), "E3").outcome == "undecided"
+    unknown = judged(altered(base(), both(finals, as_folder, recorded(-1))), "E3")
+    assert (unknown.outcome, unknown.why) == ("holds", paper.NO_SIZE)
+
+
+def as_folder(node):
+    return with_option('"data": "cifar10"', '"data": "image_folder"', ...)(node)
+
+
+def test_one_seed_gives_no_verdict_on_errors_or_angles():
+    alone = altered(base(), lambda node: node.isel(run=node["seed"].values == 1))
+    for id in ("T2", "E3", "A3", "A4", "A7"):
+        found = judged(alone, id)
+        assert found.outcome == "cannot be tested here"
+        assert paper.NO_ERROR in found.why
+    assert "WM 14.2" in judged(alone, "E3").measured
+
+
+def test_what_the_configuration_decides_is_called_that():
+    too_little = with_option('"weight_decay": 0.1', '"weight_decay": 0.0001', ...)
+    for id in ("E3", "A7"):
+        found = judged(altered(base(), too_little), id)
+        assert found.outcome == "cannot be tested here"
+        assert found.why == f"{paper.DECIDED}: KP's plan gives 0.5 e-foldings of its mismatch, fewer than 5"
+        assert "KP" in found.measured
+    never = both(too_little, put("matrix_angle", KP, 80.0))
+    assert paper.DECIDED in judged(altered(base(), never), "A6").why
+    worse = both(too_little, functools.partial(set_finals, **{WM: (60.0, 60.1, 60.2)}))
+    assert judged(altered(base(), worse), "E3").outcome == "fails", "the weight mirror's part is not decided by it"
+    proportional = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.25', ...)
+    assert paper.DECIDED in judged(altered(base(), proportional), "A3").why
+    few = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.01', ...)  # noise_batch is more
+    assert judged(altered(base(), few), "A3").outcome == "holds"
 
 
 def test_a_diverged_run_counts_against_the_method_that_should_do_well():
     assert judged(altered(base(), diverge(WM, 1)), "E3").outcome == "fails"
-    assert "1 of 2 runs of WM diverged" in judged(altered(base(), diverge(WM, 1)), "E3").why
-    assert judged(altered(base(), diverge(FA, 0, 1)), "E3").outcome == "holds"
-    assert judged(altered(base(), diverge(FA, 0, 1)), "A8").why == "all runs of FA diverged"
+    assert "1 of 3 runs of WM diverged" in judged(altered(base(), diverge(WM, 1)), "E3").why
+    lost = judged(altered(base(), diverge(FA, 0, 1, 2)), "E3")
+    assert (lost.outcome, lost.why) == ("holds", "3 of 3 runs of FA diverged")
+    assert judged(altered(base(), diverge(FA, 0, 1, 2)), "A8").why == "all runs of FA diverged"
+    assert judged(altered(base(), diverge(BP, 0, 1, 2)), "E3").outcome == "cannot be tested here"
 
 
 def test_what_was_not_run_cannot_be_tested():
     tree = altered(base(), lambda node: node.isel(run=node["method"].values != WM))
     for id in ("T5", "E3", "A2", "A3", "A4", "A5", "A7", "Q2"):
-        assert judged(tree, id).outcome == "cannot be tested"
+        assert judged(tree, id).outcome == "cannot be tested here"
         assert "WM" in judged(tree, id).why
     assert judged(base(), "E2", "resnet50").why == "ResNet-50 was not run"
 
@@ -202,53 +323,58 @@ def test_validation_errors_are_no_test_errors():
 def test_no_verdict_on_the_papers_numbers_at_another_scale():
     for id in ("E1", "E5"):
         found = judged(base(), id)
-        assert found.outcome == "cannot be tested"
-        assert "digits" in found.why
+        assert found.outcome == "cannot be tested here"
+        assert "CIFAR-10" in found.why
         assert "SS" in found.measured
 
 
 def at_imagenet_scale(node, **finals):
-    node.attrs["data"] = "imagenet"
     printed = {m: e.mean for m, e in paper.FINAL_ERRORS["resnet18", "relu_bn"].items()} | finals
-    set_finals(node, **{method: (value - 0.1, value + 0.1) for method, value in printed.items()})
-    set_finals(node, "bn_relu", **{SS: (37.7, 37.9)})
+    set_finals(node, **{method: (value - 0.1, value, value + 0.1) for method, value in printed.items()})
+    set_finals(node, "bn_relu", **{SS: (37.7, 37.8, 37.9)})
 
 
 def test_the_papers_numbers_at_its_scale():
-    tree = altered(base(), at_imagenet_scale)
+    tree = altered(base(data="imagenet"), at_imagenet_scale)
     assert judged(tree, "E1").outcome == "holds"
     assert judged(tree, "E3").outcome == "holds"
     assert judged(tree, "E5").outcome == "holds"
-    better_fa = altered(base(), lambda node: at_imagenet_scale(node, **{FA: 85.0}))
+    better_fa = altered(tree, lambda node: at_imagenet_scale(node, **{FA: 85.0}))
     assert judged(better_fa, "E1").outcome == "fails"
-    assert "FA and the paper's FA differ by 12.4 points" in judged(better_fa, "E1").why
+    assert "fails: the paper's FA below 1.1 × FA by" in judged(better_fa, "E1").why
+    few_classes = altered(tree, with_option('"classes": null', '"classes": 100', ...))
+    assert judged(few_classes, "E1").outcome == "cannot be tested here"
+
+
+def test_the_papers_own_numbers_by_our_rule():
+    """Its word holds for ResNet-18; for ResNet-50 its error bar on Kolen–Pollack is wider than our margin allows."""
+    for network, outcome in (("resnet18", "holds"), ("resnet50", "undecided")):
+        printed = paper.FINAL_ERRORS[network, "relu_bn"]
+        named = {m: Estimate(e.mean, e.error, name=paper.label(m), images=e.images) for m, e in printed.items()}
+        found = paper.judged_order(named)
+        assert found.outcome == outcome
+        assert found.why.startswith("undecided: KP below 1.1 × BP by") == (network == "resnet50")
 
 
 def test_norm_order_needs_all_methods_under_both():
     half = judged(base(), "E4")
-    assert half.outcome == "cannot be tested"
+    assert half.outcome == "cannot be tested here"
     assert "SS's half holds; not run in both orders: BP, FA, WM, KP" in half.why
     copied = altered(base(), in_both_orders)
     assert judged(copied, "E4").outcome == "holds"
-    moved = altered(copied, lambda node: set_finals(node, "bn_relu", **{KP: (4.0, 4.1)}))
+    moved = altered(copied, lambda node: set_finals(node, "bn_relu", **{KP: (4.0, 4.1, 4.2)}))
     assert judged(moved, "E4").outcome == "fails"
 
 
 def in_both_orders(node):
     """The other four methods' runs once more, as runs with BatchNorm before the ReLU."""
-    import xarray as xr
-
     others = node.isel(run=node["method"].values != SS)
     before = others.assign_coords(norm_order=("run", ["bn_relu"] * others.sizes["run"]))
     return xr.concat([node, before], "run", join="outer", coords="different", compat="equals", data_vars="all")
 
 
 def test_a_drop_of_the_learning_rate_is_needed_for_a4():
-    def cosine(node):
-        texts = node["settings"].values
-        texts[:] = [text.replace('"schedule": "step"', '"schedule": "cosine"') for text in texts]
-
-    smooth = altered(base(), cosine)
+    smooth = altered(base(), with_option('"schedule": "step"', '"schedule": "cosine"', ...))
     assert "cosine" in str(smooth["resnet18"]["settings"].values[0])
     assert judged(smooth, "A4").why == "η_W never drops at once in these runs"
 
@@ -260,39 +386,139 @@ def test_epochs_without_angles_are_left_out():
     for id in ("A1", "A2", "A3", "A4", "A6", "A7"):
         assert judged(sparse, id).outcome == "holds"
     never = altered(base(), put("matrix_angle", WM, np.nan))
-    assert judged(never, "A2").outcome == "cannot be tested"
+    assert judged(never, "A2").outcome == "cannot be tested here"
 
 
-def with_option(old, new, run):
-    """A change that edits the settings of one run of each."""
+def with_option(old, new, runs):
+    """A change that edits the settings of some runs, by position; ``...`` are all."""
 
     def change(node):
         texts = node["settings"].values.astype(object)
-        texts[run] = texts[run].replace(old, new)
+        changed = [texts[run].replace(old, new) for run in np.arange(len(texts))[runs]]
+        assert (texts[runs] != np.array(changed, dtype=object)).any()
+        texts[runs] = changed
         return node.assign_coords(settings=("run", texts))
 
     return change
 
 
 def test_open_questions_are_answered_by_sweeps():
-    assert "one weight decay" in judged(base(), "Q1").why
-    kp = np.flatnonzero(base()["resnet18"]["method"].values == KP)
-    wm = np.flatnonzero(base()["resnet18"]["method"].values == WM)
+    for id, ablation in (("Q1", "kp_decay"), ("Q2", "mirror_steps")):
+        found = judged(base(4), id)
+        assert (found.outcome, found.why.partition(";")[0]) == (
+            "shown by another experiment", f"config/ablations/{ablation}.yaml",
+        )  # fmt: skip
+    kp = np.flatnonzero(base(4)["resnet18"]["method"].values == KP)
+    wm = np.flatnonzero(base(4)["resnet18"]["method"].values == WM)
 
-    def angle_of(run, value):
-        return lambda node: node["matrix_angle"].values.__setitem__(run, value)
+    def raised(runs, by):
+        return lambda node: node["matrix_angle"].values.__setitem__(runs, node["matrix_angle"].values[runs] + by)
 
-    decayed = both(with_option('"weight_decay": 0.0001', '"weight_decay": 0.01', kp[1]), angle_of(kp[0], 20.0))
-    found = judged(altered(base(), decayed), "Q1")
+    decay = with_option('"weight_decay": 0.1', '"weight_decay": 0.01', kp[:2])
+    found = judged(altered(base(4), both(decay, raised(kp[:2], 20.0))), "Q1")
     assert found.outcome == "holds"
-    assert found.measured.startswith("weight decay 0.0001: 20.0°")
-    more = both(with_option('"options": {}', '"options": {"mirror_steps": 4}', wm[1]), angle_of(wm[1], 20.0))
-    assert judged(altered(base(), more), "Q2").outcome == "fails"
-    less = both(with_option('"options": {}', '"options": {"mirror_steps": 4}', wm[1]), angle_of(wm[0], 20.0))
-    assert judged(altered(base(), less), "Q2").outcome == "holds"
+    assert found.measured.startswith("weight decay 0.01: 20.")
+    alone = both(with_option('"weight_decay": 0.1', '"weight_decay": 0.01', kp[:1]), raised(kp[:1], 20.0))
+    assert judged(altered(base(4), alone), "Q1").outcome == "cannot be tested here"
+    more = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.0, "mirror_steps": 4', wm[:2])
+    assert judged(altered(base(4), both(more, raised(wm[:2], 40.0))), "Q2").outcome == "fails"
+    assert judged(altered(base(4), both(more, raised(wm[2:], 40.0))), "Q2").outcome == "holds"
 
     def follows_early(node):
-        node["matrix_angle"].values[wm[0], 1] = 40.0  # at the end both are alike
+        node["matrix_angle"].values[wm[2:], 1] += 40.0  # at the end both are alike
 
-    early = both(with_option('"options": {}', '"options": {"mirror_steps": 4}', wm[1]), follows_early)
-    assert judged(altered(base(), early), "Q2").outcome == "holds"
+    assert judged(altered(base(4), both(more, follows_early)), "Q2").outcome == "holds"
+
+
+# --------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_welch_against_scipy():
+    a, b = np.array([3.0, 4.0, 6.0]), np.array([1.0, 1.5, 1.7, 1.2, 1.9])
+    error, df = welch((stats.sem(a), 2), (stats.sem(b), 4))
+    expected = stats.ttest_ind(a, b, equal_var=False)
+    assert error == pytest.approx((a.mean() - b.mean()) / expected.statistic)
+    assert df == np.floor(expected.df)
+    low, high = Comparison("", a.mean() - b.mean(), error, expected.df).interval()
+    reference = expected.confidence_interval(1 - 2 * LEVEL)
+    np.testing.assert_allclose((low, high), (reference.low, reference.high))
+    assert welch((0.0, 1), (0.0, 1)) == (0.0, np.inf)
+    assert welch((0.3, np.inf), (0.4, np.inf)) == (pytest.approx(0.5), np.inf)
+
+
+def test_the_binomial_error_against_the_formula_and_at_the_ends():
+    assert binomial_variance(30.0, 10_000) == pytest.approx(30 * 70 / 10_000, rel=1e-3)
+    assert 0 < binomial_variance(0.0, 360) == pytest.approx(binomial_variance(100.0, 360))
+    assert binomial_variance(30.0, 0) == 0
+    alone = Comparison("", 1.0, 0.0, np.inf, test_set_error=2.0)
+    assert alone.interval() == pytest.approx((1 - 1.645 * 2, 1 + 1.645 * 2), abs=1e-3)
+
+
+EXPERIMENTS = 2_000
+ALLOWED = LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / EXPERIMENTS)
+"""Where an interval errs in 5 % exactly: three standard errors of so many experiments more."""
+IMAGES = 10_000
+
+
+def drawn(rng, seeds, means, spread):
+    """Estimates of made-up methods, an experiment each row.
+
+    What the test set adds to an error is drawn for each method alone: images that are hard for all would cancel.
+
+    Args:
+        means: true errors in percent, by method.
+        spread: standard deviation of each method's runs, in percent points.
+    """
+    found = {}
+    for (method, mean), sd in zip(means.items(), np.broadcast_to(spread, len(means)), strict=True):
+        of_test_set = np.sqrt(mean * (100 - mean) / IMAGES) * rng.standard_normal((EXPERIMENTS, 1))
+        runs = mean + of_test_set + sd * rng.standard_normal((EXPERIMENTS, seeds))
+        values = zip(runs.mean(1).tolist(), stats.sem(runs, axis=1).tolist(), strict=True)
+        name = paper.label(method)
+        found[method] = [Estimate(*value, seeds, name=name, images=IMAGES) for value in values]
+    return [dict(zip(found, experiment, strict=True)) for experiment in zip(*found.values(), strict=True)]
+
+
+def rates(findings):
+    outcomes = pd.Series([found.outcome for found in findings])
+    return {outcome: (outcomes == outcome).mean() for outcome in ("holds", "fails", "undecided")}
+
+
+ALIKE = dict.fromkeys((BP, FA, SS, WM, KP), 30.0)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.2, 2.0, (0.2, 2.0)], ids=["test set", "seeds", "unequal"])
+def test_runs_without_a_difference_are_seldom_ordered(seeds, spread):
+    pairs = drawn(np.random.default_rng(seeds), seeds, {WM: 30.0, SS: 30.0}, spread)
+    found = rates(paper._all("", paper._below(pair[WM], pair[SS])) for pair in pairs)
+    assert max(found["holds"], found["fails"]) <= (ALLOWED if spread == 0.2 else LEVEL)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_five_methods_without_a_difference_seldom_hold_or_fail_the_main_claim(seeds):
+    rng = np.random.default_rng(seeds)
+    found = rates(map(paper.judged_order, drawn(rng, seeds, ALIKE, 1.0)))
+    assert max(found["holds"], found["fails"]) <= LEVEL
+    apart = drawn(rng, seeds, ALIKE | {SS: 60.0, FA: 90.0}, 0.5)[:300]
+    assert rates(map(paper.judged_order, apart))["holds"] > (0.2 if seeds == 2 else 0.8)
+    behind = drawn(rng, seeds, ALIKE | {KP: 60.0}, 0.5)[:300]
+    assert rates(map(paper.judged_order, behind))["fails"] > 0.8
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_method_at_the_margin_seldom_matches_backprop(seeds):
+    pairs = drawn(np.random.default_rng(seeds), seeds, {WM: 30.0 * (1 + paper.MARGIN), BP: 30.0}, 1.0)
+    found = rates(paper._all("", paper._nearly_matches(pair[WM], pair[BP])) for pair in pairs)
+    assert max(found["holds"], found["fails"]) <= LEVEL
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_angles_without_a_difference_are_seldom_above_zero(seeds):
+    values = np.random.default_rng(seeds).standard_normal((EXPERIMENTS, seeds))
+    means, errors = values.mean(1), stats.sem(values, axis=1)
+    compared = [Comparison("x", *one, seeds - 1) for one in zip(means.tolist(), errors.tolist(), strict=True)]
+    first = paper._positive(xr.DataArray(values[0], dims="run"), "x")
+    assert (first.difference, first.error, first.df) == pytest.approx((means[0], errors[0], seeds - 1))
+    found = rates(paper._all("", one) for one in compared)
+    assert max(found["holds"], found["fails"]) <= ALLOWED

@@ -159,6 +159,22 @@ def test_the_grid_has_the_papers_letters_and_what_was_added():
     assert "FA (added here)" in titles
 
 
+def test_published_errors_stand_in_their_methods_column():
+    tree = synthetic(networks=("resnet18",), seeds=(0, 1), data="cifar10")
+    ax = Figure().subplots()
+    plotting.test_error(ax, tree["resnet18"].to_dataset())
+    strokes = [line for line in ax.lines if line.get_marker() == "+"]
+    assert {(line.get_ydata()[0], line.get_color()) for line in strokes} == {
+        (8.14, plotting.look("backprop").color), (18.32, plotting.look("direct_feedback_alignment").color),
+    }  # fmt: skip
+    assert "DFA" in texts(ax).split("\n"), "also that of a method that was not run here"
+    assert "+ Nakajima et al. (2022)" in texts(ax).split("\n")
+    assert all(line.get_ydata()[0] > ax.get_ylim()[0] for line in strokes)
+    ax = Figure().subplots()
+    plotting.test_error(ax, node())
+    assert "et al." not in texts(ax), "nobody published errors on digits"
+
+
 @pytest.mark.parametrize(("data", "drawn"), [("digits", False), ("imagenet", True)])
 def test_the_value_of_xiao_is_drawn_at_imagenet_scale_only(data, drawn):
     ax = Figure().subplots()
@@ -213,7 +229,7 @@ def test_another_network_is_drawn_under_its_own_name():
     found = paper.verdicts(tree)
     found = found[found["network"] == "wide_resnet50_2"]
     assert (found["verdict"] == "holds").sum() > 5
-    assert "not run with bn_relu: SS" in " ".join(found["remarks"])
+    assert "not run with relu_bn: SS" in " ".join(found["remarks"])
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

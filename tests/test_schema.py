@@ -196,7 +196,8 @@ def test_texts_stay_whole_whoever_joins_and_saves(tmp_path):
     """xarray opens texts with the width of the longest one, which cut longer ones that were joined to them."""
     short = trajectory.open_run(save(tmp_path, "short.nc", method="frozen"))
     long = trajectory.open_run(save(tmp_path, "long.nc", method="symmetric_alignment", variant="rate=0.05"))
-    joined = xr.concat([short, long], "run", data_vars="all", coords="different", compat="equals", join="exact", combine_attrs="override")
+    rules = {"data_vars": "all", "coords": list(trajectory.RUN_COORDS), "compat": "equals", "join": "exact"}
+    joined = xr.concat([short, long], "run", combine_attrs="override", **rules)
     trajectory.save(joined, tmp_path / "joined.nc")
     joined.to_netcdf(tmp_path / "by_xarray.nc", engine="h5netcdf")
     trajectory.save(xr.DataTree.from_dict({"/resnet18": joined}), tmp_path / "tree.nc")

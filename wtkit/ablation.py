@@ -22,7 +22,7 @@ from .config import CLASSES
 from .trajectory import settings
 
 QUANTITIES = {"test_error": "test error (%)"} | {
-    name: f"{words} (°),\nmean over layers" for name, words in plotting.QUANTITIES.items()
+    name: f"{words} (°),\n{paper.MEANS[name]}" for name, words in plotting.QUANTITIES.items()
 }
 """What is shown against the swept quantities, and how an axis calls it."""
 
@@ -48,9 +48,9 @@ def runs(node: xr.Dataset) -> pd.DataFrame:
     """A row a run: who it is, its value of each swept quantity, and what it ended with.
 
     Angles are those of the last epoch that recorded them, in degrees: their mean over layers, and the largest
-    (``matrix_angle_max``, ``delta_angle_max``), NaN where a layer has none, as with direct feedback. A run that
-    diverged has NaN for all it ended with. ``chance`` is the error of guessing, NaN where nobody wrote down how many
-    classes there were.
+    (``matrix_angle_max``, ``delta_angle_max``), NaN where a layer has none, as with direct feedback. The output layer
+    has no part in the mean δ angle, since its own is 0 by construction. A run that diverged has NaN for all it ended
+    with. ``chance`` is the error of guessing, NaN where nobody wrote down how many classes there were.
     """
     rows, keys = [], swept(node)
     for index in range(node.sizes["run"]):
@@ -92,6 +92,7 @@ def _value(value: Any) -> Any:
 def _over_epochs(run: xr.Dataset) -> dict[str, pd.Series]:
     angles = {name: run[name].dropna("epoch", how="all") for name in ("matrix_angle", "delta_angle")}
     found = {"test_error": run["test_error"].dropna("epoch").to_series()}
+    angles["delta_angle"] = angles["delta_angle"].isel(layer=slice(None, -1))  # the output layer's is 0 by construction
     for name, values in angles.items():
         found[name] = values.mean("layer", skipna=False).to_series()
         found[f"{name}_max"] = values.max("layer", skipna=False).to_series()

@@ -159,6 +159,8 @@ def _writing(path: str | Path) -> Iterator[None]:
 def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> None:
     """Test error (%) of every method over epochs, mean ± standard error over seeds; the final values at the margin.
 
+    There, published errors stand beside them: the paper's, and those of :func:`wtkit.paper.anchors`.
+
     Args:
         norm_order: by default the network's :func:`wtkit.paper.main_order`.
     """
@@ -168,9 +170,39 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
         _trajectory(ax, select(node, method, norm_order=norm_order), look(method), offset=index)
     finals = [(m, paper.final_error(node, m, norm_order), look(m)) for m in found]
     printed = paper.FINAL_ERRORS.get((str(node.attrs["network"]), norm_order), {})
-    _error_axes(ax, node, [estimate for _, estimate, _ in finals])
-    _margin(ax, node, [(paper.label(m), ours, printed.get(m), how) for m, ours, how in finals])
+    others = _other_anchors(node, norm_order)
+    finals += [(m, paper.Estimate(np.nan), look(m)) for m in others["method"].unique() if m not in found]
+    _error_axes(ax, node, [ours.mean for _, ours, _ in finals], others["error_percent"])
+    columns = _margin(ax, node, [(paper.label(m), ours, printed.get(m), how) for m, ours, how in finals], _key(others))
+    place_of = dict(zip([m for m, *_ in finals], columns, strict=True))
+    for mark, (_, rows) in zip(ANCHOR_MARKS, _by_source(others), strict=False):
+        how: dict[str, Any] = {"marker": mark, "markersize": 6, "markeredgewidth": 1.4, "zorder": 4}
+        for method, error in zip(rows["method"], rows["error_percent"], strict=True):
+            ax.plot(place_of[method] + 0.035 * float(node["epoch"].max()), error, color=look(method).color, **how)
     _remarks(ax, select(node, norm_order=norm_order))
+
+
+ANCHOR_MARKS = {"+": "+", "x": "×", "_": "–", "|": "|"}
+"""Marks of published errors, one a source and norm order, and how a text shows them."""
+
+
+def _other_anchors(node: xr.Dataset, norm_order: str) -> pd.DataFrame:
+    """Published errors for this network and data, but for those that the margin shows as the paper's; and ``key``,
+    whose they are and what of them is otherwise than in these runs."""
+    found = paper.anchors(node)
+    found = found[(found["source"] != paper.PAPER) | (found["norm_order"] != norm_order)]
+    other = found["norm_order"].where(found["norm_order"] != norm_order, "")
+    words = other.map({order: f", BatchNorm {words}" for order, words in paper.ORDERS.items()} | {"": ""})
+    return found.assign(key=found["source"] + words + ", original pixels" * paper.is_coded_anew(node))
+
+
+def _by_source(anchors: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return list(anchors.groupby("key", sort=False))
+
+
+def _key(anchors: pd.DataFrame) -> list[str]:
+    """A line a source of published errors, with its mark."""
+    return [f"{mark} {key}" for mark, (key, _) in zip(ANCHOR_MARKS.values(), _by_source(anchors), strict=False)]
 
 
 def norm_order(ax: Axes, node: xr.Dataset, method: str = paper.SS) -> None:
@@ -186,7 +218,7 @@ def norm_order(ax: Axes, node: xr.Dataset, method: str = paper.SS) -> None:
     if node.attrs["data"] == "imagenet" and network == "resnet18" and method == paper.SS:
         text = f"SS, BatchNorm before ReLU, Xiao et al.: {paper.XIAO_ERROR} %"
         ax.axhline(paper.XIAO_ERROR, color=GREY, linewidth=1, linestyle=(0, (6, 2)), zorder=1, label=text)
-    _error_axes(ax, node, [ours for _, ours, _, _ in margin])
+    _error_axes(ax, node, [ours.mean for _, ours, _, _ in margin])
     _margin(ax, node, margin)
     if not margin:
         why = "not run" if paper.main_order(node) in looks else "this network has an order of its own"
@@ -217,13 +249,14 @@ def _trajectory(ax: Axes, runs: xr.Dataset, how: Look, label: str | None = None,
         ax.plot(run["epoch"][-1:], run[-1:], color=how.color, marker="x", markersize=7, markeredgewidth=1.8, zorder=4)
 
 
-def _error_axes(ax: Axes, node: xr.Dataset, finals: Sequence[paper.Estimate]) -> None:
+def _error_axes(ax: Axes, node: xr.Dataset, ours: Iterable[float], published: Iterable[float] = ()) -> None:
+    """Axis, title and label of errors in percent: where ours go below 10 %, a logarithmic axis down to the lowest."""
     ax.set_ylabel(f"top-1 {paper.evaluated_on(node)} error (%)")
     ax.set_title(f"{paper.network_label(node.attrs['network'])}, {paper.data_label(node)}")
-    lowest = min((estimate.mean for estimate in finals if estimate.mean > 0), default=100.0)
+    lowest = min((error for error in ours if error > 0), default=100.0)
     if lowest < 10:  # the paper's axis is linear; errors of a few per cent would be one line on it
         ax.set_yscale("log")
-        ax.set_ylim(0.7 * lowest, 110)
+        ax.set_ylim(0.7 * min(lowest, *published, 100.0), 110)
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
@@ -243,13 +276,24 @@ def _epoch_axis(ax: Axes, node: xr.Dataset) -> int:
 
 
 def _margin(
-    ax: Axes, node: xr.Dataset, finals: Sequence[tuple[str, paper.Estimate, paper.Estimate | None, Look]]
-) -> None:
-    """Final values right of the last epoch, a column each: ours filled, the paper's (ImageNet) open."""
+    ax: Axes,
+    node: xr.Dataset,
+    finals: Sequence[tuple[str, paper.Estimate, paper.Estimate | None, Look]],
+    key: Sequence[str] = (),
+) -> np.ndarray:
+    """Final values right of the last epoch, a column each: ours filled, the paper's (ImageNet) open.
+
+    Args:
+        key: further lines to say what the marks there are.
+
+    Returns:
+        where the columns stand.
+    """
     last = _epoch_axis(ax, node)
-    left, right = 1.05 * last, (1.05 + 0.08 * max(len(finals), 5)) * last
+    left, right = 1.05 * last, (1.05 + max(0.4, 0.12 * len(finals) - 0.2)) * last
     edges = np.linspace(left, right, len(finals) + 1)
-    for x, (name, ours, printed, how) in zip((edges[:-1] + edges[1:]) / 2, finals, strict=True):
+    columns = (edges[:-1] + edges[1:]) / 2
+    for x, (name, ours, printed, how) in zip(columns, finals, strict=True):
         mark: dict[str, Any] = {"color": how.color, "marker": how.marker, "linestyle": "none", "elinewidth": 1}
         if np.isfinite(ours.mean):
             error = None if np.isnan(ours.error) else ours.error
@@ -264,8 +308,9 @@ def _margin(
     rule.set(color=spine.get_edgecolor(), linewidth=spine.get_linewidth())
     ax.add_line(rule)
     ax.set_xlim(-0.02 * last, right)
-    _below(ax, (left + right) / 2, "● last epoch\n○ paper, ImageNet", 17, 7.5, color=GREY)
+    _below(ax, right, "\n".join(["● last epoch", "○ paper, ImageNet", *key]), 17, 7.5, color=GREY, ha="right")
     ax.set_xlabel("epoch", x=0.5 * last / right)
+    return columns
 
 
 def _below(ax: Axes, x: float, text: str, points: float, size: float, color: str = "0.15", **how: Any) -> None:

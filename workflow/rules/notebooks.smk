@@ -35,7 +35,17 @@ OF_ABLATIONS = {
 NOTEBOOKS = OF_EXPERIMENTS | OF_ABLATIONS
 # what a notebook shows is computed and drawn here
 DRAWN_BY = [
-    local(BASE / "wtkit" / f"{module}.py") for module in ("ablation", "planning", "paper", "plotting", "circuits")
+    local(BASE / "wtkit" / file)
+    for file in (
+        "ablation.py",
+        "advice.py",
+        "anchors.csv",
+        "circuits.py",
+        "comparison.py",
+        "paper.py",
+        "planning.py",
+        "plotting.py",
+    )
 ]
 
 
