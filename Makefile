@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 	@echo "Setting up .venv: some minutes, for PyTorch is large."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable . --group dev
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[pipeline,notebooks]' --group dev
 	@touch $@
 
 smoke: $(READY) ## the whole pipeline in a few minutes: ResNet-18, one seed
