@@ -62,9 +62,10 @@ lint: $(READY) ## style and types of everything
 	$(SNAKEMAKE) --lint
 	$(BIN)/mypy wtkit
 
-docs: $(READY) ## the reference of the Python interface, from its docstrings: docs/api/index.html
-	$(BIN)/python docs/api.py
+docs: $(READY) ## the documentation, a site that works offline: docs/_build/html/index.html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 clean: ## remove what was made; data/, results/reference/ and .venv/ stay
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +; fi
-	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache docs/api
+	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache docs/_build docs/api docs/notebooks
