@@ -14,7 +14,7 @@ REFERENCE = {"ablation": "kp_decay"}  # where the committed figures are from, if
 
 
 def write(root: Path, folder: Path) -> None:
-    """Write all notebooks to ``folder``; files that would not change are left alone, so that Sphinx reads no page again."""
+    """Write all notebooks to ``folder``. Files that would not change stay, so that Sphinx need not read them again."""
     folder.mkdir(exist_ok=True)
     for source in sorted((root / "notebooks").glob("*.ipynb")):
         text = json.dumps(page(root, source), ensure_ascii=False, indent=1)
@@ -57,5 +57,5 @@ def committed(root: Path, source: Path) -> str:
 
 def scrolled(table: str) -> str:
     """A table as MyST takes it: HTML without blank lines, in a box that scrolls sideways."""
-    lines = (line for line in table.splitlines() if line.strip())
+    lines = (line for line in table.replace('class="dataframe"', 'class="table"').splitlines() if line.strip())
     return "\n".join(['<div class="pst-scrollable-table-container">', *lines, "</div>"]) + "\n"
