@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 	@echo "Setting up .venv: some minutes, for PyTorch is large."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable . --group dev
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[pipeline,notebooks]' --group dev
 	@touch $@
 
 smoke: $(READY) ## the whole pipeline in a few minutes: ResNet-18, one seed
@@ -62,9 +62,10 @@ lint: $(READY) ## style and types of everything
 	$(SNAKEMAKE) --lint
 	$(BIN)/mypy wtkit
 
-docs: $(READY) ## the reference of the Python interface, from its docstrings: docs/api/index.html
-	$(BIN)/python docs/api.py
+docs: $(READY) ## the documentation, a site that works offline: docs/_build/html/index.html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 clean: ## remove what was made; data/, results/reference/ and .venv/ stay
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +; fi
-	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache docs/api
+	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache docs/_build docs/api docs/notebooks

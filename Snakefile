@@ -10,7 +10,7 @@
 #   snakemake ablations                       all of them
 #   snakemake -n                              what would be done
 #   snakemake --config runs_per_gpu=4         several runs at a time on each GPU
-#   snakemake --workflow-profile slurm        on a cluster, docs/clusters.md
+#   snakemake --workflow-profile slurm        on a cluster, docs/howto/cluster.md
 import os
 import shlex
 import sys

@@ -532,7 +532,7 @@ def report(output: Path) -> None:
     rows = [row for record in records for row in summary(record)]
     (output / "steps.json").write_text(json.dumps({"rows": rows, "records": records}, indent=1) + "\n")
     text = table(records)
-    (output / "steps.md").write_text(text)
+    (output / "steps.md").write_text(f"# Time and memory of a step\n\n{text}")
     print(f"\n{text}")
     steps = [record for record in records if "case" in record]
     if steps:

@@ -28,8 +28,17 @@ def packages(lines: list[str]) -> dict[str, SpecifierSet]:
 def test_environment_has_the_packages_and_bounds_of_pyproject():
     listed = packages([line for line in read("environment.yml")["dependencies"] if isinstance(line, str)])
     listed.pop("pip")
-    wanted = {CONDA.get(name, name): spec for name, spec in packages(PROJECT["project"]["dependencies"]).items()}
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = sum((extras[name] for name in ("figures", "pipeline", "notebooks")), PROJECT["project"]["dependencies"])
+    wanted = {CONDA.get(name, name): spec for name, spec in packages(lines).items()}
+    wanted.pop("wtkit")  # pipeline and notebooks include figures
     assert listed == wanted | {"python": SpecifierSet(PROJECT["project"]["requires-python"])}
+
+
+def test_set_up_takes_the_extras_of_the_environment():
+    assert "--editable '.[pipeline,notebooks]' --group dev" in (ROOT / "Makefile").read_text()
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert all("wtkit[figures]" in extras[name] for name in ("pipeline", "notebooks"))
 
 
 def test_environment_installs_wtkit_itself():

@@ -70,7 +70,7 @@ def test_the_report_lies_beside_the_results(make, experiment):
 def test_clean_keeps_data_and_reference_results(make, tmp_path):
     assert make("clean").returncode == 0  # nothing there yet
     kept = ["results/reference/digits/results.nc", "data/images.bin", "wtkit.py"]
-    for name in [*kept, "results/digits/results.nc", "results/a file", ".snakemake/log", "docs/api/index.html"]:
+    for name in [*kept, "results/digits/results.nc", "results/a file", ".snakemake/log", "docs/_build/html/index.html"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert make("clean").returncode == 0

@@ -7,19 +7,22 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from . import paper, planning, plotting
 from .config import CLASSES
+from .errors import imports_of
 from .trajectory import settings
+
+with imports_of("figures"):
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 QUANTITIES = {"test_error": "test error (%)"} | {
     name: f"{words} (°),\n{paper.MEANS[name]}" for name, words in plotting.QUANTITIES.items()

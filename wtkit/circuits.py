@@ -12,8 +12,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+
+from .errors import imports_of
+
+with imports_of("figures"):
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 Point = tuple[float, float]
 

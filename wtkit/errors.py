@@ -1,5 +1,8 @@
 """The errors that people, not programs, are meant to read."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class WtkitError(ValueError):
     """Something a user can mend: its text names the key, file or value, what was expected, and the fix.
@@ -12,6 +15,23 @@ class WtkitError(ValueError):
 
 class Stopped(WtkitError):
     """A run that was told to stop, and left a checkpoint from which the same command goes on."""
+
+
+class MissingExtra(WtkitError, ImportError):
+    """A package is not installed that only one of wtkit's extras needs, such as ``wtkit[figures]``."""
+
+
+@contextlib.contextmanager
+def imports_of(extra: str) -> Iterator[None]:
+    """Around imports: if a package is missing, the error names the extra that installs it.
+
+    Raises:
+        MissingExtra: in place of ModuleNotFoundError.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"{error.name} is not installed; pip install 'wtkit[{extra}]'") from None
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

@@ -10,9 +10,13 @@ import tempfile
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 
-import papermill
 import yaml
-from jupyter_client.manager import AsyncKernelManager
+
+try:
+    import papermill
+    from jupyter_client.manager import AsyncKernelManager
+except ModuleNotFoundError as error:
+    sys.exit(f"execute.py: {error.name} is not installed; pip install 'wtkit[pipeline]'")
 
 
 class PrivateKernel(AsyncKernelManager):
