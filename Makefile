@@ -55,12 +55,13 @@ test-fast: $(READY) ## the tests that take no more than a second or two each
 test-slurm: $(READY) ## the pipeline on a Slurm cluster, made of this machine for as long as it takes (Debian, Ubuntu; root)
 	tests/slurm.sh $(BIN)/pytest tests/test_slurm.py
 
-lint: $(READY) ## style and types of everything
+lint: $(READY) ## style, types and imports of everything
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
 	$(BIN)/mypy wtkit
+	$(BIN)/lint-imports
 
 docs: $(READY) ## the documentation, a site that works offline: docs/_build/html/index.html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html

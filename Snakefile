@@ -18,10 +18,10 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from wtkit.config import expand as runs_of_file
-from wtkit.config import is_ablation
+from wtkit.experiments import expand as runs_of_file
+from wtkit.experiments import is_ablation
 from wtkit.errors import WtkitError
-from wtkit.settings import known
+from wtkit.validation import known
 
 min_version("9.0")
 
@@ -33,11 +33,15 @@ ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*
 
 # without an activated environment a shell would find another python
 PROGRAMS, LOGGED = Path(sys.executable).parent, BASE / "workflow" / "scripts" / "logged.sh"
-shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(PROGRAMS))}:$PATH; . {shlex.quote(str(LOGGED))}; ")
+shell.prefix(
+    f"set -euo pipefail; export PATH={shlex.quote(str(PROGRAMS))}:$PATH; . {shlex.quote(str(LOGGED))}; "
+)
 
 
 if not os.access(".", os.W_OK):
-    sys.exit(f"wtkit: cannot write to {Path.cwd()}, where Snakemake keeps its records; take another with --directory")
+    sys.exit(
+        f"wtkit: cannot write to {Path.cwd()}, where Snakemake keeps its records; take another with --directory"
+    )
 
 
 include: "workflow/rules/common.smk"
@@ -51,7 +55,11 @@ try:
     for key in config:
         known(key, ["experiment", "runs_per_gpu", "archive"], "config key")
     runs_of(EXPERIMENT)
-    CHOSEN = list(products_of(EXPERIMENT, OF_ABLATIONS if is_ablation(file_of(EXPERIMENT)) else OF_EXPERIMENTS))
+    CHOSEN = list(
+        products_of(
+            EXPERIMENT, OF_ABLATIONS if is_ablation(file_of(EXPERIMENT)) else OF_EXPERIMENTS
+        )
+    )
 except WtkitError as error:
     sys.exit(f"wtkit: {error}")
 
@@ -77,7 +85,9 @@ for ablation in ABLATIONS:
 
 
 onstart:  # not before a dry run, nor where nothing is to be done
-    blocked = unwritable(path for job in workflow.dag.needrun_jobs() for path in [*job.output, *job.log])
+    blocked = unwritable(
+        path for job in workflow.dag.needrun_jobs() for path in [*job.output, *job.log]
+    )
     if blocked:
         sys.exit(
             f"wtkit: cannot write to {', '.join(blocked)}; change that (chmod u+w), or take another working folder "
@@ -86,8 +96,12 @@ onstart:  # not before a dry run, nor where nothing is to be done
 
 
 onsuccess:
-    print("Figures and tables: results/<experiment>/figures   executed notebooks: results/<experiment>/notebooks")
+    print(
+        "Figures and tables: results/<experiment>/figures   executed notebooks: results/<experiment>/notebooks"
+    )
 
 
 onerror:
-    print("Not all jobs ended; logs are in results/<experiment>/logs. What is done stays; the same command goes on.")
+    print(
+        "Not all jobs ended; logs are in results/<experiment>/logs. What is done stays; the same command goes on."
+    )

@@ -1,14 +1,16 @@
-"""How quickly images reach the training loop: in memory, from a folder, and from a pack; and what else a pack could be.
+"""How quickly images reach the training loop: in memory, from a folder, and from a pack; and what
+else a pack could be.
 
-    python benchmarks/data.py                                        # two to three minutes on one core
-    python benchmarks/data.py --output data.json                     # and all figures in a file
+    python benchmarks/data.py                     # two to three minutes on one core
+    python benchmarks/data.py --output data.json  # and all figures in a file
     python benchmarks/data.py --photos /where/imagenet/val --number 500
 
-Images a second are those of one core: one thread, time of the processor, so that what else the machine does hardly
-matters. Contestants take turns, A B C … C B A; a rate is the median over the turns, a ratio the median of the ratios to
-the first of the same round. Photos are made up, unless a folder of them is named: coloured noise with the spectrum of
-natural images, 500×375 pixels and about 100 KB as JPEG, as ImageNet's are in the mean. Decoders and formats take part
-where they are installed, nvJPEG where there is a GPU as well.
+Images a second are those of one core: one thread, time of the processor, so that what else the
+machine does hardly matters. Contestants take turns, A B C … C B A; a rate is the median over the
+turns, a ratio the median of the ratios to the first of the same round. Photos are made up, unless a
+folder of them is named: coloured noise with the spectrum of natural images, 500×375 pixels and
+about 100 KB as JPEG, as ImageNet's are in the mean. Decoders and formats take part where they are
+installed, nvJPEG where there is a GPU as well.
 """
 
 import argparse
@@ -32,25 +34,32 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from wtkit import data
-from wtkit.config import RunConfig
-from wtkit.images import PARTS
-from wtkit.packing import open_pack, pack
+from wtkit.data import PARTS, InMemory, open_pack, pack
+from wtkit.experiments import RunConfig
 
 IMAGENET = 1_281_167 + 50_000  # images
 SIZE, SHORT_SIDE = 224, 256
-Contestants = dict[str, Callable[[], int]]  # each goes through some images and says through how many
+# each goes through some images and says through how many
+Contestants = dict[str, Callable[[], int]]
 
 
 def photos(number: int, seed: int = 0) -> Iterator[bytes]:
-    """JPEG files of 500×375 pixels, quality 90: noise with amplitudes of f^-1.15, mostly of brightness."""
+    """JPEG files of 500×375 pixels, quality 90: noise with amplitudes of f^-1.15, mostly of
+    brightness."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(375), np.fft.rfftfreq(500), indexing="ij"))
     frequency[0, 0] = np.inf
     for _ in range(number):
-        noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((4, 375, 500))) / frequency**1.15, s=(375, 500))
+        noise = np.fft.irfft2(
+            np.fft.rfft2(rng.standard_normal((4, 375, 500))) / frequency**1.15, s=(375, 500)
+        )
         noise /= noise.std((1, 2), keepdims=True)
         pixels = 127 + 55 * noise[:1] + 14 * noise[1:]
-        yield encoded(Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)), "JPEG", quality=90)
+        yield encoded(
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)),
+            "JPEG",
+            quality=90,
+        )
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -78,19 +87,25 @@ def rates(contestants: Contestants, rounds: int) -> dict[str, dict[str, float]]:
     }
 
 
-# --------------------------------------------------------------------------------------------------------- in memory
+# ---------------------------------------------------------------------------------------- in memory
 
 
 def in_memory(rounds: int) -> dict[str, Any]:
-    """50,000 images of 32×32, as CIFAR-10 has them, each cropped and flipped in its own way and normalised."""
-    pixels, labels = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (50_000,))
-    held = data.InMemory(pixels, labels, pixels[:100], labels[:100], 10, shift=4, flip=True, seed=0)
+    """50,000 images of 32×32, as CIFAR-10 has them, each cropped and flipped in its own way and
+    normalised."""
+    pixels, labels = (
+        torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8),
+        torch.randint(10, (50_000,)),
+    )
+    held = InMemory(pixels, labels, pixels[:100], labels[:100], 10, shift=4, flip=True, seed=0)
     one_by_one = v2.Compose([
         v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32),
         v2.Normalize(held.mean.flatten().tolist(), held.std.flatten().tolist()),
     ])  # fmt: skip
     pairs = [(one_by_one, x) for x in pixels[:2048]]
-    loader = torch.utils.data.DataLoader(pairs, 128, collate_fn=lambda some: torch.stack([f(x) for f, x in some]))
+    loader = torch.utils.data.DataLoader(
+        pairs, 128, collate_fn=lambda some: torch.stack([f(x) for f, x in some])
+    )
     return rates(
         {
             "image by image, torchvision": lambda: sum(map(len, loader)),
@@ -101,7 +116,7 @@ def in_memory(rounds: int) -> dict[str, Any]:
     )
 
 
-# --------------------------------------------------------------------------------------------- from a folder or a pack
+# -------------------------------------------------------------------------- from a folder or a pack
 
 
 def image_folder(root: Path, files: list[bytes], classes: int = 4) -> Path:
@@ -114,15 +129,25 @@ def image_folder(root: Path, files: list[bytes], classes: int = 4) -> Path:
 
 
 def reading(folder: Path, packed: Path, rounds: int) -> dict[str, Any]:
-    """From the disk to a batch of uint8 at 224×224, each image with a crop and a flip of its own; one process."""
+    """From the disk to a batch of uint8 at 224×224, each image with a crop and a flip of its own;
+    one process."""
     from torchvision.datasets import ImageFolder
 
-    as_tutorials_have_it = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()])
-    loader = torch.utils.data.DataLoader(ImageFolder(folder / "train", as_tutorials_have_it), 64, shuffle=True)
+    as_tutorials_have_it = v2.Compose(
+        [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]
+    )
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(folder / "train", as_tutorials_have_it), 64, shuffle=True
+    )
 
     def ours(root: Path) -> Callable[[], int]:
         run = RunConfig(
-            method="backprop", data="image_folder", data_root=str(root), image_size=SIZE, batch_size=8, workers=0
+            method="backprop",
+            data="image_folder",
+            data_root=str(root),
+            image_size=SIZE,
+            batch_size=8,
+            workers=0,
         )
         reader = data.load(run).train
         keys = [(place, 0, place) for place in range(len(reader.images))]
@@ -144,10 +169,15 @@ def packing(folder: Path, target: Path) -> dict[str, Any]:
     pack(folder, target, short_side=SHORT_SIDE, workers=0)
     seconds = time.process_time() - start
     stored = sum(path.stat().st_size for path in target.iterdir())
-    return {"wtkit data pack": {"images_per_second": images / seconds, "kilobytes": stored / images / 1000}}
+    return {
+        "wtkit data pack": {
+            "images_per_second": images / seconds,
+            "kilobytes": stored / images / 1000,
+        }
+    }
 
 
-# ------------------------------------------------------------------------------------------- what else a pack could be
+# ------------------------------------------------------------------------ what else a pack could be
 
 
 def decoders() -> dict[str, Callable[[bytes], Any]]:
@@ -163,7 +193,9 @@ def decoders() -> dict[str, Callable[[bytes], Any]]:
         import simplejpeg
 
         found["simplejpeg"] = simplejpeg.decode_jpeg
-        found["simplejpeg, fast"] = lambda file: simplejpeg.decode_jpeg(file, fastdct=True, fastupsample=True)
+        found["simplejpeg, fast"] = lambda file: simplejpeg.decode_jpeg(
+            file, fastdct=True, fastupsample=True
+        )
     from torchvision.io import decode_jpeg
 
     found["torchvision.io (deprecated)"] = lambda file: decode_jpeg(
@@ -177,7 +209,9 @@ def decoders() -> dict[str, Callable[[bytes], Any]]:
         import cv2
 
         cv2.setNumThreads(1)
-        found["OpenCV"] = lambda file: cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)
+        found["OpenCV"] = lambda file: cv2.imdecode(
+            np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB
+        )
     return found
 
 
@@ -198,7 +232,8 @@ def decoding(whole: list[bytes], small: list[bytes], rounds: int) -> dict[str, A
 
 
 def nvjpeg(whole: list[bytes], small: list[bytes]) -> dict[str, Any]:
-    """nvJPEG through torchvision, in batches: images a second of the GPU by the clock; {} where there is none."""
+    """nvJPEG through torchvision, in batches: images a second of the GPU by the clock; {} where
+    there is none."""
     if not torch.cuda.is_available():
         return {}
     from torchvision.io import decode_jpeg
@@ -218,20 +253,25 @@ def nvjpeg(whole: list[bytes], small: list[bytes]) -> dict[str, Any]:
 
 
 def formats(images: list[Image.Image], packed: Path, root: Path, rounds: int) -> dict[str, Any]:
-    """Ways to store photos at a short side of 256: bytes an image, and images a second to a crop of 224.
+    """Ways to store photos at a short side of 256: bytes an image, and images a second to a crop of
+    224.
 
     All are read at random places; Pillow decodes what simplejpeg does not.
     """
-    from wtkit.images import _decode
+    from wtkit.data import decode
 
     ways: dict[str, list[bytes]] = {
-        f"JPEG, quality {quality}": [encoded(x, "JPEG", quality=quality, optimize=True) for x in images]
+        f"JPEG, quality {quality}": [
+            encoded(x, "JPEG", quality=quality, optimize=True) for x in images
+        ]
         for quality in (90, 80, 95)
     }
     ways["JPEG, quality 90, full colour resolution"] = [
         encoded(x, "JPEG", quality=90, optimize=True, subsampling=0) for x in images
     ]
-    ways["JPEG, quality 90, progressive"] = [encoded(x, "JPEG", quality=90, progressive=True) for x in images]
+    ways["JPEG, quality 90, progressive"] = [
+        encoded(x, "JPEG", quality=90, progressive=True) for x in images
+    ]
     ways["WebP, quality 90"] = [encoded(x, "WEBP", quality=90) for x in images]
     ways["PNG"] = [encoded(x, "PNG") for x in images]
     shape = (images[0].height, images[0].width, 3)
@@ -250,9 +290,13 @@ def formats(images: list[Image.Image], packed: Path, root: Path, rounds: int) ->
                     file.seek(int(ends[place]) - len(ways[name][place]))
                     stored = file.read(len(ways[name][place]))
                     if name == "pixels as they are":
-                        x = torch.frombuffer(bytearray(stored), dtype=torch.uint8).view(shape).permute(2, 0, 1)
+                        x = (
+                            torch.frombuffer(bytearray(stored), dtype=torch.uint8)
+                            .view(shape)
+                            .permute(2, 0, 1)
+                        )
                     else:
-                        x = _decode(stored)
+                        x = decode(stored)
                     crop(x)
             return len(order)
 
@@ -269,11 +313,13 @@ def formats(images: list[Image.Image], packed: Path, root: Path, rounds: int) ->
 
 def containers(packed: Path, crop: Callable) -> Contestants:
     """Our reader of tar shards, at random places, and WebDataset's, one after the other."""
-    from wtkit.images import _decode
+    from wtkit.data import decode
 
     images, _, _ = open_pack(packed, lambda number: {i: i for i in range(number)})
     order = np.random.default_rng(0).permutation(len(images)).tolist()
-    found: Contestants = {"tar shards, wtkit": lambda: sum(1 for i in order if crop(images.decoded(i)) is not None)}
+    found: Contestants = {
+        "tar shards, wtkit": lambda: sum(1 for i in order if crop(images.decoded(i)) is not None)
+    }
     if importlib.util.find_spec("webdataset"):
         import webdataset
 
@@ -281,19 +327,25 @@ def containers(packed: Path, crop: Callable) -> Contestants:
 
         def stream() -> int:
             samples = webdataset.WebDataset(shards, shardshuffle=False)
-            return sum(1 for sample in samples if crop(_decode(sample["jpeg"])) is not None)
+            return sum(1 for sample in samples if crop(decode(sample["jpeg"])) is not None)
 
         found["tar shards, WebDataset, in order"] = stream
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------- all
+# ---------------------------------------------------------------------------------------------- all
 
 
 def epochs(packed: Path, workers: int = 2) -> dict[str, Any]:
-    """Seconds by the clock to the first batch of an epoch: the first, for which workers start, and later ones."""
+    """Seconds by the clock to the first batch of an epoch: the first, for which workers start, and
+    later ones."""
     run = RunConfig(
-        method="backprop", data="image_folder", data_root=str(packed), image_size=SIZE, batch_size=8, workers=workers
+        method="backprop",
+        data="image_folder",
+        data_root=str(packed),
+        image_size=SIZE,
+        batch_size=8,
+        workers=workers,
     )
     loaded, seconds = data.load(run), []
     for epoch in range(4):
@@ -302,11 +354,22 @@ def epochs(packed: Path, workers: int = 2) -> dict[str, Any]:
         next(batches)
         seconds.append(time.perf_counter() - start)
         list(batches)
-    return {"first epoch": {"seconds": seconds[0]}, "later epochs": {"seconds": statistics.median(seconds[1:])}}
+    return {
+        "first epoch": {"seconds": seconds[0]},
+        "later epochs": {"seconds": statistics.median(seconds[1:])},
+    }
 
 
 def machine() -> dict[str, Any]:
-    names = ("torch", "torchvision", "pillow", "simplejpeg", "torchcodec", "opencv-python-headless", "webdataset")
+    names = (
+        "torch",
+        "torchvision",
+        "pillow",
+        "simplejpeg",
+        "torchcodec",
+        "opencv-python-headless",
+        "webdataset",
+    )
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -329,7 +392,9 @@ def measure(number: int, rounds: int, photo_folder: Path | None) -> dict[str, An
     if photo_folder is None:
         whole = list(photos(number))
     else:
-        whole = [path.read_bytes() for path in sorted(photo_folder.rglob("*.[jJ][pP]*[gG]"))[:number]]
+        whole = [
+            path.read_bytes() for path in sorted(photo_folder.rglob("*.[jJ][pP]*[gG]"))[:number]
+        ]
     resize = v2.Resize(SHORT_SIDE, antialias=True)
     images = [Image.open(io.BytesIO(file)).convert("RGB") for file in whole]
     small = [resize(image) for image in images]
@@ -359,8 +424,8 @@ def table(results: dict[str, Any]) -> str:
     shown = results["photos"]
     kind = "made-up photos" if shown["made_up"] else "photos"
     lines = [
-        f"{results['machine']['processor']}, one thread; {shown['number']} {kind} of {shown['kilobytes']:.0f} KB and "
-        f"{shown['pixels'] / 1000:.0f},000 pixels in the mean."
+        f"{results['machine']['processor']}, one thread; {shown['number']} {kind} of "
+        f"{shown['kilobytes']:.0f} KB and {shown['pixels'] / 1000:.0f},000 pixels in the mean."
     ]
 
     def add(title: str, heads: list[str], rows: list[list[str]]) -> None:
@@ -371,24 +436,45 @@ def table(results: dict[str, Any]) -> str:
         return [f"{found['images_per_second']:,.0f}", f"{found['ratio']:.2f}"]
 
     for name, title in (("in_memory", "in memory, 32×32"), ("reading", "from the disk to 224×224")):
-        add(title, ["images/s", "ratio"], [[who, *rate(found)] for who, found in results[name].items()])
+        add(
+            title,
+            ["images/s", "ratio"],
+            [[who, *rate(found)] for who, found in results[name].items()],
+        )
     whole, small = "500×375", "short side 256"
-    rows = [[who, *rate(found[whole]), *rate(found[small]), f"{100 * found['pixels_differ_from_pillow']:.0f} %"]
-            for who, found in results["decoding"].items()]  # fmt: skip
+    rows = [
+        [
+            who,
+            *rate(found[whole]),
+            *rate(found[small]),
+            f"{100 * found['pixels_differ_from_pillow']:.0f} %",
+        ]
+        for who, found in results["decoding"].items()
+    ]
     rows += [["nvJPEG", f"{results['nvjpeg'][whole]['images_per_second']:,.0f} a GPU", "",
-              f"{results['nvjpeg'][small]['images_per_second']:,.0f} a GPU", "", ""]] if results["nvjpeg"] else [
+              f"{results['nvjpeg'][small]['images_per_second']:,.0f} a GPU", "",
+              ""]] if results["nvjpeg"] else [
              ["nvJPEG", "open: no GPU here", "", "", "", ""]]  # fmt: skip
-    add("decoding", [f"{whole}, images/s", "ratio", f"{small}, images/s", "ratio", "pixels unlike Pillow's"], rows)
+    add(
+        "decoding",
+        [f"{whole}, images/s", "ratio", f"{small}, images/s", "ratio", "pixels unlike Pillow's"],
+        rows,
+    )
     rows = []
     for who, found in results["formats"].items():
-        disk = [f"{found['kilobytes']:.0f}", f"{found['imagenet_gigabytes']:.0f}"] if "kilobytes" in found else ["", ""]
+        disk = (
+            [f"{found['kilobytes']:.0f}", f"{found['imagenet_gigabytes']:.0f}"]
+            if "kilobytes" in found
+            else ["", ""]
+        )
         rows.append([who, *disk, *rate(found)])
     add("stored at a short side of 256", ["KB/image", "GB for ImageNet", "images/s", "ratio"], rows)
     made = results["packing"]["wtkit data pack"]
     lines += [
         "",
-        f"Packing: {made['images_per_second']:.0f} images a second a core, {made['kilobytes']:.0f} KB an image. "
-        f"First batch of an epoch after {results['epochs']['first epoch']['seconds']:.2f} s, of later ones after "
+        f"Packing: {made['images_per_second']:.0f} images a second a core, {made['kilobytes']:.0f} "
+        "KB an image. First batch of an epoch after "
+        f"{results['epochs']['first epoch']['seconds']:.2f} s, of later ones after "
         f"{results['epochs']['later epochs']['seconds']:.2f} s, with two workers, by the clock.",
     ]
     return "\n".join(lines)
@@ -398,11 +484,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     parser.add_argument("--number", type=int, default=96, help="photos; default: 96")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant; default: 5")
-    parser.add_argument("--photos", type=Path, help="a folder of JPEG files to take instead of made-up ones")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each contestant; default: 5"
+    )
+    parser.add_argument(
+        "--photos", type=Path, help="a folder of JPEG files to take instead of made-up ones"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)  # it is here to be compared
+    # it is here to be compared
+    warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
     start = time.perf_counter()
     results = measure(given.number, given.rounds, given.photos)
     print(table(results))

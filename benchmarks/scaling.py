@@ -1,12 +1,16 @@
-"""How cost grows: with batch, image size, depth, method, runs side by side and processes of one run.
+"""How cost grows: with batch, image size, depth, method, runs side by side and processes of one
+run.
 
-    python benchmarks/scaling.py                              # measure; ten minutes on two quiet cores
-    python benchmarks/scaling.py --paper resnet18=15000 resnet50=4000
-                                                              # hours of the whole paper at so many images a second
+    python benchmarks/scaling.py
+        # ten minutes on two quiet cores
+    python benchmarks/scaling.py --paper resnet18=15000 resnet50=4000  # measure nothing
 
-Steps are those of benchmarks/steps.py, in seconds of the processor on one thread: contestants of a point take turns,
-and the median of their times is kept. Runs and processes are whole runs of ``wtkit train``, by the clock, on all cores.
-What a point gave is kept as it comes, and a measurement that was interrupted goes on behind it.
+The second reckons the hours of the whole paper at so many images a second.
+
+Steps are those of benchmarks/steps.py, in seconds of the processor on one thread: contestants of a
+point take turns, and the median of their times is kept. Runs and processes are whole runs of
+``wtkit train``, by the clock, on all cores. What a point gave is kept as it comes, and a
+measurement that was interrupted goes on behind it.
 """
 
 import argparse
@@ -29,28 +33,43 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "results" / "bench"
 WHO = ("plain", "kolen_pollack", "weight_mirror")
 SERIES = {
-    "batch": [dict(network="resnet18", size=32, batch=batch) for batch in (8, 16, 32, 64, 128, 256)],
-    "image size": [dict(network="resnet18", size=size, batch=8) for size in (32, 64, 96, 128, 160, 224)],
+    "batch": [
+        dict(network="resnet18", size=32, batch=batch) for batch in (8, 16, 32, 64, 128, 256)
+    ],
+    "image size": [
+        dict(network="resnet18", size=size, batch=8) for size in (32, 64, 96, 128, 160, 224)
+    ],
     "depth": [dict(network=f"resnet{depth}", size=64, batch=8) for depth in (18, 34, 50, 101)],
 }
 AXES = {"batch": "batch", "image size": "size", "depth": "network"}
 RUN = [
-    "--method=kolen_pollack", "--data=digits", "--network=resnet18", "--batch-size=64", "--epochs=3", "--angles-every=3"
+    "--method=kolen_pollack", "--data=digits", "--network=resnet18", "--batch-size=64",
+    "--epochs=3", "--angles-every=3"
 ]  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder; default: results/bench")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant there and back")
-    parser.add_argument("--paper", nargs="+", metavar="NETWORK=IMAGES_PER_SECOND", help="measure nothing, reckon")
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help="folder; default: results/bench"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each contestant there and back"
+    )
+    parser.add_argument(
+        "--paper", nargs="+", metavar="NETWORK=IMAGES_PER_SECOND", help="measure nothing, reckon"
+    )
     given = parser.parse_args()
     if given.paper:
-        print(paper({name: float(rate) for name, rate in (word.split("=") for word in given.paper)}))
+        print(
+            paper({name: float(rate) for name, rate in (word.split("=") for word in given.paper)})
+        )
         return
     given.output.mkdir(parents=True, exist_ok=True)
     kept = given.output / "scaling.json"
-    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"machine": machine()}
+    found: dict[str, Any] = (
+        json.loads(kept.read_text()) if kept.exists() else {"machine": machine()}
+    )
     jobs: dict[str, Callable[[], Any]] = {
         key(series, point): functools.partial(step_times, point, given.rounds)
         for series, points in SERIES.items()
@@ -82,16 +101,21 @@ def key(series: str, point: dict[str, Any]) -> str:
 def machine() -> str:
     import torch
 
-    from wtkit import training
+    from wtkit.training import processor_name
 
-    return f"{training._processor()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{processor_name()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def step_times(point: dict[str, Any], rounds: int) -> dict[str, float]:
-    """Seconds of the processor a step, by contestant; in a process of its own, whose memory is not another point's."""
+    """Seconds of the processor a step, by contestant; in a process of its own, whose memory is not
+    another point's."""
     code = f"import json, scaling; print(json.dumps(scaling._step_times({point!r}, {rounds})))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -99,12 +123,16 @@ def step_times(point: dict[str, Any], rounds: int) -> dict[str, float]:
 def _step_times(point: dict[str, Any], rounds: int) -> dict[str, float]:
     import torch
 
-    from wtkit import training
+    from wtkit.training import keep_memory
 
-    training._keep_memory()
+    keep_memory()
     torch.set_num_threads(1)
-    case = steps.Case(name="", rounds=rounds, experiment="digits" if point["size"] == 32 else "imagenet", **point)
-    times: dict[str, list[float]] = {who: [] for who in WHO if who != "weight_mirror" or point["size"] == 32}
+    case = steps.Case(
+        name="", rounds=rounds, experiment="digits" if point["size"] == 32 else "imagenet", **point
+    )
+    times: dict[str, list[float]] = {
+        who: [] for who in WHO if who != "weight_mirror" or point["size"] == 32
+    }
     field = {who: steps.contestant(case, who) for who in times}
     for one in field.values():
         one.step()
@@ -117,15 +145,27 @@ def _step_times(point: dict[str, Any], rounds: int) -> dict[str, float]:
 
 
 def side_by_side(number: int) -> float:
-    """Images a second of so many runs at a time together, one thread each, without the first epoch and the angles."""
+    """Images a second of so many runs at a time together, one thread each, without the first epoch
+    and the angles."""
     folder = Path(tempfile.mkdtemp())
     try:
         commands = [
-            [sys.executable, "-m", "wtkit", "train", *RUN, f"--seed={seed}", "--output", str(folder / str(seed))]
+            [
+                sys.executable,
+                "-m",
+                "wtkit",
+                "train",
+                *RUN,
+                f"--seed={seed}",
+                "--output",
+                str(folder / str(seed)),
+            ]
             for seed in range(number)
         ]
         trained = [
-            subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+            subprocess.Popen(
+                command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+            )
             for command in commands
         ]
         assert not any(process.wait() for process in trained)
@@ -138,10 +178,18 @@ def in_processes(number: int) -> float:
     """Images a second of one run in so many processes of one thread each."""
     folder = Path(tempfile.mkdtemp())
     try:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"] if number > 1 else []
+        launch = (
+            ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+            if number > 1
+            else []
+        )
         command = [sys.executable, *launch, "-m", "wtkit", "train", *RUN, "--output", str(folder)]
         subprocess.run(
-            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, stdout=subprocess.DEVNULL, cwd=ROOT
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=ROOT,
         )
         return rate(folder)
     finally:
@@ -150,7 +198,7 @@ def in_processes(number: int) -> float:
 
 def rate(folder: Path) -> float:
     """Training images a second of the second epoch, in which no angles are taken."""
-    from wtkit.trajectory import open_run
+    from wtkit.results import open_run
 
     return 1437 // 64 * 64 / float(open_run(folder / "trajectory.nc").seconds[2])
 
@@ -159,18 +207,30 @@ def table(found: dict[str, Any]) -> str:
     """What was found, as Markdown."""
     lines = [found["machine"], ""]
     for series, points in SERIES.items():
-        lines += [row(series, "ms a step, plain", "ms an image", "KP ÷ plain", "WM ÷ plain"), row(*["---"] * 5)]
+        lines += [
+            row(series, "ms a step, plain", "ms an image", "KP ÷ plain", "WM ÷ plain"),
+            row(*["---"] * 5),
+        ]
         for point in points:
             times = found.get(key(series, point))
             if times is not None:
                 plain = times["plain"]
                 ratios = [f"{times[who] / plain:.2f}" if who in times else "–" for who in WHO[1:]]
                 lines.append(
-                    row(label(series, point), f"{1e3 * plain:.0f}", f"{1e3 * plain / point['batch']:.2f}", *ratios)
+                    row(
+                        label(series, point),
+                        f"{1e3 * plain:.0f}",
+                        f"{1e3 * plain / point['batch']:.2f}",
+                        *ratios,
+                    )
                 )
         lines.append("")
     lines += [row("one thread each", "images a second"), row("---", "---")]
-    lines += [row(name, f"{value:.0f}") for name, value in found.items() if name.startswith(("runs", "processes"))]
+    lines += [
+        row(name, f"{value:.0f}")
+        for name, value in found.items()
+        if name.startswith(("runs", "processes"))
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -186,7 +246,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    from wtkit import plotting
+    from wtkit.figures import save_figure
 
     sns.set_theme(context="paper", style="ticks")
     figure, axes = plt.subplots(1, len(SERIES), figsize=(9, 3), layout="constrained")
@@ -202,21 +262,24 @@ def draw(found: dict[str, Any], folder: Path) -> None:
                 xs, ys = zip(*at, strict=True)
                 ax.plot([float(x) for x in xs], ys, "o-", markersize=3, label=names[who])
         ticks = [float(label(name, point)) for point in points]
-        ax.set(xscale="log", yscale="log", xlabel=name, xticks=ticks, ylabel="ms an image, one core")
+        ax.set(
+            xscale="log", yscale="log", xlabel=name, xticks=ticks, ylabel="ms an image, one core"
+        )
         ax.set_xticks([], minor=True)
         ax.set_xticklabels([f"{tick:g}" for tick in ticks])
     axes[0].legend(frameon=False)
     sns.despine(figure)
-    plotting.save(figure, folder / "scaling")
+    save_figure(figure, folder / "scaling")
 
 
 def paper(images_a_second: dict[str, float]) -> str:
-    """Hours that config/imagenet.yaml takes at these rates of a GPU: altogether, and on 1, 8 and 64 of them.
+    """Hours that config/imagenet.yaml takes at these rates of a GPU: altogether, and on 1, 8 and 64
+    of them.
 
-    A run has one GPU, and GPUs take the longest run that is left. With more GPUs than runs, the longest runs are shared
-    by two, as if two were twice as fast.
+    A run has one GPU, and GPUs take the longest run that is left. With more GPUs than runs, the
+    longest runs are shared by two, as if two were twice as fast.
     """
-    from wtkit.config import expand
+    from wtkit.experiments import expand
 
     hours = []
     for run in expand(ROOT / "config" / "imagenet.yaml"):

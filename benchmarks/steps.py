@@ -1,15 +1,19 @@
-"""What a training step costs beside plain torchvision backprop, in time and memory; and what surrounds the steps.
+"""What a training step costs beside plain torchvision backprop, in time and memory; and what
+surrounds the steps.
 
-    python benchmarks/steps.py                    # what fits this machine: 10 minutes on two cores, or on a GPU
-    python benchmarks/steps.py --quick            # a look, in two minutes
-    python benchmarks/steps.py --case digits      # only the cases whose names contain this
-    python benchmarks/steps.py --device cuda      # stops before its tenth minute; the same command then goes on
+    python benchmarks/steps.py
+        # what fits this machine: 10 minutes on two cores, or on a GPU
+    python benchmarks/steps.py --quick        # a look, in two minutes
+    python benchmarks/steps.py --case digits  # only the cases whose names contain this
+    python benchmarks/steps.py --device cuda
+        # stops before its tenth minute; the same command then goes on
 
-A case is one network, batch and precision, in a process of its own. All its contestants are in memory at once and take
-single steps in turn, A B C … C B A; a ratio is that of two sums over such a round. A step is forward pass, loss,
-backward pass, the trainer's optimizer and zero_grad, with one batch that stays; of the weight mirror, mirror mode too.
-On the CPU, time is that of the processor, on one thread: what else the machine does then hardly matters. Each case is
-kept as it ends, and a bench that was interrupted goes on behind it. BioTorch takes part where it is installed.
+A case is one network, batch and precision, in a process of its own. All its contestants are in
+memory at once and take single steps in turn, A B C … C B A; a ratio is that of two sums over such a
+round. A step is forward pass, loss, backward pass, the trainer's optimizer and zero_grad, with one
+batch that stays; of the weight mirror, mirror mode too. On the CPU, time is that of the processor,
+on one thread: what else the machine does then hardly matters. Each case is kept as it ends, and a
+bench that was interrupted goes on behind it. BioTorch takes part where it is installed.
 """
 
 import argparse
@@ -37,7 +41,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", "weight_mirror")
 PEERS = ("biotorch:fa", "biotorch:usf")
-LIMITS = {  # images a second that the memory of an H200 allows: eager, and with BatchNorm and ReLU fused
+# images a second that the memory of an H200 allows: eager, and with BatchNorm and ReLU fused
+LIMITS = {
     ("resnet50", 224): (9_400, 13_000),
     ("resnet18", 224): (44_000, 61_000),
     ("resnet18", 32): (168_000, 232_000),
@@ -75,11 +80,19 @@ class Case:
 
     @property
     def title(self) -> str:
-        words = [self.network.replace("resnet", "ResNet-"), f"{self.size}×{self.size}", f"batch {self.batch}"]
-        return ", ".join([*words, self.precision, *([] if self.mode == "eager" else [f"compiled ({self.mode})"])])
+        words = [
+            self.network.replace("resnet", "ResNet-"),
+            f"{self.size}×{self.size}",
+            f"batch {self.batch}",
+        ]
+        return ", ".join(
+            [*words, self.precision, *([] if self.mode == "eager" else [f"compiled ({self.mode})"])]
+        )
 
 
-def _goals(fixed: float, kolen_pollack: float | None = None, mirror: float | None = None) -> dict[str, float]:
+def _goals(
+    fixed: float, kolen_pollack: float | None = None, mirror: float | None = None
+) -> dict[str, float]:
     goals = dict.fromkeys(("feedback_alignment", "sign_symmetry"), fixed)
     goals |= {"backprop": 1.0, "kolen_pollack": kolen_pollack or fixed}
     return goals if mirror is None else goals | {"weight_mirror": mirror}
@@ -92,24 +105,31 @@ NOISE = 0.01
 """Nearer than that to its goal, a ratio says neither yes nor no."""
 AT_224 = _goals(1.02)
 CPU = [
-    Case("resnet18-32-float32", "resnet18", 32, 128, 14, "digits", contestants=METHODS + PEERS, goals=_goals(1.03)),
-    Case("resnet18-32-bf16", "resnet18", 32, 128, 14, "digits", "bf16", contestants=(*METHODS, AGAIN),
+    Case("resnet18-32-float32", "resnet18", 32, 128, 14, "digits", contestants=METHODS + PEERS,
+        goals=_goals(1.03)),
+    Case("resnet18-32-bf16", "resnet18", 32, 128, 14, "digits", "bf16",
+         contestants=(*METHODS, AGAIN),
          goals=_goals(1.05, 1.08)),
-    Case("resnet18-224-float32", "resnet18", 224, 32, 3, "imagenet", contestants=ENGAGED + PEERS, goals=AT_224),
+    Case("resnet18-224-float32", "resnet18", 224, 32, 3, "imagenet", contestants=ENGAGED + PEERS,
+        goals=AT_224),
     Case("resnet18-224-bf16", "resnet18", 224, 32, 5, "imagenet", "bf16",
          contestants=(*ENGAGED, AGAIN), goals=AT_224),
-    Case("resnet50-224-float32", "resnet50", 224, 16, 2, "imagenet", contestants=ENGAGED, goals=AT_224),
-    Case("resnet50-224-bf16", "resnet50", 224, 32, 3, "imagenet", "bf16", contestants=ENGAGED, goals=AT_224),
+    Case("resnet50-224-float32", "resnet50", 224, 16, 2, "imagenet", contestants=ENGAGED,
+        goals=AT_224),
+    Case("resnet50-224-bf16", "resnet50", 224, 32, 3, "imagenet", "bf16", contestants=ENGAGED,
+        goals=AT_224),
     Case("imagenet-mirror", "resnet18", 224, 256, 2, "imagenet", "bf16",
          contestants=("weight_mirror",), goals={"weight_mirror": 1.10}),
     Case("digits-resnet18", "resnet18", 32, 32, 20, "digits", classes=10,
          contestants=(*METHODS, "weight_mirror:gaussian", AGAIN), goals=_goals(1.03, mirror=1.6)),
-    Case("digits-resnet50", "resnet50", 32, 32, 8, "digits", classes=10, goals=_goals(1.03, mirror=1.6)),
+    Case("digits-resnet50", "resnet50", 32, 32, 8, "digits", classes=10,
+        goals=_goals(1.03, mirror=1.6)),
 ]  # fmt: skip
 
 
 def _gpu() -> list[Case]:
-    """Every network in every mode; those of the goals first, so that they are there if time runs out."""
+    """Every network in every mode; those of the goals first, so that they are there if time runs
+    out."""
     cases = []
     goals = _goals(1.02, mirror=1.10)
     for mode in ("default", "eager", "reduce-overhead"):
@@ -122,31 +142,35 @@ def _gpu() -> list[Case]:
             if (mode == "reduce-overhead" and size == 224) or (mode == "default" and batch == 128):
                 continue  # launches are a small part of the one; the other asks for CUDA graphs
             cases.append(Case(
-                f"cuda-{network}-{size}-{batch}-{mode}", network, size, batch, 8, "imagenet", "bf16", stem,
-                device="cuda", mode=mode, burst=10, images=images if mode != "eager" else None, goals=goals,
+                f"cuda-{network}-{size}-{batch}-{mode}", network, size, batch, 8, "imagenet",
+                "bf16", stem, device="cuda", mode=mode, burst=10,
+                images=images if mode != "eager" else None, goals=goals,
             ))  # fmt: skip
     return cases
 
 
 GPU = _gpu()
 
-# --------------------------------------------------------------------------------------------------- one contestant
+# ----------------------------------------------------------------------------------- one contestant
 
 
 def contestant(case: Case, who: str) -> "Contestant":
-    """``plain`` (torchvision's network without wtkit), a method of wtkit, or ``biotorch:<method>``."""
+    """``plain`` (torchvision's network without wtkit), a method of wtkit, or
+    ``biotorch:<method>``."""
     import torch
     from torch import nn
 
     import wtkit
-    from wtkit import resnet
+    from wtkit.networks import build_resnet
 
     torch.manual_seed(0)
     if who.startswith("biotorch:"):
         model = _biotorch(case, who.partition(":")[2])
     else:
         # torchvision's own class, forward and order of BatchNorm and ReLU, on both sides
-        model = resnet.build(case.network, num_classes=case.classes, norm_order="bn_relu", stem=case.stem)
+        model = build_resnet(
+            case.network, num_classes=case.classes, norm_order="bn_relu", stem=case.stem
+        )
     if who.partition(":")[0] in METHODS:
         wtkit.convert(model, who.partition(":")[0], seed=0, **_options(case, who))
     assert isinstance(model, nn.Module)
@@ -154,8 +178,9 @@ def contestant(case: Case, who: str) -> "Contestant":
 
 
 def _options(case: Case, who: str) -> dict[str, Any]:
-    """A method's options in the case's experiment, those for the case's network if it is in there."""
-    from wtkit.config import expand
+    """A method's options in the case's experiment, those for the case's network if it is in
+    there."""
+    from wtkit.experiments import expand
 
     method, _, variant = who.partition(":")
     runs = expand(ROOT / "config" / f"{case.experiment}.yaml")
@@ -178,10 +203,9 @@ class Contestant:
         import torch
         from torch.nn import functional as F
 
-        from wtkit import config, training
-        from wtkit.angles import find_live_taps
-        from wtkit.layers import feedback_layers
-        from wtkit.mirroring import learns_mirror, mirror
+        from wtkit.experiments import run_config
+        from wtkit.feedback import feedback_layers, find_live_taps, learns_mirror, mirror
+        from wtkit.training import PRECISIONS, make_optimizer
 
         generator = torch.Generator().manual_seed(1)
         images = torch.randn(case.batch, 3, case.size, case.size, generator=generator)
@@ -189,12 +213,21 @@ class Contestant:
         images = images.to(case.device, memory_format=torch.channels_last)
         layout = torch.channels_last if case.device == "cuda" else torch.contiguous_format
         self.model = model.to(case.device, memory_format=layout).train()
-        forward = self.model if case.mode == "eager" else torch.compile(self.model, mode=case.mode, fullgraph=True)
-        # rates at which no method diverges on a batch that never changes: what is not finite costs other time
-        run = config.run_config({"method": "backprop", "lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4})
-        self.optimizer = training._optimizer(self.model, run)
-        mirrors = [layer.method for layer in feedback_layers(self.model).values() if learns_mirror(layer.method)]
-        dtype = training.PRECISIONS[case.precision]
+        forward = (
+            self.model
+            if case.mode == "eager"
+            else torch.compile(self.model, mode=case.mode, fullgraph=True)
+        )
+        # rates at which no method diverges on a batch that never changes: what is not finite costs
+        # other time
+        run = run_config({"method": "backprop", "lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4})
+        self.optimizer = make_optimizer(self.model, run)
+        mirrors = [
+            layer.method
+            for layer in feedback_layers(self.model).values()
+            if learns_mirror(layer.method)
+        ]
+        dtype = PRECISIONS[case.precision]
         if mirrors:
             find_live_taps(self.model, images[:2])
 
@@ -218,7 +251,12 @@ class Contestant:
         import torch
 
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        tensors += [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+        tensors += [
+            t
+            for state in self.optimizer.state.values()
+            for t in state.values()
+            if isinstance(t, torch.Tensor)
+        ]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return sum(storages.values())
 
@@ -236,23 +274,25 @@ def passing_bytes(step: Callable[[], None], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiled:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False
+    ) as profiled:
         step()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     sizes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
     return max(itertools.accumulate(sizes), default=0)
 
 
-# ------------------------------------------------------------------------------------------------------- one case
+# ----------------------------------------------------------------------------------------- one case
 
 
 def measure(case: Case) -> dict[str, Any]:
     """The case's record: seconds of every turn and bytes at the peak, by contestant."""
     import torch
 
-    from wtkit import training
+    from wtkit.training import keep_memory
 
-    training._keep_memory()
+    keep_memory()
     if case.device == "cpu":
         torch.set_num_threads(1)
         _keep_large_memory()
@@ -276,7 +316,8 @@ def measure(case: Case) -> dict[str, Any]:
     order = list(field)
     record["times"] = {who: [] for who in order}
     for number in range(case.rounds):
-        there = order[number % len(order) :] + order[: number % len(order)]  # everybody begins, and turns, in turn
+        # everybody begins, and turns, in turn
+        there = order[number % len(order) :] + order[: number % len(order)]
         for turn in (there, there[::-1]):
             for who in turn:
                 record["times"][who].append(_seconds(field[who].step, case))
@@ -287,15 +328,17 @@ def measure(case: Case) -> dict[str, Any]:
 def _keep_large_memory() -> None:
     """Have the C library keep blocks above 32 MB too, as the trainer does not.
 
-    The kernel hands them out page by page in every step otherwise, and backprop through wtkit was then found 5 % slower
-    than torchvision on ResNet-50 in float32, by the same operators (docs/performance.md).
+    The kernel hands them out page by page in every step otherwise, and backprop through wtkit was
+    then found 5 % slower than torchvision on ResNet-50 in float32, by the same operators
+    (docs/performance.md).
     """
     with contextlib.suppress(AttributeError, OSError):  # glibc only
         ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX
 
 
 def _seconds(step: Callable[[], None], case: Case) -> float:
-    """Of one step: the processor's on the CPU, the clock's on a GPU, over a burst that it is not waited for within."""
+    """Of one step: the processor's on the CPU, the clock's on a GPU, over a burst that it is not
+    waited for within."""
     if case.device == "cpu":
         start = time.process_time()
         for _ in range(case.burst):
@@ -311,15 +354,15 @@ def _seconds(step: Callable[[], None], case: Case) -> float:
     return (time.perf_counter() - start) / case.burst
 
 
-# ------------------------------------------------------------------------------------------- what surrounds the steps
+# ------------------------------------------------------------------------- what surrounds the steps
 
 
 def measure_recording(quick: bool = False) -> dict[str, Any]:
     """The share of an epoch that its record of the angles takes, on one thread."""
     import torch
 
-    from wtkit import training
-    from wtkit.config import expand
+    from wtkit.experiments import expand
+    from wtkit.training import Run
 
     torch.set_num_threads(1)
     shares = {}
@@ -329,7 +372,7 @@ def measure_recording(quick: bool = False) -> dict[str, Any]:
             for run in expand(ROOT / "config/digits.yaml")
             if (run.method, run.network) == ("kolen_pollack", network)
         )
-        run = training._Run(config, torch.device("cpu"))
+        run = Run(config, torch.device("cpu"))
         run.records.append({})  # what is before training; the first epoch follows
         epoch = _processor(lambda run=run: run.engaged_epoch([], quiet=True))
         angles = _processor(lambda run=run: _record(run.model, run.examples), repeats=3)
@@ -346,15 +389,16 @@ def measure_recording(quick: bool = False) -> dict[str, Any]:
 
 
 def _record(model: Any, examples: Any) -> None:
-    from wtkit import angles
+    from wtkit.feedback import delta_statistics, feedback_norm_ratios, matrix_angles
 
-    angles.matrix_angles(model)
-    angles.feedback_norm_ratios(model)
-    angles.delta_statistics(model.train(), *examples)
+    matrix_angles(model)
+    feedback_norm_ratios(model)
+    delta_statistics(model.train(), *examples)
 
 
 def _processor(do: Callable[[], Any], repeats: int = 1) -> float:
-    """The least of some times of ``do``, in seconds of the processor; once more to warm up, where it is repeated."""
+    """The least of some times of ``do``, in seconds of the processor; once more to warm up, where
+    it is repeated."""
     times = []
     for _ in range(repeats + (repeats > 1)):
         start = time.process_time()
@@ -364,14 +408,17 @@ def _processor(do: Callable[[], Any], repeats: int = 1) -> float:
 
 
 BLANK = "pass"
-HELP = "import sys; sys.argv = ['wtkit', '--help']; import wtkit.__main__ as m\ntry: m.main()\nexcept SystemExit: pass"
+HELP = (
+    "import sys; sys.argv = ['wtkit', '--help']; import wtkit.__main__ as m\ntry: "
+    "m.main()\nexcept SystemExit: pass"
+)
 IMPORT = "import wtkit"
 FIRST_STEP = """
 import time, torch
 torch.set_num_threads(1)
 import sklearn.datasets, sklearn.model_selection, wtkit.training
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from wtkit.config import expand
+from wtkit.experiments import expand
 class Stepped(Exception): pass
 def stepped(*_): raise Stepped
 register_optimizer_step_post_hook(stepped)
@@ -384,17 +431,25 @@ SPENT = "\nimport sys, time; print(time.process_time() - start, file=sys.stderr)
 
 
 def processor_seconds(code: str, best_of: int = 3) -> float:
-    """The least time of the processor that a new Python takes for ``code``, from its ``start`` if it sets one."""
+    """The least time of the processor that a new Python takes for ``code``, from its ``start`` if
+    it sets one."""
     times = []
     for _ in range(best_of):
-        command = [sys.executable, "-c", ("" if "start =" in code else "start = 0\n") + code + SPENT]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=_environment())
+        command = [
+            sys.executable,
+            "-c",
+            ("" if "start =" in code else "start = 0\n") + code + SPENT,
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=ROOT, env=_environment()
+        )
         times.append(float(done.stderr.splitlines()[-1]))
     return min(times)
 
 
 def first_step(method: str) -> str:
-    """Code that trains a run of the default experiment up to its first step, counted from the end of the imports."""
+    """Code that trains a run of the default experiment up to its first step, counted from the end
+    of the imports."""
     return FIRST_STEP.format(experiment=str(ROOT / "config/digits.yaml"), method=method)
 
 
@@ -405,37 +460,49 @@ def measure_start(quick: bool = False) -> dict[str, Any]:
         "import wtkit": {"seconds": processor_seconds(IMPORT, 5), "goal": 0.3},
     }
     for method in ("backprop",) if quick else METHODS:
-        found[f"first step, {method}"] = {"seconds": processor_seconds(first_step(method), 2), "goal": 3.0}
+        found[f"first step, {method}"] = {
+            "seconds": processor_seconds(first_step(method), 2),
+            "goal": 3.0,
+        }
     return found
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the profiler's own log, and with compiled bytecode kept, unless somebody forbids it."""
+    """This process's, without the profiler's own log, and with compiled bytecode kept, unless
+    somebody forbids it."""
     environment = os.environ | {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
-        environment.setdefault("PYTHONPYCACHEPREFIX", os.path.join(tempfile.gettempdir(), "wtkit-bytecode"))
+        environment.setdefault(
+            "PYTHONPYCACHEPREFIX", os.path.join(tempfile.gettempdir(), "wtkit-bytecode")
+        )
     return environment
 
 
 SURROUNDINGS = {"recording": measure_recording, "start": measure_start}
 
-# ----------------------------------------------------------------------------------------------------- all of them
+# -------------------------------------------------------------------------------------- all of them
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: both, or the CPU where there is no GPU")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: both, or the CPU where there is no GPU"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "results/bench")
     parser.add_argument("--case", default="", help="only the cases whose names contain this")
-    parser.add_argument("--minutes", type=float, help="start no further case after so long; default on a GPU: 7")
+    parser.add_argument(
+        "--minutes", type=float, help="start no further case after so long; default on a GPU: 7"
+    )
     parser.add_argument("--quick", action="store_true", help="two rounds, without the large cases")
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
-    parser.add_argument("--only", help=argparse.SUPPRESS)  # the one case that a process is started for
+    # the one case that a process is started for
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.only:
         print(json.dumps(_measure(given.only, given.quick)))
         return
-    minutes = given.minutes or (7.0 if given.device == "cuda" else math.inf)  # the longest case there takes about 3
+    # the longest case there takes about 3
+    minutes = given.minutes or (7.0 if given.device == "cuda" else math.inf)
     begin = time.monotonic()
     folder = given.output / "cases"
     folder.mkdir(parents=True, exist_ok=True)
@@ -447,12 +514,19 @@ def main(arguments: list[str] | None = None) -> None:
         if not given.again and _fresh(path, given.quick):
             print(f"[{number}/{len(names)}] {name}: kept", flush=True)
         elif time.monotonic() - begin > 60 * minutes:
-            print(f"[{number}/{len(names)}] {name}: no time left; the same command goes on here", flush=True)
+            print(
+                f"[{number}/{len(names)}] {name}: no time left; the same command goes on here",
+                flush=True,
+            )
         else:
             print(f"[{number}/{len(names)}] {name} …", end=" ", flush=True)
             start = time.monotonic()
             _keep(path, given.quick)
-            print(f"{time.monotonic() - start:.0f} s, {(time.monotonic() - begin) / 60:.1f} min in all", flush=True)
+            print(
+                f"{time.monotonic() - start:.0f} s, {(time.monotonic() - begin) / 60:.1f} min in "
+                "all",
+                flush=True,
+            )
     report(given.output)
 
 
@@ -466,12 +540,16 @@ def _names(device: str | None, quick: bool) -> list[str]:
     names = [case.name for device in devices for case in {"cpu": CPU, "cuda": GPU}[device]]
     if "cpu" in devices:
         names += SURROUNDINGS
-    return [name for name in names if "resnet50-224" not in name and name != "imagenet-mirror"] if quick else names
+    return (
+        [name for name in names if "resnet50-224" not in name and name != "imagenet-mirror"]
+        if quick
+        else names
+    )
 
 
 def _measure(name: str, quick: bool) -> dict[str, Any]:
     """One case in this process: its record, and what it depends on."""
-    from wtkit import training
+    from wtkit.training import describe_provenance
 
     if name in SURROUNDINGS:
         record: dict[str, Any] = {"found": SURROUNDINGS[name](quick)}
@@ -484,14 +562,16 @@ def _measure(name: str, quick: bool) -> dict[str, Any]:
     import torch
 
     return {"name": name, "quick": quick, "sources": _sources(name), **record} | json.loads(
-        training._provenance(torch.device(device))
+        describe_provenance(torch.device(device))
     )
 
 
 def _keep(path: Path, quick: bool) -> None:
     """Measure a case in a process of its own and keep its record."""
     command = [sys.executable, __file__, "--only", path.stem, *(["--quick"] if quick else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT, env=_environment())
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT, env=_environment()
+    )
     if done.returncode:
         sys.exit(f"{path.stem} failed; the same command goes on here")
     partial = path.with_suffix(".partial")
@@ -508,7 +588,8 @@ def _fresh(path: Path, quick: bool) -> bool:
 
 
 def _sources(name: str) -> str:
-    """A digest of what a case's numbers depend on: wtkit's code, the case, PyTorch, and the GPU if it is for one."""
+    """A digest of what a case's numbers depend on: wtkit's code, the case, PyTorch, and the GPU if
+    it is for one."""
     digest = hashlib.sha256(importlib.metadata.version("torch").encode())
     cases = [case for case in CPU + GPU if case.name == name]
     digest.update(repr(cases).encode())
@@ -521,16 +602,20 @@ def _sources(name: str) -> str:
     return digest.hexdigest()[:16]
 
 
-# ---------------------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------------------- report
 
 
 def report(output: Path) -> None:
     """Write what there is as a table, JSON and a figure, and print the table."""
     order = [case.name for case in GPU + CPU] + list(SURROUNDINGS)
     records = [json.loads(path.read_text()) for path in (output / "cases").glob("*.json")]
-    records.sort(key=lambda record: order.index(record["name"]) if record["name"] in order else len(order))
+    records.sort(
+        key=lambda record: order.index(record["name"]) if record["name"] in order else len(order)
+    )
     rows = [row for record in records for row in summary(record)]
-    (output / "steps.json").write_text(json.dumps({"rows": rows, "records": records}, indent=1) + "\n")
+    (output / "steps.json").write_text(
+        json.dumps({"rows": rows, "records": records}, indent=1) + "\n"
+    )
     text = table(records)
     (output / "steps.md").write_text(f"# Time and memory of a step\n\n{text}")
     print(f"\n{text}")
@@ -542,7 +627,9 @@ def report(output: Path) -> None:
 
 def paired(times: list[float], others: list[float]) -> list[float]:
     """A round's ratio: its turn there and its turn back, over the other's."""
-    ours, theirs = ([there + back for there, back in zip(t[::2], t[1::2], strict=True)] for t in (times, others))
+    ours, theirs = (
+        [there + back for there, back in zip(t[::2], t[1::2], strict=True)] for t in (times, others)
+    )
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
@@ -567,17 +654,34 @@ def summary(record: dict[str, Any]) -> list[dict[str, Any]]:
         goal = case["goals"].get(who)
         images = case["batch"] / seconds
         limit = LIMITS.get((case["network"], case["size"])) if case["device"] == "cuda" else None
-        rows.append({
-            "case": record["name"], "contestant": who, "device": record["device"], "milliseconds": 1e3 * seconds,
-            "ratio": ratio, "ratio_low": low, "ratio_high": high, "goal": goal,
-            "ratio_to_backprop": statistics.median(paired(times[who], beside)) if beside else None,
-            "met": goal is None or ratio <= goal, "within_noise": goal is None or ratio - NOISE <= goal,
-            "images_per_second": images, "images_goal": case["images"],
-            "share_of_limit": None if limit is None else images / limit[case["mode"] != "eager"],
-            # a CUDA graph has its memory from the start, and its replay asks the allocator for none
-            "megabytes": None if graphs else record["bytes"][who] / 1e6,
-            "weight_copies": None if graphs else (record["bytes"][who] - record["bytes"]["plain"]) / record["weights"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "case": record["name"],
+                "contestant": who,
+                "device": record["device"],
+                "milliseconds": 1e3 * seconds,
+                "ratio": ratio,
+                "ratio_low": low,
+                "ratio_high": high,
+                "goal": goal,
+                "ratio_to_backprop": statistics.median(paired(times[who], beside))
+                if beside
+                else None,
+                "met": goal is None or ratio <= goal,
+                "within_noise": goal is None or ratio - NOISE <= goal,
+                "images_per_second": images,
+                "images_goal": case["images"],
+                "share_of_limit": None
+                if limit is None
+                else images / limit[case["mode"] != "eager"],
+                # a CUDA graph has its memory from the start, and its replay asks the allocator for
+                # none
+                "megabytes": None if graphs else record["bytes"][who] / 1e6,
+                "weight_copies": None
+                if graphs
+                else (record["bytes"][who] - record["bytes"]["plain"]) / record["weights"],
+            }
+        )
     return rows
 
 
@@ -596,17 +700,29 @@ def table(records: list[dict[str, Any]]) -> str:
         lines = [title, "", _line(head), _line(["---"] * len(head))]
         for row in summary(record):
             goal, beside = row["goal"], row["ratio_to_backprop"]
-            verdict = "" if goal is None else "met" if row["met"] else "within noise" if row["within_noise"] else "no"
+            verdict = (
+                ""
+                if goal is None
+                else "met"
+                if row["met"]
+                else "within noise"
+                if row["within_noise"]
+                else "no"
+            )
             cells = [
                 row["contestant"], f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}",
-                f"{row['ratio_low']:.3f}–{row['ratio_high']:.3f}", "" if goal is None else f"{goal:.2f}", verdict,
+                f"{row['ratio_low']:.3f}–{row['ratio_high']:.3f}",
+                "" if goal is None else f"{goal:.2f}", verdict,
                 "" if beside is None else f"{beside:.3f}",
                 "" if row["megabytes"] is None else f"{row['megabytes']:.0f}",
                 "" if row["weight_copies"] is None else f"{row['weight_copies']:.2f}",
             ]  # fmt: skip
             if gpu:
                 share = row["share_of_limit"]
-                cells += [f"{row['images_per_second']:,.0f}", f"{case.images:,.0f}" if case.images else ""]
+                cells += [
+                    f"{row['images_per_second']:,.0f}",
+                    f"{case.images:,.0f}" if case.images else "",
+                ]
                 cells += ["" if share is None else f"{100 * share:.0f} %"]
             lines.append(_line(cells))
         lines += [f"\n{who}: {why}" for who, why in record["failed"].items()]
@@ -621,7 +737,9 @@ def _surroundings(record: dict[str, Any]) -> str:
         for what, found in record["found"].items():
             share = f"{100 * found['angles'] / found['epoch']:.2g} %"
             goal = f"{100 * found['goal']:.0f} %"
-            lines.append(_line([what, f"{found['angles']:.2f}", f"{found['epoch']:.1f}", share, goal]))
+            lines.append(
+                _line([what, f"{found['angles']:.2f}", f"{found['epoch']:.1f}", share, goal])
+            )
     else:
         lines = [_line(["to begin", "s", "goal"]), _line(["---"] * 3)]
         for what, found in record["found"].items():
@@ -634,15 +752,16 @@ def _line(cells: list[str]) -> str:
 
 
 def figure(records: list[dict[str, Any]], stem: Path) -> None:
-    """Each contestant's ratio to plain torchvision with its quartiles, a panel a case; a tick is the goal."""
+    """Each contestant's ratio to plain torchvision with its quartiles, a panel a case; a tick is
+    the goal."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    from wtkit import plotting
+    from wtkit.figures import GREY, look_of, save_figure, set_style
 
-    plotting.style()
+    set_style()
     columns = 3 if len(records) > 2 else len(records)
     height = -(-len(records) // columns)
     fig, axes = plt.subplots(height, columns, figsize=(3.8 * columns, 2 * height), squeeze=False)
@@ -652,18 +771,18 @@ def figure(records: list[dict[str, Any]], stem: Path) -> None:
             continue
         rows = [row for row in summary(record) if row["contestant"] != "plain"]
         for position, row in enumerate(rows):
-            look = plotting.look(row["contestant"].partition(":")[0])
+            look = look_of(row["contestant"].partition(":")[0])
             ax.plot([row["ratio_low"], row["ratio_high"]], [position] * 2, color=look.color, lw=1.5)
             ax.plot(row["ratio"], position, color=look.color, marker=look.marker, ls="")
             if row["goal"] is not None:
-                ax.plot(row["goal"], position, color=plotting.GREY, marker="|", ms=12, ls="")
-        ax.axvline(1, color=plotting.GREY, lw=0.8, zorder=0)
+                ax.plot(row["goal"], position, color=GREY, marker="|", ms=12, ls="")
+        ax.axvline(1, color=GREY, lw=0.8, zorder=0)
         ax.set_yticks(range(len(rows)), [row["contestant"].replace("_", " ") for row in rows])
         ax.invert_yaxis()
         ax.set_title(Case(**record["case"]).title, fontsize=8)
         ax.margins(x=0.1)
     fig.supxlabel("time of a step ÷ plain torchvision's; grey ticks: the goals", fontsize=9)
-    plotting.save(fig, stem)
+    save_figure(fig, stem)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/tune.py config/digits.yaml resnet18 docs/tuning/digits-resnet18.csv \\
         lr=0.01,weight_decay=0.3 lr=0.005,weight_decay=0.6
 
-Every trial is run with every method of the experiment, one seed each, so that all have the same number of trials. The
-table grows by a row a run; what it already holds is not run again.
+Every trial is run with every method of the experiment, one seed each, so that all have the same
+number of trials. The table grows by a row a run; what it already holds is not run again.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wtkit.config import RunConfig, expand, run_config
+from wtkit.experiments import RunConfig, expand, run_config
 
 COLUMNS = [
-    "trial", "method", "validation_error", "train_loss", "matrix_angle_mean", "matrix_angle_max", "delta_angle_max",
-    "seconds",
+    "trial", "method", "validation_error", "train_loss", "matrix_angle_mean", "matrix_angle_max",
+    "delta_angle_max", "seconds",
 ]  # fmt: skip
 
 
@@ -66,7 +66,8 @@ def one_a_method(runs: list[RunConfig], network: str) -> dict[str, RunConfig]:
 
 
 def changed(run: RunConfig, trial: str) -> RunConfig:
-    """``run`` with the settings of ``trial``; a name with a dot is an option of the method that it names."""
+    """``run`` with the settings of ``trial``; a name with a dot is an option of the method that it
+    names."""
     settings = dataclasses.asdict(run) | {"evaluate_on": "validation", "angles_every": run.epochs}
     for assignment in trial.split(","):
         name, _, value = assignment.partition("=")
@@ -91,10 +92,16 @@ def train(job: tuple[str, str, RunConfig]) -> dict[str, object]:
     run = wtkit.train(config, quiet=True)
     last = run.isel(epoch=-1)
     values = [
-        last.test_error, last.train_loss, last.matrix_angle.mean(), last.matrix_angle.max(), last.delta_angle.max(),
-        run.seconds.sum(),
+        last.test_error, last.train_loss, last.matrix_angle.mean(), last.matrix_angle.max(),
+        last.delta_angle.max(), run.seconds.sum(),
     ]  # fmt: skip
-    return dict(zip(COLUMNS, [trial, name, *(f"{float(np.asarray(value)):.4g}" for value in values)], strict=True))
+    return dict(
+        zip(
+            COLUMNS,
+            [trial, name, *(f"{float(np.asarray(value)):.4g}" for value in values)],
+            strict=True,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Draw docs/block.svg, the residual blocks under both orders of BatchNorm and ReLU: python docs/block.py"""
+"""Draw docs/block.svg, the residual blocks under both orders of BatchNorm and ReLU: python
+docs/block.py"""
 
 import itertools
 from pathlib import Path
@@ -9,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-# (block, norm order): the path from the input up, and the shortcut where the block changes the shape of its input;
-# "3×3" is a convolution with kernels of that size. tests/test_block.py holds this to wtkit/resnet.py.
+# (block, norm order): the path from the input up, and the shortcut where the block changes the
+# shape of its input; "3×3" is a convolution with kernels of that size. tests/test_block.py holds
+# this to wtkit/networks/resnet.py.
 BLOCKS = {
     ("BasicBlock", "relu_bn"): ("3×3 ReLU BatchNorm 3×3 ReLU BatchNorm +", "1×1 ReLU BatchNorm"),
     ("BasicBlock", "bn_relu"): ("3×3 BatchNorm ReLU 3×3 BatchNorm + ReLU", "1×1 BatchNorm"),
@@ -31,9 +33,15 @@ def box(axes: Axes, x: float, y: float, word: str, dashed: bool = False) -> None
     width = HEIGHT if word == "+" else WIDTH
     style = "circle,pad=0" if word == "+" else "round,pad=0,rounding_size=0.08"
     corner = (x - width / 2, y - HEIGHT / 2)
-    look = {"facecolor": FILL["×" if "×" in word else word], "edgecolor": "black", "ls": "--" if dashed else "-"}
+    look = {
+        "facecolor": FILL["×" if "×" in word else word],
+        "edgecolor": "black",
+        "ls": "--" if dashed else "-",
+    }
     axes.add_patch(FancyBboxPatch(corner, width, HEIGHT, style, lw=0.9, **look))
-    axes.text(x, y, f"{word} conv" if "×" in word else word, ha="center", va="center_baseline", fontsize=8)
+    axes.text(
+        x, y, f"{word} conv" if "×" in word else word, ha="center", va="center_baseline", fontsize=8
+    )
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -41,7 +49,9 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> N
     axes.add_patch(FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, **look))
 
 
-def stack(axes: Axes, x: float, words: list[str], start: float, dashed: bool = False) -> list[float]:
+def stack(
+    axes: Axes, x: float, words: list[str], start: float, dashed: bool = False
+) -> list[float]:
     """Boxes one above the other, an arrow into each; returns their heights."""
     heights = [STEP * (i + 1.4) for i in range(len(words))]
     for below, above in itertools.pairwise([start - HEIGHT / 2, *heights]):

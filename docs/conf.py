@@ -1,4 +1,5 @@
-"""How Sphinx builds the site: make docs. Nothing is executed, and nothing is fetched, neither now nor by the reader."""
+"""How Sphinx builds the site: make docs. Nothing is executed, and nothing is fetched, neither now
+nor by the reader."""
 
 import sys
 import tomllib
@@ -28,7 +29,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_extensions"]
 
-# ---- notebooks: copied to notebooks/ from the newest results, or as they are committed, with the committed figures
+# ---- notebooks: copied to notebooks/ from the newest results, or as they are committed, with the
+# committed figures
 shown_notebooks.write(ROOT, HERE / "notebooks")
 nb_execution_mode = "off"
 nb_merge_streams = True

@@ -14,7 +14,8 @@ def seeded():
 
 @pytest.fixture
 def little_space():
-    """A context in which the system refuses to write files of more than so many bytes, as a full disk would."""
+    """A context in which the system refuses to write files of more than so many bytes, as a full
+    disk would."""
 
     @contextlib.contextmanager
     def limited(size):

@@ -1,6 +1,8 @@
-"""What every method must keep to, as plain functions that take a method's name, and the reference that they use.
+"""What every method must keep to, as plain functions that take a method's name, and the reference
+that they use.
 
-The reference is numpy in float64, written from the paper's equations tap by tap, and knows nothing of PyTorch.
+The reference is numpy in float64, written from the paper's equations tap by tap, and knows nothing
+of PyTorch.
 """
 
 import copy
@@ -16,9 +18,9 @@ from torch.nn import functional as F
 
 import wtkit
 from wtkit import methods
-from wtkit.layers import FeedbackLayer, feedback_layers
+from wtkit.feedback import FeedbackLayer, feedback_layers
 
-# -------------------------------------------------------------------------------------------------------- the reference
+# ------------------------------------------------------------------------------------ the reference
 
 PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -51,10 +53,13 @@ def conv_padding(conv):
 
 
 def _padded(y, conv):
-    """y with its border, and for every padded pixel the index of the pixel that it shows (-1 for none)."""
+    """y with its border, and for every padded pixel the index of the pixel that it shows (-1 for
+    none)."""
     index = np.arange(y.shape[2] * y.shape[3]).reshape(y.shape[2:])
     mode = PAD_MODES[conv.padding_mode]
-    index = np.pad(index, conv_padding(conv), mode, **({"constant_values": -1} if mode == "constant" else {}))
+    index = np.pad(
+        index, conv_padding(conv), mode, **({"constant_values": -1} if mode == "constant" else {})
+    )
     flat = y.reshape(*y.shape[:2], -1)
     return np.where(index < 0, 0, flat[:, :, index]), index
 
@@ -75,11 +80,14 @@ def _grouped(x, groups, axis):
 
 
 def conv_forward(y, W, bias, conv):
-    """Eq. 1 of a convolution whose geometry is that of ``conv``: y (N, in, H, W), W (out, in/groups, kh, kw)."""
+    """Eq. 1 of a convolution whose geometry is that of ``conv``: y (N, in, H, W), W (out,
+    in/groups, kh, kw)."""
     padded, _ = _padded(y, conv)
     size = [
         (n - d * (k - 1) - 1) // s + 1
-        for n, d, k, s in zip(padded.shape[2:], conv.dilation, conv.kernel_size, conv.stride, strict=True)
+        for n, d, k, s in zip(
+            padded.shape[2:], conv.dilation, conv.kernel_size, conv.stride, strict=True
+        )
     ]
     out = np.zeros((y.shape[0], W.shape[0], *size))
     grouped = _grouped(W, conv.groups, 0)
@@ -105,11 +113,12 @@ def conv_backward(delta, y, M, conv):
     return below.reshape(y.shape), product, delta.sum((0, 2, 3))
 
 
-# ------------------------------------------------------------------------------------------------- the family's network
+# ----------------------------------------------------------------------------- the family's network
 
 
 def network():
-    """Two convolutions and two Linears, float64: every kind of layer has one of its kind below it."""
+    """Two convolutions and two Linears, float64: every kind of layer has one of its kind below
+    it."""
     return nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1),
         nn.ReLU(),
@@ -125,7 +134,9 @@ def network():
 def batch():
     """Always the same five images and classes."""
     generator = torch.Generator().manual_seed(5)
-    return torch.randn(5, 2, 6, 6, dtype=torch.float64, generator=generator), torch.tensor([0, 1, 2, 1, 0])
+    return torch.randn(5, 2, 6, 6, dtype=torch.float64, generator=generator), torch.tensor(
+        [0, 1, 2, 1, 0]
+    )
 
 
 def converted(name, **options):
@@ -160,7 +171,8 @@ def reference_gradients(model, inputs, targets):
     delta4 = (share / share.sum(1, keepdims=True) - np.eye(3)[targets.numpy()]) / len(targets)
 
     def sent(layer, y, below):
-        """What reaches y, the input of ``layer``: what it sends, or the output's δ, straight and as if pooled."""
+        """What reaches y, the input of ``layer``: what it sends, or the output's δ, straight and as
+        if pooled."""
         if not direct:
             return below
         e = np.einsum("no,oi->ni", delta4, array(layer.B)).reshape(len(y), -1, *[1] * (y.ndim - 2))
@@ -170,7 +182,9 @@ def reference_gradients(model, inputs, targets):
     below, dW_third, db_third = linear_backward(sent(last, y3, below) * (s3 > 0), y2_flat, B[third])
     below = sent(third, y2_flat, below).reshape(y2.shape)
     below, dW_second, _ = conv_backward(below * (1 - y2**2), y1, B[second], second)
-    below, dW_first, db_first = conv_backward(sent(second, y1, below) * (s1 > 0), y0, B[first], first)
+    below, dW_first, db_first = conv_backward(
+        sent(second, y1, below) * (s1 > 0), y0, B[first], first
+    )
     below = sent(first, y0, below)
     return {
         "inputs": below,
@@ -199,14 +213,16 @@ def assert_same_state(a, b):
         assert torch.equal(a[key], b[key]), key
 
 
-# --------------------------------------------------------------------------------------------------------- the contract
+# ------------------------------------------------------------------------------------- the contract
 
 
 def is_a_documented_frozen_dataclass(name):
     cls = methods.method_class(name)
     method = methods.load(name)
     assert (method.name, type(method)) == (name, cls)
-    assert cls.__doc__ and "Reference" in cls.__doc__, "the docstring holds the equations and the reference"
+    assert cls.__doc__ and "Reference" in cls.__doc__, (
+        "the docstring holds the equations and the reference"
+    )
     assert 0 < len(cls.label) <= 4
     for field in dataclasses.fields(method):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -228,7 +244,8 @@ def gradients_have_B_in_the_place_of_W(name):
     model, (inputs, targets) = converted(name), batch()
     found, expected = gradients(model, inputs, targets), reference_gradients(model, inputs, targets)
     for key, value in expected.items():
-        if key not in found:  # where nothing is sent there is no gradient at all, so that no optimizer moves anything
+        # where nothing is sent there is no gradient at all, so that no optimizer moves anything
+        if key not in found:
             assert not value.any(), key
         else:
             np.testing.assert_allclose(array(found[key]), value, rtol=1e-9, atol=1e-12, err_msg=key)
@@ -252,13 +269,21 @@ def rms(tensor):
 
 def B_learns_in_engaged_mode_only_if_the_method_says_so(name):
     model = converted(name)
-    kept = {key: layer.feedback for key, layer in feedback_layers(model).items() if layer.feedback is not None}
+    kept = {
+        key: layer.feedback
+        for key, layer in feedback_layers(model).items()
+        if layer.feedback is not None
+    }
     before = {key: value.detach().clone() for key, value in kept.items()}
     learns = methods.method_class(name).learns_engaged
     assert all(isinstance(value, nn.Parameter) == learns for value in kept.values())
-    assert sum("feedback" in key for key, _ in model.named_parameters()) == (len(kept) if learns else 0)
+    assert sum("feedback" in key for key, _ in model.named_parameters()) == (
+        len(kept) if learns else 0
+    )
     gradients(model, *batch())
-    assert all(torch.equal(kept[key], before[key]) for key in kept), "before W is updated nothing changes"
+    assert all(torch.equal(kept[key], before[key]) for key in kept), (
+        "before W is updated nothing changes"
+    )
     train(model, steps=2)
     changes = learns or methods.method_class(name).follows
     assert all(torch.equal(kept[key], before[key]) != changes for key in kept)
@@ -293,7 +318,9 @@ def angles_are_those_of_B(name):
             continue
         B, W = array(layer.B).ravel(), array(layer.weight).ravel()
         cosine = min(1.0, B @ W / math.sqrt((B @ B) * (W @ W)))
-        assert math.isclose(float(angles.sel(layer=key)), math.degrees(math.acos(cosine)), abs_tol=1e-5)
+        assert math.isclose(
+            float(angles.sel(layer=key)), math.degrees(math.acos(cosine)), abs_tol=1e-5
+        )
     deltas = wtkit.delta_angles(model, inputs, targets)
     assert float(deltas.sel(layer="7")) == 0
     below = deltas.sel(layer=["0", "2", "5"])
@@ -302,7 +329,9 @@ def angles_are_those_of_B(name):
 
 def the_seed_decides_B_and_no_global_stream_moves(name):
     plain, state = network(), torch.get_rng_state()
-    first, again, other = (wtkit.convert(copy.deepcopy(plain), name, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        wtkit.convert(copy.deepcopy(plain), name, seed=seed) for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert_same_state(first.state_dict(), again.state_dict())
     for key, layer in feedback_layers(first).items():
@@ -321,14 +350,18 @@ def state_dict_goes_round(name):
 
 def plain_checkpoints_load_and_export_returns_them(name):
     checkpoint, model = network().state_dict(), converted(name)
-    kept = {key: value.clone() for key, value in model.state_dict().items() if key not in checkpoint}
+    kept = {
+        key: value.clone() for key, value in model.state_dict().items() if key not in checkpoint
+    }
     model.load_state_dict(checkpoint, strict=True)
     for key, value in kept.items():
         assert torch.equal(model.state_dict()[key], value), "B stays as it was"
     plain = wtkit.export(model)
     assert_same_state(plain.state_dict(), checkpoint)
     assert [type(m) for m in plain.modules()] == [type(m) for m in network().modules()]
-    assert all(isinstance(layer, FeedbackLayer) for layer in (model[0], model[7])), "the model itself stays"
+    assert all(isinstance(layer, FeedbackLayer) for layer in (model[0], model[7])), (
+        "the model itself stays"
+    )
     inputs, _ = batch()
     assert torch.equal(plain(inputs), model(inputs))
     fresh = network()
@@ -364,7 +397,8 @@ def compiled_equals_eager(name):
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     found = {
-        key.removeprefix("_orig_mod."): value.clone() for key, value in gradients(compiled, inputs, targets).items()
+        key.removeprefix("_orig_mod."): value.clone()
+        for key, value in gradients(compiled, inputs, targets).items()
     }
     assert set(found) == set(eager)
     for key, value in eager.items():

@@ -29,7 +29,9 @@ def installed_with(lines: list[str]) -> set[str]:
         found.add(name)
         for line in importlib.metadata.requires(name) or []:
             needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in extras
+            ):
                 needed.marker = None
                 queue.append(needed)
     return found
@@ -63,7 +65,15 @@ def main(code: str) -> None:
         for module, distributions in homes.items()
         if not core & {canonicalize_name(name) for name in distributions}
     }
-    assert {"matplotlib", "seaborn", "snakemake", "papermill", "nbconvert", "jupyterlab", "ipykernel"} <= absent
+    assert {
+        "matplotlib",
+        "seaborn",
+        "snakemake",
+        "papermill",
+        "nbconvert",
+        "jupyterlab",
+        "ipykernel",
+    } <= absent
     absent -= sys.stdlib_module_names
     sys.meta_path[:] = [Without(absent, core)]
     exec(code, {"__name__": "__main__"})

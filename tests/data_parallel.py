@@ -1,4 +1,5 @@
-"""What two processes do for test_parallel.py, under torchrun, and what one does to compare: OUTPUT CONFIGS."""
+"""What two processes do for test_parallel.py, under torchrun, and what one does to compare: OUTPUT
+CONFIGS."""
 
 import copy
 import os
@@ -15,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import wtkit
-from wtkit import parallel
-from wtkit.layers import feedback_layers
+from wtkit.feedback import feedback_layers
+from wtkit.processes import joined, refuse_differing
 
 CASES = {
     "backprop": {},
@@ -25,7 +26,8 @@ CASES = {
     "sign_symmetry_batchwise": {},
     "symmetric_alignment": {"rate": 0.1, "noise": 0.5},
     "direct_feedback_alignment": {},
-    "weight_mirror": {"noise": "orthogonal", "noise_batch": 2, "noise_fraction": 0.0},  # less than two pairs
+    # less than two pairs
+    "weight_mirror": {"noise": "orthogonal", "noise_batch": 2, "noise_fraction": 0.0},
     "weight_mirror:gaussian": {"noise_batch": 7, "noise_fraction": 0.0},  # an odd number
     "weight_mirror:images": {"noise_size": 5, "noise_batch": 2, "noise_fraction": 0.0},
     "kolen_pollack": {},
@@ -58,7 +60,12 @@ def trained(case, wrap, share):
     model = wtkit.convert(network(), method, seed=1, **CASES[case])
     whole = wrap(model)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1, nesterov=kind == "nesterov", fused=kind == ""
+        model.parameters(),
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=0.1,
+        nesterov=kind == "nesterov",
+        fused=kind == "",
     )
     for images, targets in batches():
         mine = slice(share.rank * BATCH // share.world, (share.rank + 1) * BATCH // share.world)
@@ -68,7 +75,7 @@ def trained(case, wrap, share):
         optimizer.zero_grad()
         if method == "weight_mirror":
             wtkit.mirror(whole, 2)
-    parallel.refuse_differing(share, model.state_dict(), "at the end")
+    refuse_differing(share, model.state_dict(), "at the end")
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -79,7 +86,11 @@ def reduced(method):
 
     def count(_state, bucket):
         numbers.append(bucket.buffer().numel())
-        return torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0])
+        return (
+            torch.distributed.all_reduce(bucket.buffer(), async_op=True)
+            .get_future()
+            .then(lambda f: f.value()[0])
+        )
 
     model.register_comm_hook(None, count)
     images, targets = next(batches())
@@ -93,7 +104,7 @@ def disturbed(share):
     if share.rank == 1:
         feedback_layers(model)["3"].feedback[0, 0, 0, 0] += 1e-15
     try:
-        parallel.refuse_differing(share, model.state_dict(), "after epoch 3")
+        refuse_differing(share, model.state_dict(), "after epoch 3")
     except wtkit.WtkitError as error:
         return f"{error}", error.said_elsewhere
     raise AssertionError("not noticed")
@@ -101,9 +112,9 @@ def disturbed(share):
 
 def without_batch_norm():
     """Have ResNets built with GroupNorm."""
-    from wtkit import resnet
+    from wtkit.networks import build_resnet, by_name
 
-    build = resnet.build
+    build = build_resnet
 
     def grouped(*arguments, **settings):
         model = build(*arguments, **settings)
@@ -113,7 +124,7 @@ def without_batch_norm():
                 setattr(model.get_submodule(parent), own, nn.GroupNorm(1, module.num_features))
         return model
 
-    resnet.build = grouped
+    by_name.build_resnet = grouped
 
 
 class Stop(Exception):
@@ -124,9 +135,11 @@ def main(output, jobs):
     warnings.simplefilter("error")
     output = Path(output)
     without_batch_norm()
-    with parallel.joined(torch.device("cpu")) as share:
+    with joined(torch.device("cpu")) as share:
         found = {
-            (case, view): trained(case, lambda m, v=view: DistributedDataParallel(m, gradient_as_bucket_view=v), share)
+            (case, view): trained(
+                case, lambda m, v=view: DistributedDataParallel(m, gradient_as_bucket_view=v), share
+            )
             for case in CASES
             for view in (False, True)
         }

@@ -13,7 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def command(folder, *arguments):
-    words = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, *arguments]
+    words = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        ROOT / "Snakefile",
+        "--directory",
+        folder,
+        *arguments,
+    ]
     return list(map(str, words))
 
 
@@ -42,8 +51,9 @@ def experiment(folder, *, settings=None, **changes):
         "networks": ["resnet18"],
         "seeds": [0],
         "settings": {
-            "data": "image_folder", "data_root": str(images), "image_size": 8, "epochs": 1, "batch_size": 12,
-            "lr": 0.02, "weight_decay": 0.05, "delta_examples": 6, **(settings or {}),
+            "data": "image_folder", "data_root": str(images), "image_size": 8, "epochs": 1,
+            "batch_size": 12, "lr": 0.02, "weight_decay": 0.05, "delta_examples": 6,
+            **(settings or {}),
         },
     }  # fmt: skip
     path = folder / "tiny.yaml"

@@ -1,4 +1,5 @@
-"""Made-up results that keep to the schema: trajectories shaped as the paper's, from a fixed random stream."""
+"""Made-up results that keep to the schema: trajectories shaped as the paper's, from a fixed random
+stream."""
 
 from __future__ import annotations
 
@@ -12,14 +13,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from wtkit import trajectory
-from wtkit.config import learning_rate, run_config
-from wtkit.planning import SIZES
+from wtkit import results
+from wtkit.experiments import SIZES, learning_rate, run_config
+from wtkit.results import LIVE, OVER_LIVE, SCHEMA_VERSION, VARIABLES, store
 
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack")
-BLOCKS = {"resnet18": ([2, 2, 2, 2], 2), "resnet50": ([3, 4, 6, 3], 3)}  # blocks a stage, convolutions a block
+# blocks a stage, convolutions a block
+BLOCKS = {"resnet18": ([2, 2, 2, 2], 2), "resnet50": ([3, 4, 6, 3], 3)}
 DECAY = 0.1
-"""A weight decay by which Kolen–Pollack's mismatch falls by more than five e-foldings in 16 epochs of digits."""
+"""A weight decay by which Kolen–Pollack's mismatch falls by more than five e-foldings in 16 epochs
+of digits."""
 FINALS = {
     "backprop": 1.4,
     "feedback_alignment": 5.0,
@@ -30,7 +33,8 @@ FINALS = {
 
 
 def layers(network: str) -> dict[str, list]:
-    """``layer``, ``kind`` and ``fan_in`` of a ResNet, named as torchvision names them; of another network, some."""
+    """``layer``, ``kind`` and ``fan_in`` of a ResNet, named as torchvision names them; of another
+    network, some."""
     if network not in BLOCKS:
         names = ["features.0", "features.2", "classifier"]
         return {"layer": names, "kind": ["Conv2d", "Conv2d", "Linear"], "fan_in": [27, 576, 128]}
@@ -44,10 +48,16 @@ def layers(network: str) -> dict[str, list]:
                 names.append(f"layer{stage}.{block}.downsample.0")
                 fan_in.append(64 * 2 ** (stage - 1))
     kinds = ["Conv2d"] * len(names) + ["Linear"]
-    return {"layer": [*names, "fc"], "kind": kinds, "fan_in": [*fan_in, 512 if convolutions == 2 else 2048]}
+    return {
+        "layer": [*names, "fc"],
+        "kind": kinds,
+        "fan_in": [*fan_in, 512 if convolutions == 2 else 2048],
+    }
 
 
-def angles(method: str, epochs: np.ndarray, depth: np.ndarray, drop: int, rng: np.random.Generator) -> tuple:
+def angles(
+    method: str, epochs: np.ndarray, depth: np.ndarray, drop: int, rng: np.random.Generator
+) -> tuple:
     """Matrix and δ angles in degrees, epochs × layers, such that the paper's claims hold."""
     time, last = epochs[:, None], depth == depth.max()
     wobble = 1 + 0.05 * rng.standard_normal((len(epochs), len(depth)))
@@ -79,7 +89,9 @@ def records(config: Any, final: float, rng: np.random.Generator, drop: int) -> d
     depth = np.arange(len(kinds["layer"]))
     matrix, delta = angles(config.method, epochs, depth, drop, rng)
     fall = np.exp(-epochs / max(config.epochs / 12, 0.5))
-    error = np.clip(final + (90 - final) * fall * (1 + 0.1 * rng.standard_normal(len(epochs))), 0, 100)
+    error = np.clip(
+        final + (90 - final) * fall * (1 + 0.1 * rng.standard_normal(len(epochs))), 0, 100
+    )
     error[-1] = final
     measured = {
         "test_error": error,
@@ -94,7 +106,7 @@ def records(config: Any, final: float, rng: np.random.Generator, drop: int) -> d
         "delta_norm_ratio": np.ones_like(delta),
         "live_share": np.ones(len(depth)),
     }
-    return measured | {f"{name}_all_weights": measured[name] for name in trajectory.OVER_LIVE}
+    return measured | {f"{name}_all_weights": measured[name] for name in OVER_LIVE}
 
 
 def synthetic(
@@ -112,12 +124,14 @@ def synthetic(
 ) -> xr.DataTree:
     """Gathered results of made-up runs in which, by default, what the paper claims holds.
 
-    They are joined as :func:`wtkit.trajectory.gather` joins them, but in memory: a file a run takes seconds.
+    They are joined as :func:`wtkit.results.gather` joins them, but in memory: a file a run takes
+    seconds.
 
     Args:
         path: where to write them; None for nowhere.
         methods: names, or ``name:variant``.
-        both_orders: methods that have runs under ``bn_relu`` too, at an error lower by a quarter for sign-symmetry.
+        both_orders: methods that have runs under ``bn_relu`` too, at an error lower by a quarter
+            for sign-symmetry.
         finals: final test error of each method in percent; seeds scatter around it by 0.1.
         options: of the methods, by name.
         drop: epoch at which the learning rate falls by 90 %; as many as ``epochs`` for never.
@@ -133,40 +147,58 @@ def synthetic(
                 continue
             for number, seed in enumerate(seeds):
                 config = run_config(
-                    {"method": method, "variant": variant, "network": network, "norm_order": norm_order}
+                    {
+                        "method": method,
+                        "variant": variant,
+                        "network": network,
+                        "norm_order": norm_order,
+                    }
                     | {"options": (options or {}).get(method, {})}
-                    | {"seed": seed, "epochs": epochs, "lr_drops": (drop,), "data": data, "weight_decay": DECAY}
+                    | {
+                        "seed": seed,
+                        "epochs": epochs,
+                        "lr_drops": (drop,),
+                        "data": data,
+                        "weight_decay": DECAY,
+                    }
                 )
                 final = finals[method] + 0.1 * (number - (len(seeds) - 1) / 2)
                 if method == "sign_symmetry" and norm_order == "bn_relu":
                     final -= finals[method] / 4
                 values = records(config, final, rng, drop)
-                runs.append(trajectory.dataset(values, layers(network), labels_of(config), network=network, data=data))
-        nodes[f"/{network}"] = trajectory.check(trajectory._joined(runs), network)
+                runs.append(
+                    results.dataset(
+                        values, layers(network), labels_of(config), network=network, data=data
+                    )
+                )
+        nodes[f"/{network}"] = results.check(store.join_runs(runs), network)
     tree = xr.DataTree.from_dict(nodes)
-    tree.attrs = {"schema_version": trajectory.SCHEMA_VERSION, "experiment": "synthetic"}
+    tree.attrs = {"schema_version": SCHEMA_VERSION, "experiment": "synthetic"}
     if path is not None:
-        trajectory.save(tree, path)
+        results.save(tree, path)
     return tree
 
 
 def labels_of(config: Any) -> dict[str, Any]:
     """The labels of one run, as training records them."""
     recorded = json.loads(config.revision)
-    settings = json.dumps({name: value for name, value in dataclasses.asdict(config).items() if name in recorded})
+    settings = json.dumps(
+        {name: value for name, value in dataclasses.asdict(config).items() if name in recorded}
+    )
     names = ("method", "variant", "norm_order", "seed")
     return {name: getattr(config, name) for name in names} | {
         "status": "complete",
         "evaluated_on": "test",
         "held_out_images": SIZES[config.data][1],
-        "angles_over": trajectory.LIVE,
+        "angles_over": LIVE,
         "settings": settings,
         "provenance": "{}",
     }
 
 
 def altered(tree: xr.DataTree, change: Callable[[xr.Dataset], xr.Dataset | None]) -> xr.DataTree:
-    """A copy of ``tree`` in which ``change`` was applied to the data set of every network, in place or by return."""
+    """A copy of ``tree`` in which ``change`` was applied to the data set of every network, in place
+    or by return."""
     nodes = {}
     for name, node in tree.children.items():
         copy = node.to_dataset().copy(deep=True)
@@ -177,7 +209,8 @@ def altered(tree: xr.DataTree, change: Callable[[xr.Dataset], xr.Dataset | None]
 
 
 def put(variable: str, method: str, value: float, **where: Any) -> Callable[[xr.Dataset], None]:
-    """A change that sets ``variable`` of a method's runs to ``value``, at positions ``where`` (e.g. ``layer=-1``)."""
+    """A change that sets ``variable`` of a method's runs to ``value``, at positions ``where`` (e.g.
+    ``layer=-1``)."""
 
     def change(node: xr.Dataset) -> None:
         node[variable][{"run": np.flatnonzero(node["method"].values == method), **where}] = value
@@ -191,7 +224,7 @@ def diverge(method: str, *seeds: int, epoch: int = 4) -> Callable[[xr.Dataset], 
     def change(node: xr.Dataset) -> None:
         runs = (node["method"].values == method) & np.isin(node["seed"].values, seeds)
         node["status"][runs] = "diverged"
-        for name, (dims, *_) in trajectory.VARIABLES.items():
+        for name, (dims, *_) in VARIABLES.items():
             if "epoch" in dims:
                 node[name][{"run": np.flatnonzero(runs), "epoch": slice(epoch + 1, None)}] = np.nan
 

@@ -6,17 +6,21 @@ import pytest
 import yaml
 from synthetic import labels_of, layers, records
 
-from wtkit import ablation, paper, planning, plotting, trajectory
-from wtkit.config import expand
+from wtkit.experiments import expand
+from wtkit.figures import ablation, save_figure, set_style
+from wtkit.plan import mismatch
+from wtkit.results import config_of, data_label, dataset, store
 
 ONE = {"sweep": {"weight_decay": [0, 0.1, 1.0]}}
 SHAPES = {
     "one quantity": ONE,
     "an option": {"sweep": {"mirror_lr": [0.01, 0.05, 0.25]}, "methods": ["weight_mirror"]},
     "two quantities": {"sweep": {"lr": [0.01, 0.1], "weight_decay": [0, 0.1, 1.0]}},
-    "three quantities": {"sweep": {"lr": [0.01, 0.1], "weight_decay": [0, 1.0], "momentum": [0, 0.9]}},
+    "three quantities": {"sweep": {"lr": [0.01, 0.1], "weight_decay": [0, 1.0],
+        "momentum": [0, 0.9]}},
     "lists": {"sweep": {"lr_drops": [[], [1, 2]]}},
-    "names": {"variants": {"as_it_is": {}, "fast": {"lr": 1}}, "norm_orders": ["relu_bn", "bn_relu"]},
+    "names": {"variants": {"as_it_is": {}, "fast": {"lr": 1}},
+        "norm_orders": ["relu_bn", "bn_relu"]},
     "two networks": ONE | {"networks": ["resnet18", "resnet50"]},
     "one seed": ONE | {"seeds": [0]},
     "other networks": ONE | {"networks": ["resnet18", "vgg11"]},
@@ -48,18 +52,24 @@ def results(tmp_path):
     """Gathered made-up runs of an ablation, a node a network."""
 
     def build(content):
-        base = {"methods": ["backprop", "kolen_pollack"], "networks": ["resnet18"], "settings": {"epochs": 4}}
+        base = {
+            "methods": ["backprop", "kolen_pollack"],
+            "networks": ["resnet18"],
+            "settings": {"epochs": 4},
+        }
         (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
         path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump({"base": "base", "seeds": [0, 1]} | content, sort_keys=False))
+        path.write_text(
+            yaml.safe_dump({"base": "base", "seeds": [0, 1]} | content, sort_keys=False)
+        )
         rng, nodes = np.random.default_rng(0), {}
         for number, run in enumerate(expand(path)):
             values = records(run, 5 + number, rng, 4)
-            made = trajectory.dataset(
+            made = dataset(
                 values, layers(run.network), labels_of(run), network=run.network_name, data=run.data
             )
             nodes.setdefault(run.network_name, []).append(made)
-        return [trajectory._joined(runs) for runs in nodes.values()]
+        return [store.join_runs(runs) for runs in nodes.values()]
 
     return build
 
@@ -101,12 +111,21 @@ def test_the_table_has_a_row_a_run_with_what_it_ended_with(results):
 def test_the_epochs_are_those_of_the_runs(results):
     (node,) = results(ONE)
     table = ablation.epochs(node)
-    last = table[(table.epoch == 4) & (table.method == "kolen_pollack") & (table.weight_decay == 1) & (table.seed == 1)]
+    last = table[
+        (table.epoch == 4)
+        & (table.method == "kolen_pollack")
+        & (table.weight_decay == 1)
+        & (table.seed == 1)
+    ]
     (index,) = np.flatnonzero(
-        (node["method"] == "kolen_pollack") & (node["variant"] == "weight_decay=1.0") & (node["seed"] == 1)
+        (node["method"] == "kolen_pollack")
+        & (node["variant"] == "weight_decay=1.0")
+        & (node["seed"] == 1)
     )
     assert last["test_error"].item() == node["test_error"].isel(run=index, epoch=4).item()
-    assert last["delta_angle"].item() == pytest.approx(node["delta_angle"][index, 4, :-1].mean().item())
+    assert last["delta_angle"].item() == pytest.approx(
+        node["delta_angle"][index, 4, :-1].mean().item()
+    )
 
 
 def test_the_axis_says_which_layers_a_mean_is_over(results):
@@ -120,7 +139,7 @@ def test_the_axis_says_which_layers_a_mean_is_over(results):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_drawn(shape, results, tmp_path):
-    plotting.style()
+    set_style()
     nodes = results(SHAPES[shape])
     for name, draw in (
         ("ends", ablation.draw),
@@ -128,16 +147,17 @@ def test_every_shape_is_drawn(shape, results, tmp_path):
         ("foreseen", ablation.draw_predicted),
     ):
         fig = draw(nodes)
-        plotting.save(fig, tmp_path / name)
+        save_figure(fig, tmp_path / name)
         plt.close(fig)
         assert (tmp_path / f"{name}.svg").stat().st_size > 10_000
 
 
 def test_what_was_predicted_is_drawn_beside_what_was_measured_on_one_line(results):
     (node,) = results({"methods": ["kolen_pollack"], "sweep": {"weight_decay": [0.1, 1.0]}})
-    for index in range(4):  # mismatches that fall as predicted: ‖B‖ = ‖W‖ = 1, and the angle between them
+    # mismatches that fall as predicted: ‖B‖ = ‖W‖ = 1, and the angle between them
+    for index in range(4):
         run = node.isel(run=index)
-        left = planning.mismatch(planning.config_of(run), 22)
+        left = mismatch(config_of(run), 22)
         node["matrix_angle"][index] = np.degrees(2 * np.arcsin(left / np.sqrt(2)))[:, None]
         node["feedback_norm_ratio"][index] = 1
     fig = ablation.draw_predicted([node])
@@ -165,7 +185,7 @@ def test_a_method_without_angles_in_all_layers_has_none_on_average(results, tmp_
     table = ablation.runs(node).set_index("method")
     angles = table[["matrix_angle", "matrix_angle_max", "delta_angle", "delta_angle_max"]].isna()
     assert angles.loc["kolen_pollack"].all(axis=None) and not angles.loc["backprop"].any(axis=None)
-    plotting.style()
+    set_style()
     for draw in (ablation.draw, ablation.draw_epochs):
         fig = draw([node])
         fig.draw_without_rendering()
@@ -173,14 +193,19 @@ def test_a_method_without_angles_in_all_layers_has_none_on_average(results, tmp_
 
 
 def drawn(nodes):
-    """The panels of the test errors: of each, ticks by place, and lines by name as places and values."""
+    """The panels of the test errors: of each, ticks by place, and lines by name as places and
+    values."""
     fig = ablation.draw(nodes)
     found = []
     for ax in fig.axes[:: len(ablation.QUANTITIES)]:
-        ticks = dict(zip(ax.get_xticks(), (tick.get_text() for tick in ax.get_xticklabels()), strict=True))
+        ticks = dict(
+            zip(ax.get_xticks(), (tick.get_text() for tick in ax.get_xticklabels()), strict=True)
+        )
         handles, labels = ax.get_legend_handles_labels()
         lines = {name: getattr(h, "lines", [h])[0] for h, name in zip(handles, labels, strict=True)}
-        found.append((ticks, {name: (line.get_xdata(), line.get_ydata()) for name, line in lines.items()}))
+        found.append(
+            (ticks, {name: (line.get_xdata(), line.get_ydata()) for name, line in lines.items()})
+        )
     plt.close(fig)
     return found
 
@@ -193,7 +218,9 @@ def drawn(nodes):
         ("named networks", ["small", "a network", "after", "before"]),
     ],
 )
-def test_networks_and_norm_orders_that_were_swept_stand_on_the_axis_of_one_panel(shape, ticks, results):
+def test_networks_and_norm_orders_that_were_swept_stand_on_the_axis_of_one_panel(
+    shape, ticks, results
+):
     ((found, lines),) = drawn(results(SHAPES[shape]))
     assert [found[place] for place in range(len(ticks))] == ticks
     assert {"BP", "KP"} <= set(lines) <= {"BP", "KP", "chance"}
@@ -212,8 +239,10 @@ def test_networks_that_were_not_swept_have_a_row_each(results):
 def test_the_error_of_guessing_is_a_step_where_it_is_known_and_near(results):
     (node,) = results(SHAPES["difficulty"])
     assert node.attrs["data"] == "digits+cifar10+image_folder+tiny_imagenet"
-    assert paper.data_label(node) == "digits, CIFAR-10, data, Tiny ImageNet"
-    assert "chance" not in drawn([node])[0][1], "errors of a few per cent would be a line at the bottom"
+    assert data_label(node) == "digits, CIFAR-10, data, Tiny ImageNet"
+    assert "chance" not in drawn([node])[0][1], (
+        "errors of a few per cent would be a line at the bottom"
+    )
     node["test_error"] += 30
     ((_, lines),) = drawn([node])
     assert list(lines["chance"][0]) == [0, 1, 2, 3]

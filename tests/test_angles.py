@@ -13,15 +13,25 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit import angles, methods, resnet
-from wtkit.layers import feedback_layers
+from wtkit import methods
+from wtkit.feedback import (
+    angle,
+    delta_statistics,
+    feedback_layers,
+    feedback_norm_ratios,
+    find_live_taps,
+    live_shares,
+    weight_norms,
+)
+from wtkit.networks import build_resnet
 
 METHODS = methods.names()
 SENDING = [name for name in METHODS if name != "frozen"]
 
 
 class Swapped(nn.Module):
-    """A plain layer whose output is that of W and whose backward pass is that of M, without a custom backward."""
+    """A plain layer whose output is that of W and whose backward pass is that of M, without a
+    custom backward."""
 
     def __init__(self, layer, M):
         super().__init__()
@@ -37,7 +47,8 @@ class Swapped(nn.Module):
 
 
 class Cut(nn.Module):
-    """A plain layer that sends nothing back, and notes its input, so that something else may be sent there."""
+    """A plain layer that sends nothing back, and notes its input, so that something else may be
+    sent there."""
 
     def __init__(self, layer):
         super().__init__()
@@ -53,7 +64,8 @@ class Cut(nn.Module):
 
 
 def independent_direct_deltas(model, inputs, targets, loss):
-    """δ of every layer, if each is sent that of the output: of a loss whose gradient in their inputs is just that."""
+    """δ of every layer, if each is sent that of the output: of a loss whose gradient in their
+    inputs is just that."""
     plain = wtkit.export(model)
     cut = {name: Cut(plain.get_submodule(name)) for name in feedback_layers(model)}
     for name, module in cut.items():
@@ -67,7 +79,10 @@ def independent_direct_deltas(model, inputs, targets, loss):
             pooled = y.flatten(2).mean(2) if y.dim() == 4 else y
             value = value + (pooled * (e @ layer.B)).sum()
     value.backward()
-    return {name: [array(out.grad).reshape(len(out), -1) for out in x.outputs] for name, x in cut.items()}
+    return {
+        name: [array(out.grad).reshape(len(out), -1) for out in x.outputs]
+        for name, x in cut.items()
+    }
 
 
 def independent_deltas(model, inputs, targets, loss, use_B):
@@ -81,11 +96,16 @@ def independent_deltas(model, inputs, targets, loss, use_B):
             found[name] = Swapped(plain.get_submodule(name), layer.B if use_B else layer.weight)
         setattr(parent, name.rpartition(".")[2], found[name])
     loss(plain(inputs), targets).backward()
-    return {name: [array(out.grad).reshape(len(out), -1) for out in x.outputs] for name, x in found.items()}
+    return {
+        name: [array(out.grad).reshape(len(out), -1) for out in x.outputs]
+        for name, x in found.items()
+    }
 
 
 def independent_angles(model, inputs, targets, loss=F.cross_entropy):
-    sent, exact = (independent_deltas(model, inputs, targets, loss, use_B) for use_B in (True, False))
+    sent, exact = (
+        independent_deltas(model, inputs, targets, loss, use_B) for use_B in (True, False)
+    )
     means, ratios = [], []
     for name in sent:
         a, b = np.concatenate(sent[name], 1), np.concatenate(exact[name], 1)
@@ -96,7 +116,8 @@ def independent_angles(model, inputs, targets, loss=F.cross_entropy):
 
 
 def network():
-    """What disturbs: ReLUs in place, BatchNorm before and after, dropout's place kept for its own test."""
+    """What disturbs: ReLUs in place, BatchNorm before and after, dropout's place kept for its own
+    test."""
     return nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(6),
         nn.Conv2d(6, 4, 3, stride=2, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
@@ -104,13 +125,13 @@ def network():
     ).double()  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ one angle, in float64
+# ---------------------------------------------------------------------------- one angle, in float64
 
 
 def test_angle_of_known_vectors():
     u = torch.tensor([[1.0, 0], [1, 0], [1, 0], [2, 0], [1, 1e-9], [0, 0]], dtype=torch.float64)
     v = torch.tensor([[0.0, 3], [-5, 0], [1, 1], [7, 0], [1, 0], [1, 0]], dtype=torch.float64)
-    found = angles.angle(u, v).numpy()
+    found = angle(u, v).numpy()
     np.testing.assert_allclose(found[:4], [90, 180, 45, 0], atol=1e-12)
     assert found[4] == pytest.approx(math.degrees(1e-9), rel=1e-6), "where arccos has no digit left"
     assert np.isnan(found[5]), "no direction, no angle"
@@ -118,31 +139,38 @@ def test_angle_of_known_vectors():
 
 def test_angle_is_computed_in_float64():
     u = torch.full((100_000,), 1e-30)
-    assert angles.angle(u, u).dtype == torch.float64
-    assert float(angles.angle(u, u)) == 0
+    assert angle(u, u).dtype == torch.float64
+    assert float(angle(u, u)) == 0
 
 
-# -------------------------------------------------------------------------------------------------------- matrix angles
+# ------------------------------------------------------------------------------------ matrix angles
 
 
 @pytest.mark.parametrize("name", SENDING)
 def test_the_matrix_angle_is_that_of_the_tensor_delta_travels_through(name):
-    """B is read off the backward pass, by sending unit δ through the layer, rather than asked for."""
+    """B is read off the backward pass, by sending unit δ through the layer, rather than asked
+    for."""
     layer = wtkit.convert(nn.Linear(6, 5).double(), name)
     y = torch.zeros(5, 6, dtype=torch.float64, requires_grad=True)
     layer(y).backward(torch.eye(5, dtype=torch.float64))
     travelled, W = array(y.grad).ravel(), array(layer.weight).ravel()
     cosine = travelled @ W / math.sqrt((travelled @ travelled) * (W @ W))
-    assert wtkit.matrix_angles(layer).item() == pytest.approx(math.degrees(math.acos(min(1, cosine))), abs=1e-5)
+    assert wtkit.matrix_angles(layer).item() == pytest.approx(
+        math.degrees(math.acos(min(1, cosine))), abs=1e-5
+    )
     expected = np.linalg.norm(travelled) / np.linalg.norm(W)
-    assert angles.feedback_norm_ratios(layer).item() == pytest.approx(expected)
-    assert angles.weight_norms(layer).item() == pytest.approx(np.linalg.norm(W))
+    assert feedback_norm_ratios(layer).item() == pytest.approx(expected)
+    assert weight_norms(layer).item() == pytest.approx(np.linalg.norm(W))
 
 
 def test_matrix_angles_are_labelled():
     found = wtkit.matrix_angles(wtkit.convert(network(), "feedback_alignment"))
     assert found.dims == ("layer",) and list(found.layer.values) == ["0", "3", "7", "9"]
-    assert found.attrs["units"] == "degree" and found.name == "matrix_angle" and found.dtype == np.float64
+    assert (
+        found.attrs["units"] == "degree"
+        and found.name == "matrix_angle"
+        and found.dtype == np.float64
+    )
 
 
 def test_backprops_matrix_angle_is_exactly_zero():
@@ -152,25 +180,27 @@ def test_backprops_matrix_angle_is_exactly_zero():
 
 @pytest.mark.parametrize("name", ["feedback_alignment", "weight_mirror", "kolen_pollack"])
 def test_wide_layers_of_a_fresh_resnet18_lie_near_90_degrees(name):
-    found = wtkit.matrix_angles(wtkit.convert(resnet.build("resnet18", num_classes=10), name))
+    found = wtkit.matrix_angles(wtkit.convert(build_resnet("resnet18", num_classes=10), name))
     assert ((found > 80) & (found < 100)).all()
     assert len(found) == 21
 
 
 def test_sign_symmetry_of_a_fresh_resnet18_lies_at_37_degrees():
-    found = wtkit.matrix_angles(wtkit.convert(resnet.build("resnet18", num_classes=10), "sign_symmetry"))
+    found = wtkit.matrix_angles(
+        wtkit.convert(build_resnet("resnet18", num_classes=10), "sign_symmetry")
+    )
     assert (abs(found[:-1] - 37.1) < 1).all(), "Gaussian convolutions"
     assert abs(found[-1] - 30) < 1, "a uniform classifier"
 
 
-# ------------------------------------------------------------------------------------------------------------- δ angles
+# ----------------------------------------------------------------------------------------- δ angles
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", SENDING)
 def test_delta_angles_and_norm_ratios_agree_with_plain_pytorch(name, training):
     model, (inputs, targets) = wtkit.convert(network(), name).train(training), contract.batch()
-    found = angles.delta_statistics(model, inputs, targets)
+    found = delta_statistics(model, inputs, targets)
     means, ratios = independent_angles(model, inputs, targets)
     np.testing.assert_allclose(found.delta_angle.values, means, atol=2e-5)
     np.testing.assert_allclose(found.delta_norm_ratio.values, ratios, rtol=1e-9)
@@ -187,7 +217,9 @@ def test_delta_angles_and_norm_ratios_agree_with_plain_pytorch(name, training):
 def test_any_loss(loss):
     model, (inputs, targets) = wtkit.convert(network(), "feedback_alignment"), contract.batch()
     found = wtkit.delta_angles(model, inputs, targets, loss)
-    np.testing.assert_allclose(found.values, independent_angles(model, inputs, targets, loss)[0], atol=2e-5)
+    np.testing.assert_allclose(
+        found.values, independent_angles(model, inputs, targets, loss)[0], atol=2e-5
+    )
 
 
 def test_the_output_layers_delta_angle_is_exactly_zero():
@@ -242,7 +274,7 @@ class Partial(nn.Module):
 def test_a_layer_used_twice_counts_both_deltas():
     model, (_, targets) = wtkit.convert(Twice().double(), "feedback_alignment"), contract.batch()
     inputs = torch.randn(5, 4, dtype=torch.float64)
-    found = angles.delta_statistics(model, inputs, targets)
+    found = delta_statistics(model, inputs, targets)
     means, ratios = independent_angles(model, inputs, targets)
     np.testing.assert_allclose(found.delta_angle.values, means, atol=2e-5)
     np.testing.assert_allclose(found.delta_norm_ratio.values, ratios, rtol=1e-9)
@@ -252,7 +284,9 @@ def test_inputs_that_are_no_numbers_to_differentiate():
     model, (_, targets) = wtkit.convert(Sequence().double(), "feedback_alignment"), contract.batch()
     tokens = torch.randint(0, 7, (5, 6))
     found = wtkit.delta_angles(model, tokens, targets)
-    np.testing.assert_allclose(found.values, independent_angles(model, tokens, targets)[0], atol=2e-5)
+    np.testing.assert_allclose(
+        found.values, independent_angles(model, tokens, targets)[0], atol=2e-5
+    )
 
 
 def test_where_no_delta_arrives_the_angle_is_not_a_number():
@@ -262,14 +296,20 @@ def test_where_no_delta_arrives_the_angle_is_not_a_number():
 
 
 def test_examples_without_any_delta_are_left_out_of_the_mean():
-    model, (inputs, targets) = wtkit.convert(network(), "feedback_alignment").eval(), contract.batch()
+    model, (inputs, targets) = (
+        wtkit.convert(network(), "feedback_alignment").eval(),
+        contract.batch(),
+    )
     expected = wtkit.delta_angles(model, inputs[:3], targets[:3])
-    found = wtkit.delta_angles(model, inputs, targets, lambda out, t: F.cross_entropy(out[:3], t[:3]))
+    found = wtkit.delta_angles(
+        model, inputs, targets, lambda out, t: F.cross_entropy(out[:3], t[:3])
+    )
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("model", "x"), [(nn.Sequential(nn.Linear(8, 2)), torch.randn(8)), (nn.Conv2d(3, 2, 3), torch.randn(3, 5, 5))]
+    ("model", "x"),
+    [(nn.Sequential(nn.Linear(8, 2)), torch.randn(8)), (nn.Conv2d(3, 2, 3), torch.randn(3, 5, 5))],
 )
 def test_an_example_without_a_batch_is_refused(model, x):
     model = wtkit.convert(model, "feedback_alignment")
@@ -278,14 +318,17 @@ def test_an_example_without_a_batch_is_refused(model, x):
 
 
 def test_delta_angles_under_autocast():
-    model, (inputs, targets) = wtkit.convert(network().float(), "feedback_alignment"), contract.batch()
+    model, (inputs, targets) = (
+        wtkit.convert(network().float(), "feedback_alignment"),
+        contract.batch(),
+    )
     expected = wtkit.delta_angles(model, inputs.float(), targets)
     with torch.autocast("cpu", torch.bfloat16):
         found = wtkit.delta_angles(model, inputs.float(), targets)
     np.testing.assert_allclose(found.values, expected.values, atol=3)
 
 
-# ------------------------------------------------------------------------------------------- measuring disturbs nothing
+# ----------------------------------------------------------------------- measuring disturbs nothing
 
 
 def everything(model):
@@ -314,7 +357,10 @@ def assert_nothing_changed(before, model):
 
 def disturbable(name="feedback_alignment"):
     model = nn.Sequential(
-        *network()[:6], nn.InstanceNorm2d(4, track_running_stats=True), nn.Dropout(0.5), *network()[6:]
+        *network()[:6],
+        nn.InstanceNorm2d(4, track_running_stats=True),
+        nn.Dropout(0.5),
+        *network()[6:],
     )
     model = wtkit.convert(model.double(), name)
     model[3].requires_grad_(False)
@@ -330,8 +376,8 @@ def test_measuring_changes_nothing(name, training):
     before, images = everything(model), inputs.clone()
     with torch.set_grad_enabled(training):
         wtkit.matrix_angles(model)
-        angles.feedback_norm_ratios(model)
-        angles.weight_norms(model)
+        feedback_norm_ratios(model)
+        weight_norms(model)
         wtkit.delta_angles(model, inputs, targets)
         assert torch.is_grad_enabled() == training
     assert_nothing_changed(before, model)
@@ -384,40 +430,56 @@ def test_training_mode_measures_with_the_batchs_statistics():
 
 
 @pytest.mark.parametrize("measure", [
-    wtkit.matrix_angles, angles.feedback_norm_ratios, angles.weight_norms,
+    wtkit.matrix_angles, feedback_norm_ratios, weight_norms,
     lambda model: wtkit.delta_angles(model, *contract.batch()),
 ])  # fmt: skip
 def test_a_plain_model_is_refused(measure):
-    with pytest.raises(wtkit.WtkitError, match=r"no feedback layers; convert it first: wtkit\.convert"):
+    with pytest.raises(
+        wtkit.WtkitError, match=r"no feedback layers; convert it first: wtkit\.convert"
+    ):
         measure(network())
 
 
 def test_a_resnet_can_be_measured_in_training_mode():
     """The δ angle of the layers that a residual sum joins, BatchNorm after the ReLU."""
-    model = wtkit.convert(resnet.build("resnet18", num_classes=4, stem="small").double(), "feedback_alignment")
+    model = wtkit.convert(
+        build_resnet("resnet18", num_classes=4, stem="small").double(), "feedback_alignment"
+    )
     inputs, targets = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
     found = wtkit.delta_angles(model, inputs, targets)
-    np.testing.assert_allclose(found.values, independent_angles(model, inputs, targets)[0], atol=1e-3)
+    np.testing.assert_allclose(
+        found.values, independent_angles(model, inputs, targets)[0], atol=1e-3
+    )
     assert (found[:-1] > 45).all()
 
 
-# ---------------------------------------------------------------------------------------------------------- live taps
+# ---------------------------------------------------------------------------------------- live taps
 
 
 def on_small_maps(method="feedback_alignment"):
-    """Two convolutions whose second map is one pixel, so that eight of its nine taps are dead; and a Linear layer."""
+    """Two convolutions whose second map is one pixel, so that eight of its nine taps are dead; and
+    a Linear layer."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.Flatten(), nn.Linear(6, 2)
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(6, 2),
     )
-    return wtkit.convert(model.double(), method, seed=1), torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    return wtkit.convert(model.double(), method, seed=1), torch.randn(
+        4, 3, 2, 2, dtype=torch.float64
+    )
 
 
 def test_angles_and_norms_are_of_weights_that_a_signal_can_pass():
-    """The live weights are those that the output depends on, as the gradient tells; the others do not count."""
+    """The live weights are those that the output depends on, as the gradient tells; the others do
+    not count."""
     model, images = on_small_maps()
-    angles.find_live_taps(model, images)
-    grads = torch.autograd.grad(model(images).square().sum(), [layer.weight for layer in model[0:3:2]])
+    find_live_taps(model, images)
+    grads = torch.autograd.grad(
+        model(images).square().sum(), [layer.weight for layer in model[0:3:2]]
+    )
     for name, layer, grad in zip(("0", "2"), model[0:3:2], grads, strict=True):
         live = (grad != 0).any(0, keepdim=True).any(1, keepdim=True).expand_as(grad)
         for chosen, all_weights in ((live, False), (torch.ones_like(live), True)):
@@ -425,17 +487,19 @@ def test_angles_and_norms_are_of_weights_that_a_signal_can_pass():
             cosine = W @ B / np.linalg.norm(W) / np.linalg.norm(B)
             found = wtkit.matrix_angles(model, all_weights=all_weights).sel(layer=name)
             assert found.item() == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-6)
-            ratio = angles.feedback_norm_ratios(model, all_weights=all_weights).sel(layer=name)
+            ratio = feedback_norm_ratios(model, all_weights=all_weights).sel(layer=name)
             assert ratio.item() == pytest.approx(np.linalg.norm(B) / np.linalg.norm(W))
-            norm = angles.weight_norms(model, all_weights=all_weights).sel(layer=name)
+            norm = weight_norms(model, all_weights=all_weights).sel(layer=name)
             assert norm.item() == pytest.approx(np.linalg.norm(W))
-        assert angles.live_shares(model).sel(layer=name).item() == pytest.approx(live.double().mean().item())
-    assert angles.live_shares(model).values.tolist() == [4 / 9, 1 / 9, 1]
+        assert live_shares(model).sel(layer=name).item() == pytest.approx(
+            live.double().mean().item()
+        )
+    assert live_shares(model).values.tolist() == [4 / 9, 1 / 9, 1]
 
 
 def test_a_matrix_angle_sees_nothing_of_dead_taps():
     model, images = on_small_maps()
-    angles.find_live_taps(model, images)
+    find_live_taps(model, images)
     before = wtkit.matrix_angles(model)
     with torch.no_grad():
         model[2].weight[:, :, 0] = 7.0  # the row of taps above the pixel
@@ -445,9 +509,9 @@ def test_a_matrix_angle_sees_nothing_of_dead_taps():
 
 def test_a_layer_that_is_used_twice_has_the_live_taps_of_both_uses():
     model = wtkit.convert(OnTwoMaps().double(), "feedback_alignment")
-    angles.find_live_taps(model, torch.zeros(2, 3, 1, 4, dtype=torch.float64))
+    find_live_taps(model, torch.zeros(2, 3, 1, 4, dtype=torch.float64))
     assert model.conv.taps == (slice(None), slice(None), slice(1, 2), slice(0, 3))
-    assert angles.live_shares(model).item() == pytest.approx(1 / 3)
+    assert live_shares(model).item() == pytest.approx(1 / 3)
 
 
 class OnTwoMaps(nn.Module):

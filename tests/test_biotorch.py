@@ -1,4 +1,5 @@
-"""Gradients against BioTorch's layers, given the same W and B; optional: `pip install biotorch`, or its wheel alone."""
+"""Gradients against BioTorch's layers, given the same W and B; optional: `pip install biotorch`, or
+its wheel alone."""
 
 import copy
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit.layers import feedback_layers
+from wtkit.feedback import feedback_layers
 
 biotorch = pytest.importorskip("biotorch.layers.utils", reason="pip install biotorch")
 
@@ -27,8 +28,9 @@ SIZE = 6 * 6
 
 
 def network():
-    """The second convolution is of 1×1, where BioTorch's direct feedback, a transposed convolution of δ repeated over
-    the output's positions, is ours but for the number of positions, which it does not divide by."""
+    """The second convolution is of 1×1, where BioTorch's direct feedback, a transposed convolution
+    of δ repeated over the output's positions, is ours but for the number of positions, which it
+    does not divide by."""
     return nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1, bias=False), nn.Tanh(),
         nn.Flatten(), nn.Linear(4 * SIZE, 8), nn.ReLU(), nn.Linear(8, 3),

@@ -1,4 +1,4 @@
-"""docs/block.svg shows what wtkit/resnet.py does."""
+"""docs/block.svg shows what wtkit/networks/resnet.py does."""
 
 import importlib.util
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from wtkit import resnet
-from wtkit.config import NORM_ORDERS
+from wtkit.experiments import NORM_ORDERS
+from wtkit.networks import build_resnet
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -28,11 +28,13 @@ def word(module):
 
 
 @pytest.mark.parametrize("norm_order", NORM_ORDERS)
-@pytest.mark.parametrize(("kind", "network"), [("BasicBlock", "resnet18"), ("Bottleneck", "resnet50")])
+@pytest.mark.parametrize(
+    ("kind", "network"), [("BasicBlock", "resnet18"), ("Bottleneck", "resnet50")]
+)
 def test_modules_are_called_in_the_order_that_is_drawn(kind, network, norm_order, block):
     path, shortcut = (words.split() for words in block.BLOCKS[kind, norm_order])
     total = path.index("+")
-    net = resnet.build(network, num_classes=2, norm_order=norm_order).layer2[0]
+    net = build_resnet(network, num_classes=2, norm_order=norm_order).layer2[0]
     calls = []
     for module in net.modules():
         if not list(module.children()):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from wtkit.__main__ import main
-from wtkit.config import RunConfig, expand
-from wtkit.settings import described
+from wtkit.experiments import RunConfig, expand
+from wtkit.validation import described
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,17 +20,35 @@ ROOT = Path(__file__).resolve().parent.parent
         (["train", "--lr", "1"], ["method", "is required"]),
         (["train", "--method", "backprop", "--lr", "fast"], ["lr", "fast"]),
         (["train", "--method", "backprop", "--lr", "-1"], ["lr", "greater than 0", "-1"]),
-        (["train", "--method", "weight_mirror", "--option", "noise=pink"], ["noise", "pink", "gaussian"]),
+        (
+            ["train", "--method", "weight_mirror", "--option", "noise=pink"],
+            ["noise", "pink", "gaussian"],
+        ),
         (["train", "--method", "weight_mirror", "--option", "nois=uniform"], ["nois", "'noise'"]),
         (["train", "--method", "weight_mirror", "--option", "noise"], ["noise", "NAME=VALUE"]),
         (
-            ["train", "--method", "weight_mirror", "--option=noise=uniform", "--option=noise=gaussian"],
+            [
+                "train",
+                "--method",
+                "weight_mirror",
+                "--option=noise=uniform",
+                "--option=noise=gaussian",
+            ],
             ["noise", "twice"],
         ),
         (["train", "--method", "backprop", "--option", "noise=uniform"], ["noise", "none"]),
-        (["train", "--method", "backprop", "--network", "vg11"], ["'vg11'", "'vgg11'", "package.module:Class"]),
-        (["train", "--method", "backprop", "--network", "nowhere.nets:Mine"], ["nowhere.nets:Mine", "No module named"]),
-        (["train", "--method", "backprop", "--network-option", "unit"], ["--network-option", "NAME=VALUE"]),
+        (
+            ["train", "--method", "backprop", "--network", "vg11"],
+            ["'vg11'", "'vgg11'", "package.module:Class"],
+        ),
+        (
+            ["train", "--method", "backprop", "--network", "nowhere.nets:Mine"],
+            ["nowhere.nets:Mine", "No module named"],
+        ),
+        (
+            ["train", "--method", "backprop", "--network-option", "unit"],
+            ["--network-option", "NAME=VALUE"],
+        ),
         (
             ["train", "--method", "backprop", "--data", "imagenet", "--data-root", "nowhere"],
             ["nowhere", "image-net.org"],
@@ -39,7 +57,9 @@ ROOT = Path(__file__).resolve().parent.parent
         (["gather", "nowhere.nc", "--experiment", "x", "--output", "x.nc"], ["nowhere.nc"]),
     ],
 )
-def test_what_a_user_gets_wrong_is_said_in_two_lines(arguments, words, capsys, tmp_path, monkeypatch):
+def test_what_a_user_gets_wrong_is_said_in_two_lines(
+    arguments, words, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
     captured = capsys.readouterr()
@@ -54,7 +74,10 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(arguments, words, capsys, t
     [
         (["train", "--learning-rate", "1"], ["--learning-rate"]),
         (["train", "--metod", "backprop"], ["--metod", "'--method'"]),
-        (["train", "--backprop=fc1", "--backprop=fc2"], ["--backprop: given twice", "parted by commas"]),
+        (
+            ["train", "--backprop=fc1", "--backprop=fc2"],
+            ["--backprop: given twice", "parted by commas"],
+        ),
         (["trian"], ["'trian'", "'train'", "runs, plan, gather, data"]),
         (["data", "cifar"], ["'cifar'", "'cifar10'"]),
     ],
@@ -69,9 +92,16 @@ def test_a_word_that_is_unknown_or_there_twice_is_named(arguments, words, capsys
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    code = "from wtkit.__main__ import main; import sys; sys.exit(main(['runs', 'config/digits.yaml']))"
+    code = (
+        "from wtkit.__main__ import main; import sys; sys.exit(main(['runs', "
+        "'config/digits.yaml']))"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     process.stdout.close()  # before anything was written
     assert process.stderr.read() == ""
@@ -108,6 +138,11 @@ def test_help_says_what_each_setting_is(capsys):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--epochs VALUE passes through the training images; default: 10 " in text
-    assert "--backprop VALUE modules that stay on backprop, by name; * matches any text, as in wtkit.convert; " in text
-    assert "--method VALUE one of the methods in wtkit.methods, for instance weight_mirror; required " in text
+    assert (
+        "--backprop VALUE modules that stay on backprop, by name; * matches any text, as in "
+        "wtkit.convert; "
+    ) in text
+    assert (
+        "--method VALUE one of the methods in wtkit.methods, for instance weight_mirror; required "
+    ) in text
     assert "own; default: none --evaluate-on VALUE" in text  # of augment, whose default is None

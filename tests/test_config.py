@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wtkit import WtkitError, config
-from wtkit.config import RunConfig, decay_exponent, expand, learning_rate, run_config
+from wtkit import WtkitError, methods
+from wtkit.experiments import NUMERICS, RunConfig, decay_exponent, expand, learning_rate, run_config
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((ROOT / "config").rglob("*.yaml"))
@@ -31,12 +31,14 @@ def experiment(tmp_path):
     return runs
 
 
-# --------------------------------------------------------------------------------------------------------- a run
+# -------------------------------------------------------------------------------------------- a run
 
 
 def test_a_run_has_a_name_that_is_its_folder():
     assert run_config({"method": "backprop"}).name == "resnet18-relu_bn-backprop-seed0"
-    run = run_config({"method": "weight_mirror", "variant": "long", "network": "resnet50", "seed": 3})
+    run = run_config(
+        {"method": "weight_mirror", "variant": "long", "network": "resnet50", "seed": 3}
+    )
     assert run.name == "resnet50-relu_bn-weight_mirror-long-seed3"
 
 
@@ -55,24 +57,48 @@ def test_the_revision_changes_with_every_setting_and_with_the_numerics(monkeypat
         run_config({"method": "weight_mirror", "options": {"noise_std": 2.0}}),
     ]
     revisions = {one.revision for one in [run, *others]}
-    monkeypatch.setattr(config, "NUMERICS", config.NUMERICS + 1)
+    monkeypatch.setattr("wtkit.experiments.run.NUMERICS", NUMERICS + 1)
     assert len(revisions | {run.revision}) == 7
 
 
 REFUSED = [
-    ({"method": "weight_miror"}, "unknown method 'weight_miror' (did you mean 'weight_mirror'?); accepted: backprop, "),
+    (
+        {"method": "weight_miror"},
+        "unknown method 'weight_miror' (did you mean 'weight_mirror'?); accepted: backprop, ",
+    ),
     ({"lrr": 1}, "unknown setting 'lrr' (did you mean 'lr'?); accepted: method, options, "),
     ({"options": {"lr": 1}}, "unknown option of backprop 'lr'; accepted: none"),
-    ({"method": "weight_mirror", "options": {"noise_sd": 1}}, "'noise_sd' (did you mean 'noise_std'?); accepted: "),
-    ({"method": "weight_mirror", "options": {"noise_std": -1}}, "'noise_std': input should be greater than 0, got -1"),
-    ({"method": "weight_mirror", "options": {"noise": "orthogonal", "noise_size": 8}}, "leave noise_size at None"),
-    ({"network": "resnet19"}, "setting 'network': unknown network 'resnet19' (did you mean 'resnet18'?); expected a "),
+    (
+        {"method": "weight_mirror", "options": {"noise_sd": 1}},
+        "'noise_sd' (did you mean 'noise_std'?); accepted: ",
+    ),
+    (
+        {"method": "weight_mirror", "options": {"noise_std": -1}},
+        "'noise_std': input should be greater than 0, got -1",
+    ),
+    (
+        {"method": "weight_mirror", "options": {"noise": "orthogonal", "noise_size": 8}},
+        "leave noise_size at None",
+    ),
+    (
+        {"network": "resnet19"},
+        "setting 'network': unknown network 'resnet19' (did you mean 'resnet18'?); expected a ",
+    ),
     ({"network": "mobilnet_v2"}, "unknown network 'mobilnet_v2' (did you mean 'mobilenet_v2'?)"),
     ({"network": "mypackage.nets.Mine"}, "or a class of your own as 'package.module:Class'"),
     ({"network": "mypackage/nets.py:Mine"}, "or a class of your own as 'package.module:Class'"),
-    ({"network_options": {"width": 1}}, "resnet18 has none but the settings 'norm_order' and 'stem'"),
-    ({"network": "vgg11", "network_options": {"num_classes": 3}}, "'num_classes' is the data set's to say"),
-    ({"network": "mlp", "network_options": {"hiden": 3}}, "unknown option of mlp 'hiden' (did you mean 'hidden'?)"),
+    (
+        {"network_options": {"width": 1}},
+        "resnet18 has none but the settings 'norm_order' and 'stem'",
+    ),
+    (
+        {"network": "vgg11", "network_options": {"num_classes": 3}},
+        "'num_classes' is the data set's to say",
+    ),
+    (
+        {"network": "mlp", "network_options": {"hiden": 3}},
+        "unknown option of mlp 'hiden' (did you mean 'hidden'?)",
+    ),
     (
         {"network": "mlp", "network_options": {"hidden": [0]}},
         "option of mlp 'hidden.0': input should be greater than 0",
@@ -88,21 +114,36 @@ REFUSED = [
     ),
     ({"norm_order": "own"}, "setting 'norm_order': resnet18 needs one of relu_bn, bn_relu"),
     ({"backprop": "fc"}, "setting 'backprop': input should be a list, got 'fc'"),
-    ({"method": "weight_mirror", "options": {"noise": "gausian"}}, ", got 'gausian' (did you mean 'gaussian'?)"),
-    ({"norm_order": "bn"}, "setting 'norm_order': input should be 'relu_bn', 'bn_relu' or 'own', got 'bn'"),
+    (
+        {"method": "weight_mirror", "options": {"noise": "gausian"}},
+        ", got 'gausian' (did you mean 'gaussian'?)",
+    ),
+    (
+        {"norm_order": "bn"},
+        "setting 'norm_order': input should be 'relu_bn', 'bn_relu' or 'own', got 'bn'",
+    ),
     ({"data": "mnist"}, "setting 'data': "),
     ({"epochs": 0}, "setting 'epochs': input should be greater than 0, got 0"),
     ({"epochs": 1.5}, "setting 'epochs': "),
-    ({"lr": "fast"}, "setting 'lr': input should be a valid number, unable to parse string as a number, got 'fast'"),
+    (
+        {"lr": "fast"},
+        "setting 'lr': input should be a valid number, unable to parse string as a "
+        "number, got 'fast'",
+    ),
     ({"momentum": 1}, "setting 'momentum': input should be less than 1, got 1"),
-    ({"lr_drops": [32, -1]}, "setting 'lr_drops.1': input should be greater than or equal to 0, got -1"),
+    (
+        {"lr_drops": [32, -1]},
+        "setting 'lr_drops.1': input should be greater than or equal to 0, got -1",
+    ),
     ({"variant": "Long One"}, "setting 'variant': "),
     ({"nesterov": True, "momentum": 0}, "setting 'nesterov': needs a momentum above 0"),
     ({"method": None}, "setting 'method': input should be a valid string, got None"),
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=[str(settings) for settings, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("settings", "message"), REFUSED, ids=[str(settings) for settings, _ in REFUSED]
+)
 def test_what_is_not_so_is_named(settings, message):
     with pytest.raises(WtkitError, match=re.escape(message)):
         run_config({"method": "backprop"} | settings)
@@ -115,30 +156,40 @@ def test_a_run_without_a_method_is_refused():
 
 def test_what_yaml_reads_as_text_is_a_number():
     assert yaml.safe_load("1e-3") == "1e-3"
-    run = run_config({"method": "weight_mirror", "weight_decay": "1e-3", "options": {"mirror_lr": "1e-3"}})
+    run = run_config(
+        {"method": "weight_mirror", "weight_decay": "1e-3", "options": {"mirror_lr": "1e-3"}}
+    )
     assert run.weight_decay == 1e-3
-    assert config.methods.load(run.method, **run.options).mirror_lr == 1e-3
+    assert methods.load(run.method, **run.options).mirror_lr == 1e-3
 
 
 EVERYTHING = {
-    "method": "weight_mirror", "options": {"noise": "uniform", "noise_size": None, "bias_blocking": True},
-    "variant": "v2", "network": "resnet50", "network_options": {}, "norm_order": "bn_relu", "stem": "small",
-    "backprop": ["fc", "layer1.*"], "data": "cifar10",
-    "data_root": "some where", "classes": 5, "image_size": 40, "augment": "crop", "evaluate_on": "validation",
-    "seed": 7, "epochs": 3, "batch_size": 32, "lr": 0.125, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5,
-    "schedule": "cosine", "lr_drops": [1, 2], "lr_drop_factor": 0.5, "warmup_epochs": 0.5, "label_smoothing": 0.1,
+    "method": "weight_mirror",
+    "options": {"noise": "uniform", "noise_size": None, "bias_blocking": True},
+    "variant": "v2", "network": "resnet50", "network_options": {}, "norm_order": "bn_relu",
+    "stem": "small", "backprop": ["fc", "layer1.*"], "data": "cifar10",
+    "data_root": "some where", "classes": 5, "image_size": 40, "augment": "crop",
+    "evaluate_on": "validation", "seed": 7, "epochs": 3, "batch_size": 32, "lr": 0.125,
+    "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5, "schedule": "cosine",
+    "lr_drops": [1, 2], "lr_drop_factor": 0.5, "warmup_epochs": 0.5, "label_smoothing": 0.1,
     "precision": "bf16", "angles_every": 2, "delta_examples": 16, "compile": True, "workers": 0,
 }  # fmt: skip
-OTHER = {"method": "backprop", "network": "mlp", "network_options": {"hidden": [30, 20], "unit": "tanh"}}
+OTHER = {
+    "method": "backprop",
+    "network": "mlp",
+    "network_options": {"hidden": [30, 20], "unit": "tanh"},
+}
 
 
-@pytest.mark.parametrize("settings", [{"method": "backprop"}, EVERYTHING, EVERYTHING | {"lr_drops": [5]}, OTHER])
+@pytest.mark.parametrize(
+    "settings", [{"method": "backprop"}, EVERYTHING, EVERYTHING | {"lr_drops": [5]}, OTHER]
+)
 def test_the_command_line_says_the_same(settings, monkeypatch, tmp_path):
-    from wtkit import __main__, training
+    from wtkit import __main__
 
     run, trained = run_config(settings), []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "train", lambda config, *_, **__: trained.append(config))
+    monkeypatch.setattr("wtkit.training.train", lambda config, *_, **__: trained.append(config))
     assert __main__.main(["train", *run.arguments()]) == 0
     assert trained == [run]
 
@@ -147,7 +198,7 @@ def test_everything_is_everything():
     assert set(EVERYTHING) == {field.name for field in dataclasses.fields(RunConfig)}
 
 
-# -------------------------------------------------------------------------------------------------- learning rate
+# ------------------------------------------------------------------------------------ learning rate
 
 
 def rates(moments, **settings):
@@ -162,13 +213,19 @@ def test_the_learning_rate_falls_by_90_percent_at_each_drop():
 
 
 def test_the_learning_rate_warms_up_linearly_from_0():
-    assert rates([0, 1, 2.5, 4.99, 5, 6], warmup_epochs=5) == pytest.approx([0, 0.2, 0.5, 0.998, 1, 1])
+    assert rates([0, 1, 2.5, 4.99, 5, 6], warmup_epochs=5) == pytest.approx(
+        [0, 0.2, 0.5, 0.998, 1, 1]
+    )
     assert rates([0, 0.25, 0.5], warmup_epochs=0.5) == [0, 0.5, 1]
 
 
 def test_a_cosine_ends_at_0_after_the_last_epoch():
-    assert rates([0, 22.5, 45, 90], schedule="cosine") == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, 0])
-    assert rates([5, 10, 50, 90], schedule="cosine", warmup_epochs=10) == pytest.approx([0.5, 1, 0.5, 0])
+    assert rates([0, 22.5, 45, 90], schedule="cosine") == pytest.approx(
+        [1, (1 + math.sqrt(0.5)) / 2, 0.5, 0]
+    )
+    assert rates([5, 10, 50, 90], schedule="cosine", warmup_epochs=10) == pytest.approx(
+        [0.5, 1, 0.5, 0]
+    )
     assert rates([0, 1], epochs=1, schedule="cosine", warmup_epochs=1) == pytest.approx([0, 1])
 
 
@@ -178,7 +235,7 @@ def test_decay_exponent_is_what_kolen_pollack_forgets_by():
     assert decay_exponent(run, 50) == pytest.approx((100 * 0.1 + 100 * 0.01) * 0.02 / 0.1)
 
 
-# ---------------------------------------------------------------------------------------------------- experiments
+# -------------------------------------------------------------------------------------- experiments
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -188,7 +245,9 @@ def test_every_experiment_expands(path):
 
 
 def test_the_experiments_that_are_shipped_say_what_to_expect():
-    git = subprocess.run(["git", "ls-files", "-z", "config"], capture_output=True, text=True, check=True, cwd=ROOT)
+    git = subprocess.run(
+        ["git", "ls-files", "-z", "config"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     shipped = [ROOT / name for name in git.stdout.split("\0") if name.endswith(".yaml")]
     assert {"digits", "cifar10", "tiny_imagenet", "imagenet"} <= {path.stem for path in shipped}
     for path in shipped:
@@ -236,7 +295,9 @@ def test_overrides_apply_in_order_to_the_runs_that_match(experiment):
         ("resnet50", "weight_mirror", ""): 0.3,
         ("resnet50", "weight_mirror", "plain"): 0.3,
     }
-    options = {(run.network, run.variant): run.options for run in runs if run.method == "weight_mirror"}
+    options = {
+        (run.network, run.variant): run.options for run in runs if run.method == "weight_mirror"
+    }
     assert options == {
         ("resnet18", ""): {},
         ("resnet18", "plain"): {"noise": "gaussian"},
@@ -252,7 +313,10 @@ def test_overrides_may_set_norm_orders_and_seeds(experiment):
             "networks": ["resnet18"],
             "seeds": [0, 1],
             "overrides": [
-                {"match": {"method": "sign_symmetry"}, "set": {"norm_orders": ["relu_bn", "bn_relu"]}},
+                {
+                    "match": {"method": "sign_symmetry"},
+                    "set": {"norm_orders": ["relu_bn", "bn_relu"]},
+                },
                 {"match": {"norm_order": "bn_relu"}, "set": {"seeds": [5]}},
             ],
         }
@@ -278,7 +342,8 @@ def test_networks_may_have_options_and_are_then_known_by_them(experiment):
     assert [(run.name, run.lr, run.network, run.network_options) for run in runs] == [
         ("mlp-own-weight_mirror-seed0", 0.1, "mlp", {}),
         (
-            "mlp-hidden=300+100,unit=tanh-own-weight_mirror-seed0", 0.2, "mlp", {"unit": "tanh", "hidden": [300, 100]},
+            "mlp-hidden=300+100,unit=tanh-own-weight_mirror-seed0", 0.2, "mlp",
+            {"unit": "tanh", "hidden": [300, 100]},
         ),
         ("mypackage.nets.Mine-own-weight_mirror-seed0", 0.3, "mypackage.nets:Mine", {}),
     ]  # fmt: skip
@@ -290,7 +355,12 @@ def test_norm_orders_are_those_of_resnets(experiment):
             "methods": ["backprop", "sign_symmetry"],
             "networks": ["resnet18", "vgg11"],
             "norm_orders": ["bn_relu"],
-            "overrides": [{"match": {"method": "sign_symmetry"}, "set": {"norm_orders": ["relu_bn", "bn_relu"]}}],
+            "overrides": [
+                {
+                    "match": {"method": "sign_symmetry"},
+                    "set": {"norm_orders": ["relu_bn", "bn_relu"]},
+                }
+            ],
         }
     )
     assert [(run.method, run.network, run.norm_order) for run in runs] == [
@@ -302,7 +372,11 @@ def test_norm_orders_are_those_of_resnets(experiment):
 
 def test_options_for_all_runs_stand_in_the_settings(experiment):
     (run,) = experiment(
-        {"methods": ["weight_mirror"], "networks": ["resnet18"], "settings": {"options": {"noise_std": 2}}}
+        {
+            "methods": ["weight_mirror"],
+            "networks": ["resnet18"],
+            "settings": {"options": {"noise_std": 2}},
+        }
     )
     assert run.options == {"noise_std": 2}
 
@@ -314,11 +388,20 @@ def override(match, change):
 BROKEN = [
     ("a: [", "not valid YAML"),
     ("just text", "expected a mapping with the keys methods, networks, "),
-    (SMALL | {"method": ["backprop"]}, "unknown key 'method' (did you mean 'methods'?); accepted: methods, "),
+    (
+        SMALL | {"method": ["backprop"]},
+        "unknown key 'method' (did you mean 'methods'?); accepted: methods, ",
+    ),
     ({"networks": ["resnet18"]}, "'methods': expected a list of names that is not empty, got None"),
     ("seeds: [0]\nseeds: [1]", "two keys are called 'seeds'"),
-    (SMALL | {"methods": "backprop"}, "'methods': expected a list of names that is not empty, got 'backprop'"),
-    (SMALL | {"methods": [{"backprop": 1}]}, "'methods': expected a list of names, got {'backprop': 1} in it"),
+    (
+        SMALL | {"methods": "backprop"},
+        "'methods': expected a list of names that is not empty, got 'backprop'",
+    ),
+    (
+        SMALL | {"methods": [{"backprop": 1}]},
+        "'methods': expected a list of names, got {'backprop': 1} in it",
+    ),
     (SMALL | {"seeds": []}, "'seeds': expected a list of whole numbers that is not empty, got []"),
     (SMALL | {"seeds": 3}, "'seeds': expected a list of whole numbers that is not empty, got 3"),
     (SMALL | {"seeds": [True]}, "'seeds': expected a list of whole numbers, got True in it"),
@@ -328,40 +411,80 @@ BROKEN = [
         SMALL | {"networks": [{"mlp": None}]},
         "'networks': expected a name, or one name with a mapping of options, got {",
     ),
-    (SMALL | {"networks": [{"mlp": {}, "vgg11": {}}]}, "expected a name, or one name with a mapping of options"),
-    (SMALL | {"networks": [{"mlp": {1: 2}}]}, "expected a name, or one name with a mapping of options"),
+    (
+        SMALL | {"networks": [{"mlp": {}, "vgg11": {}}]},
+        "expected a name, or one name with a mapping of options",
+    ),
+    (
+        SMALL | {"networks": [{"mlp": {1: 2}}]},
+        "expected a name, or one name with a mapping of options",
+    ),
     (
         SMALL | {"networks": ["mlp"], "norm_orders": ["bn_rely"]},
         "unknown norm order 'bn_rely' (did you mean 'bn_relu'?)",
     ),
-    (SMALL | {"networks": [{"mlp": {"units": "tanh"}}]}, "unknown option of mlp 'units' (did you mean 'unit'?)"),
+    (
+        SMALL | {"networks": [{"mlp": {"units": "tanh"}}]},
+        "unknown option of mlp 'units' (did you mean 'unit'?)",
+    ),
     (SMALL | {"settings": {"network_options": {}}}, "unknown setting 'network_options'"),
     (
-        SMALL | {"networks": ["mlp", {"mlp": {"unit": "tanh"}}]} | {"exclude": [{"network": "mlp-unit=tan"}]},
+        SMALL
+        | {"networks": ["mlp", {"mlp": {"unit": "tanh"}}]}
+        | {"exclude": [{"network": "mlp-unit=tan"}]},
         "exclude 1 matches no run: {'network': 'mlp-unit=tan'} (did you mean 'mlp-unit=tanh'?)",
     ),
-    (SMALL | {"methods": [True]}, "got True in it; YAML reads yes, no, on and off so: put names in quotes"),
+    (
+        SMALL | {"methods": [True]},
+        "got True in it; YAML reads yes, no, on and off so: put names in quotes",
+    ),
     (SMALL | {"settings": ["lr"]}, "'settings': expected a mapping, got ['lr']"),
-    (SMALL | {"settings": {"epoch": 3}}, "unknown setting 'epoch' (did you mean 'epochs'?); accepted: options, "),
+    (
+        SMALL | {"settings": {"epoch": 3}},
+        "unknown setting 'epoch' (did you mean 'epochs'?); accepted: options, ",
+    ),
     (SMALL | {"settings": {"seed": 3}}, "unknown setting 'seed'"),
     (
         SMALL | {"settings": {"mirror_lr": 1}},
-        "'mirror_lr' is an option of weight_mirror; write it in overrides: match: {method: …}, set: {options: ",
+        "'mirror_lr' is an option of weight_mirror; write it in overrides: match: {method: …}, "
+        "set: {options: ",
     ),
-    (override({}, {"mirror_lr": 1}), "'mirror_lr' is an option of weight_mirror; write it as options: {mirror_lr: "),
-    (SMALL | {"sweep": {"lr": [1]}}, "'sweep' is a key of ablations, which name the experiment that they start from"),
+    (
+        override({}, {"mirror_lr": 1}),
+        "'mirror_lr' is an option of weight_mirror; write it as options: {mirror_lr: ",
+    ),
+    (
+        SMALL | {"sweep": {"lr": [1]}},
+        "'sweep' is a key of ablations, which name the experiment that they start from",
+    ),
     (SMALL | {"overrides": [3]}, "'overrides[0]': expected a mapping, got 3"),
     (
         SMALL | {"settings": {"options": {"mirror_lr": 1}}},
-        "'mirror_lr' is an option of weight_mirror, not of backprop; say whose it is, in overrides: match: {method: …}",
+        "'mirror_lr' is an option of weight_mirror, not of backprop; say whose it is, in "
+        "overrides: match: {method: …}",
     ),
-    (SMALL | {"settings": {"options": {"nothing": 1}}}, "unknown option of backprop 'nothing'; accepted: none"),
+    (
+        SMALL | {"settings": {"options": {"nothing": 1}}},
+        "unknown option of backprop 'nothing'; accepted: none",
+    ),
     (SMALL | {"overrides": {"match": {}}}, "'overrides': expected a list, got "),
-    (SMALL | {"overrides": [{"macth": {}, "set": {}}]}, "unknown key of an override 'macth' (did you mean 'match'?)"),
+    (
+        SMALL | {"overrides": [{"macth": {}, "set": {}}]},
+        "unknown key of an override 'macth' (did you mean 'match'?)",
+    ),
     (SMALL | {"overrides": [{"set": {"lr": 1}}]}, "'match': expected a mapping, got None"),
-    (override({"methods": "backprop"}, {}), "unknown key of 'match' 'methods' (did you mean 'method'?)"),
-    (override({"method": "backprop"}, {"lrr": 1}), "unknown key of 'set' 'lrr' (did you mean 'lr'?); accepted: "),
-    (override({"method": "backprop"}, {"seed": 1}), "unknown key of 'set' 'seed' (did you mean 'seeds'?)"),
+    (
+        override({"methods": "backprop"}, {}),
+        "unknown key of 'match' 'methods' (did you mean 'method'?)",
+    ),
+    (
+        override({"method": "backprop"}, {"lrr": 1}),
+        "unknown key of 'set' 'lrr' (did you mean 'lr'?); accepted: ",
+    ),
+    (
+        override({"method": "backprop"}, {"seed": 1}),
+        "unknown key of 'set' 'seed' (did you mean 'seeds'?)",
+    ),
     (
         override({"method": "backprop"}, {"seeds": 1}),
         "'seeds': expected a list of whole numbers that is not empty, got 1",
@@ -371,12 +494,18 @@ BROKEN = [
         override({"method": "bakprop"}, {"lr": 1}),
         "override 1 matches no run: {'method': 'bakprop'} (did you mean 'backprop'?)",
     ),
-    (override({"method": ["backprop"]}, {"lr": 1}), "override 1 matches no run: {'method': ['backprop']}"),
+    (
+        override({"method": ["backprop"]}, {"lr": 1}),
+        "override 1 matches no run: {'method': ['backprop']}",
+    ),
     (
         override({"norm_order": "bn_relu"}, {"lr": 1}),
         "override 1 matches no run: {'norm_order': 'bn_relu'}; norm_orders: relu_bn",
     ),
-    (override({"norm_order": "relu_bn"}, {"norm_orders": ["bn_relu"]}), "by 'norm_order' cannot set 'norm_orders'"),
+    (
+        override({"norm_order": "relu_bn"}, {"norm_orders": ["bn_relu"]}),
+        "by 'norm_order' cannot set 'norm_orders'",
+    ),
     (
         SMALL | {"methods": ["backprop", "backprop"]},
         "two runs are called resnet18-relu_bn-backprop-seed0; leave one out",
@@ -393,13 +522,17 @@ def test_what_is_not_so_in_an_experiment_is_named_with_its_file(content, message
 
 def test_a_missing_experiment_is_named_with_those_that_there_are(tmp_path):
     (tmp_path / "digits.yaml").touch()
-    with pytest.raises(WtkitError, match=r"no experiment file .*digts\.yaml \(did you mean 'digits'\?\)"):
+    with pytest.raises(
+        WtkitError, match=r"no experiment file .*digts\.yaml \(did you mean 'digits'\?\)"
+    ):
         expand(tmp_path / "digts.yaml")
 
 
 def test_yamls_merge_keys_are_read(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("methods: [backprop]\nnetworks: [resnet18]\nsettings: {<<: {epochs: 3, lr: 1}, lr: 2}\n")
+    path.write_text(
+        "methods: [backprop]\nnetworks: [resnet18]\nsettings: {<<: {epochs: 3, lr: 1}, lr: 2}\n"
+    )
     (run,) = expand(path)
     assert (run.epochs, run.lr) == (3, 2)
 
@@ -407,14 +540,17 @@ def test_yamls_merge_keys_are_read(tmp_path):
 def test_settings_that_came_later_leave_the_revisions_of_before():
     """Or every finished run would be trained anew."""
     assert run_config({"method": "backprop"}).revision == (
-        '{"angles_every": 1, "augment": null, "batch_size": 64, "classes": null, "compile": false, "data": "digits", '
-        '"data_root": "data", "delta_examples": 64, "epochs": 10, "evaluate_on": "test", "image_size": null, '
-        '"label_smoothing": 0.0, "lr": 0.05, "lr_drop_factor": 0.1, "lr_drops": [], "method": "backprop", '
-        '"momentum": 0.9, "nesterov": false, "network": "resnet18", "norm_order": "relu_bn", "numerics": 1, '
-        '"options": {}, "precision": "float32", "schedule": "step", "seed": 0, "stem": "imagenet", "variant": "", '
+        '{"angles_every": 1, "augment": null, "batch_size": 64, "classes": null, "compile": false, '
+        '"data": "digits", "data_root": "data", "delta_examples": 64, "epochs": 10, "evaluate_on": '
+        '"test", "image_size": null, "label_smoothing": 0.0, "lr": 0.05, "lr_drop_factor": 0.1, '
+        '"lr_drops": [], "method": "backprop", "momentum": 0.9, "nesterov": false, "network": '
+        '"resnet18", "norm_order": "relu_bn", "numerics": 1, "options": {}, "precision": '
+        '"float32", "schedule": "step", "seed": 0, "stem": "imagenet", "variant": "", '
         '"warmup_epochs": 0.0, "weight_decay": 0.0001, "workers": 4}'
     )
-    assert json.loads(run_config({"method": "backprop", "backprop": ["fc"]}).revision)["backprop"] == ["fc"]
+    assert json.loads(run_config({"method": "backprop", "backprop": ["fc"]}).revision)[
+        "backprop"
+    ] == ["fc"]
 
 
 def test_a_revision_has_an_mlps_options_left_at_their_defaults():
@@ -447,11 +583,14 @@ def test_a_later_option_is_in_the_revision_unless_it_changes_nothing(monkeypatch
     from wtkit.methods.feedback_alignment import FeedbackAlignment
 
     def options(**chosen):
-        return json.loads(run_config({"method": "feedback_alignment", "options": chosen}).revision)["options"]
+        return json.loads(run_config({"method": "feedback_alignment", "options": chosen}).revision)[
+            "options"
+        ]
 
     assert options() == options(scale=1) == {}
     assert options(scale=2) == {"scale": 2}
-    monkeypatch.setattr(FeedbackAlignment, "BEFORE", {"scale": 3.0})  # as if the default had changed since
+    # as if the default had changed since
+    monkeypatch.setattr(FeedbackAlignment, "BEFORE", {"scale": 3.0})
     assert options() == {"scale": 1}
     assert options(scale=3) == {}
 
@@ -460,8 +599,14 @@ def test_a_later_option_is_in_the_revision_unless_it_changes_nothing(monkeypatch
     ("settings", "message"),
     [
         ({"method": "bp"}, "unknown method 'bp'"),
-        ({"method": "backprop", "epoch": 3}, r"unknown setting 'epoch' \(did you mean 'epochs'\?\)"),
-        ({"method": "backprop", "epochs": -3}, "setting 'epochs': input should be greater than 0, got -3"),
+        (
+            {"method": "backprop", "epoch": 3},
+            r"unknown setting 'epoch' \(did you mean 'epochs'\?\)",
+        ),
+        (
+            {"method": "backprop", "epochs": -3},
+            "setting 'epochs': input should be greater than 0, got -3",
+        ),
     ],
 )
 def test_a_run_by_hand_names_what_is_wrong_in_a_line(settings, message):
@@ -472,18 +617,23 @@ def test_a_run_by_hand_names_what_is_wrong_in_a_line(settings, message):
 
 @pytest.mark.slow
 def test_an_experiment_expands_without_torch():
-    code = f"import sys, wtkit.config; wtkit.config.expand({str(EXPERIMENTS[0])!r}); sys.exit('torch' in sys.modules)"
+    code = (
+        f"import sys, wtkit.experiments; wtkit.experiments.expand({str(EXPERIMENTS[0])!r}); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# ------------------------------------------------------------------------------------------------------- ablations
+# ---------------------------------------------------------------------------------------- ablations
 
 BASE = {
-    "methods": ["weight_mirror", "weight_mirror:gaussian", "kolen_pollack"], "networks": ["resnet18", "resnet50"],
+    "methods": ["weight_mirror", "weight_mirror:gaussian", "kolen_pollack"],
+    "networks": ["resnet18", "resnet50"],
     "seeds": [0, 1, 2], "settings": {"epochs": 8, "lr": 0.1},
     "overrides": [
         {"match": {"network": "resnet50"}, "set": {"epochs": 4, "seeds": [0]}},
-        {"match": {"method": "weight_mirror"}, "set": {"options": {"mirror_lr": 0.1, "mirror_every": 2}}},
+        {"match": {"method": "weight_mirror"},
+            "set": {"options": {"mirror_lr": 0.1, "mirror_every": 2}}},
         {"match": {"variant": "gaussian"}, "set": {"options": {"noise": "gaussian"}}},
     ],
     "exclude": [{"variant": "gaussian", "network": "resnet50"}],
@@ -515,9 +665,19 @@ def test_an_ablation_may_be_named_from_within_its_folder(ablation, tmp_path, mon
 
 
 def test_a_sweep_is_a_grid_over_the_bases_runs(ablation):
-    runs = ablation({"sweep": {"mirror_lr": [0.01, 0.5], "lr": [0.1, 0.2]}, "methods": ["weight_mirror"]})
+    runs = ablation(
+        {"sweep": {"mirror_lr": [0.01, 0.5], "lr": [0.1, 0.2]}, "methods": ["weight_mirror"]}
+    )
     points = {
-        (run.network, run.seed, run.variant, run.lr, run.options["mirror_lr"], run.options["mirror_every"], run.epochs)
+        (
+            run.network,
+            run.seed,
+            run.variant,
+            run.lr,
+            run.options["mirror_lr"],
+            run.options["mirror_every"],
+            run.epochs,
+        )
         for run in runs
     }
     assert points == {
@@ -534,11 +694,15 @@ def test_an_ablation_outdoes_its_base(ablation):
     runs = ablation(
         {
             "methods": ["kolen_pollack", "backprop"], "networks": ["resnet50"], "seeds": [5, 6],
-            "settings": {"epochs": 2}, "overrides": [{"match": {"method": "backprop"}, "set": {"momentum": 0.5}}],
+            "settings": {"epochs": 2},
+            "overrides": [{"match": {"method": "backprop"}, "set": {"momentum": 0.5}}],
             "sweep": {"lr_drops": [[], [1, 2]]},
         }
     )  # fmt: skip
-    assert [(run.method, run.seed, run.variant, run.epochs, run.lr, run.momentum, run.lr_drops) for run in runs] == [
+    assert [
+        (run.method, run.seed, run.variant, run.epochs, run.lr, run.momentum, run.lr_drops)
+        for run in runs
+    ] == [
         (method, seed, f"lr_drops={word}", 2, 0.1, momentum, drops)
         for method, momentum in (("kolen_pollack", 0.9), ("backprop", 0.5))
         for seed in (5, 6)
@@ -547,7 +711,13 @@ def test_an_ablation_outdoes_its_base(ablation):
 
 
 def test_variants_have_names(ablation):
-    runs = ablation({"networks": ["resnet18"], "seeds": [0], "variants": {"short": {"epochs": 1}, "as_it_is": {}}})
+    runs = ablation(
+        {
+            "networks": ["resnet18"],
+            "seeds": [0],
+            "variants": {"short": {"epochs": 1}, "as_it_is": {}},
+        }
+    )
     assert [(run.method, run.variant, run.epochs) for run in runs] == [
         ("weight_mirror", "short", 1), ("weight_mirror", "as_it_is", 8),
         ("kolen_pollack", "short", 1), ("kolen_pollack", "as_it_is", 8),
@@ -560,20 +730,38 @@ def names_of(runs):
 
 def test_a_sweep_over_networks_takes_the_place_of_the_bases(ablation):
     """And the base's overrides are those of the network, as if it stood there."""
-    runs = ablation({"methods": ["backprop"], "settings": {"lr": 0.2}, "sweep": {"network": ["resnet50", "vgg11"]}})
-    assert [(run.network, run.norm_order, run.variant, run.seed, run.epochs, run.lr) for run in runs] == [
+    runs = ablation(
+        {
+            "methods": ["backprop"],
+            "settings": {"lr": 0.2},
+            "sweep": {"network": ["resnet50", "vgg11"]},
+        }
+    )
+    assert [
+        (run.network, run.norm_order, run.variant, run.seed, run.epochs, run.lr) for run in runs
+    ] == [
         ("resnet50", "relu_bn", "network=resnet50", 0, 4, 0.2),
         *(("vgg11", "own", "network=vgg11", seed, 8, 0.2) for seed in (0, 1, 2)),
     ]
     override = {"match": {"network": "vgg11"}, "set": {"epochs": 1}}
-    runs = ablation({"methods": ["backprop"], "overrides": [override], "sweep": {"network": ["resnet50", "vgg11"]}})
+    runs = ablation(
+        {
+            "methods": ["backprop"],
+            "overrides": [override],
+            "sweep": {"network": ["resnet50", "vgg11"]},
+        }
+    )
     assert {(run.network, run.epochs) for run in runs} == {("resnet50", 4), ("vgg11", 1)}
 
 
 def test_a_sweep_over_norm_orders_takes_the_place_of_the_bases(ablation):
     sweep = {"norm_order": ["bn_relu", "relu_bn"]}
-    runs = ablation({"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "sweep": sweep})
-    assert names_of(runs) == [f"resnet18-{order}-backprop-norm_order={order}-seed0" for order in ("bn_relu", "relu_bn")]
+    runs = ablation(
+        {"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "sweep": sweep}
+    )
+    assert names_of(runs) == [
+        f"resnet18-{order}-backprop-norm_order={order}-seed0" for order in ("bn_relu", "relu_bn")
+    ]
 
 
 def test_variants_may_be_networks_with_options_and_norm_orders(ablation):
@@ -583,7 +771,9 @@ def test_variants_may_be_networks_with_options_and_norm_orders(ablation):
         "tanh": {"network": "mlp", "network_options": {"unit": "tanh"}},
         "sigmoid": {"network": "mlp", "unit": "sigmoid", "lr": 0.5},
     }
-    runs = ablation({"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "variants": variants})
+    runs = ablation(
+        {"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "variants": variants}
+    )
     assert sorted(names_of(runs)) == [
         "mlp-unit=sigmoid-own-backprop-sigmoid-seed0",
         "mlp-unit=tanh-own-backprop-tanh-seed0",
@@ -600,22 +790,34 @@ def test_an_option_of_a_network_may_be_swept_beside_one_of_the_method(ablation):
             "sweep": {"bias_blocking": [False, True], "unit": ["sigmoid", "tanh"]},
         }
     )  # fmt: skip
-    assert [(run.network_options, run.options["bias_blocking"], run.loaded_method().phi) for run in runs] == [
-        ({"hidden": [30], "unit": unit}, blocked, unit) for blocked in (False, True) for unit in ("sigmoid", "tanh")
+    assert [
+        (run.network_options, run.options["bias_blocking"], run.loaded_method().phi) for run in runs
+    ] == [
+        ({"hidden": [30], "unit": unit}, blocked, unit)
+        for blocked in (False, True)
+        for unit in ("sigmoid", "tanh")
     ]
     assert runs[0].variant == "bias_blocking=False,unit=sigmoid"
 
 
 def test_other_data_may_be_swept(ablation):
-    variants = {"digits": {"data": "digits"}, "few": {"data": "image_folder", "data_root": "x", "classes": 5}}
-    runs = ablation({"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "variants": variants})
+    variants = {
+        "digits": {"data": "digits"},
+        "few": {"data": "image_folder", "data_root": "x", "classes": 5},
+    }
+    runs = ablation(
+        {"methods": ["backprop"], "networks": ["resnet18"], "seeds": [0], "variants": variants}
+    )
     assert [(run.variant, run.data, run.classes) for run in runs] == [
         ("digits", "digits", None), ("few", "image_folder", 5),
     ]  # fmt: skip
 
 
 BROKEN_ABLATIONS = [
-    ({"sweep": {"network": ["resnet81"]}}, "setting 'network': unknown network 'resnet81' (did you mean 'resnet18'?)"),
+    (
+        {"sweep": {"network": ["resnet81"]}},
+        "setting 'network': unknown network 'resnet81' (did you mean 'resnet18'?)",
+    ),
     ({"sweep": {"network": [{"mlp": {}}]}}, "'network': expected a name, got {'mlp': {}}"),
     (
         {"sweep": {"norm_order": ["bn"]}},
@@ -623,33 +825,69 @@ BROKEN_ABLATIONS = [
     ),
     (
         {"variants": {"a": {"network": "vgg11", "norm_order": "bn_relu"}}, "methods": ["backprop"]},
-        "setting 'norm_order': only resnet18, resnet34, resnet50, resnet101, resnet152 have a choice, not vgg11",
+        "setting 'norm_order': only resnet18, resnet34, resnet50, resnet101, resnet152 have a "
+        "choice, not vgg11",
     ),
     ({"sweep": {"unit": ["tanh"]}}, "unknown setting or option of weight_mirror 'unit'"),
-    ({"variants": {"a": {"network": "mlp", "unit": "gelu"}}}, "option of mlp 'unit': input should be"),
-    ({"variants": {"a": {"network_options": {"unit": "tanh"}}}}, "setting 'network_options': resnet18 has none"),
+    (
+        {"variants": {"a": {"network": "mlp", "unit": "gelu"}}},
+        "option of mlp 'unit': input should be",
+    ),
+    (
+        {"variants": {"a": {"network_options": {"unit": "tanh"}}}},
+        "setting 'network_options': resnet18 has none",
+    ),
     ({"variants": {"a": {"network_options": 3}}}, "'network_options': expected a mapping, got 3"),
     ({"sweep": {"lr": [0.1, 0.1]}}, "'sweep': two points are called lr=0.1; leave one out"),
     ({"sweep": {"lr": [1, 2, 1.0]}}, "'sweep': lr=1.0 is a point twice; leave one out"),
-    ({"sweep": {"seed": [1]}}, "'seed' cannot differ by point: each is made with all of 'seeds', a key of its own"),
+    (
+        {"sweep": {"seed": [1]}},
+        "'seed' cannot differ by point: each is made with all of 'seeds', a key of its own",
+    ),
     (
         {"variants": {"a": {"method": "backprop"}}},
         "'method' cannot differ by point: each is made with all of 'methods'",
     ),
-    ({"variants": {1: {"lr": 1}, "1": {"lr": 2}}}, "'variants': two are called 1; give one of them another name"),
     (
-        {"methods": ["weight_mirror"], "variants": {"a": {"mirror_lr": 0.1, "options": {"mirror_lr": 0.2}}}},
+        {"variants": {1: {"lr": 1}, "1": {"lr": 2}}},
+        "'variants': two are called 1; give one of them another name",
+    ),
+    (
+        {
+            "methods": ["weight_mirror"],
+            "variants": {"a": {"mirror_lr": 0.1, "options": {"mirror_lr": 0.2}}},
+        },
         "'mirror_lr' is given twice, by itself and in 'options'; leave one out",
     ),
-    ({"variants": {True: {"lr": 1}}}, "'variants': a name was read as True, which YAML means by it; put it in quotes"),
-    ({"base": "config/base.yaml", "sweep": {"lr": [1]}}, "'base': expected an experiment's name, not its file; write"),
     (
-        {"methods": ["weight_mirror", "weight_mirror:gaussian"], "variants": {"a": {}, "gaussian_a": {}}, "seeds": [0]},
-        "two runs are called resnet18-relu_bn-weight_mirror-gaussian_a-seed0; give one of the points another name",
+        {"variants": {True: {"lr": 1}}},
+        "'variants': a name was read as True, which YAML means by it; put it in quotes",
     ),
-    ({"sweep": {"lrr": [1]}}, "unknown setting or option of weight_mirror 'lrr' (did you mean 'lr'?)"),
-    ({"sweep": {"mirror_lr": [1]}}, "'mirror_lr' is an option of weight_mirror, not of kolen_pollack; leave "),
-    ({"sweep": {"lr": []}}, "'sweep': expected a list of values for 'lr' that is not empty, got []"),
+    (
+        {"base": "config/base.yaml", "sweep": {"lr": [1]}},
+        "'base': expected an experiment's name, not its file; write",
+    ),
+    (
+        {
+            "methods": ["weight_mirror", "weight_mirror:gaussian"],
+            "variants": {"a": {}, "gaussian_a": {}},
+            "seeds": [0],
+        },
+        "two runs are called resnet18-relu_bn-weight_mirror-gaussian_a-seed0; give one of the "
+        "points another name",
+    ),
+    (
+        {"sweep": {"lrr": [1]}},
+        "unknown setting or option of weight_mirror 'lrr' (did you mean 'lr'?)",
+    ),
+    (
+        {"sweep": {"mirror_lr": [1]}},
+        "'mirror_lr' is an option of weight_mirror, not of kolen_pollack; leave ",
+    ),
+    (
+        {"sweep": {"lr": []}},
+        "'sweep': expected a list of values for 'lr' that is not empty, got []",
+    ),
     ({"sweep": {"lr": 1}}, "'sweep': expected a list of values for 'lr' that is not empty, got 1"),
     ({"sweep": {}}, "'sweep': expected at least one setting or option"),
     ({"sweep": {"lr": [-1]}}, "setting 'lr': input should be greater than 0, got -1"),
@@ -664,17 +902,31 @@ BROKEN_ABLATIONS = [
     ({"sweep": {"lr": [1]}, "overrides": [3]}, "'overrides[0]': expected a mapping, got 3"),
     ({"variants": {"a" * 121: {}}}, "setting 'variant': string should have at most 120 characters"),
     ({}, "an ablation needs either a 'sweep' or 'variants'"),
-    ({"sweep": {"lr": [1]}, "variants": {"a": {}}}, "an ablation needs either a 'sweep' or 'variants'"),
+    (
+        {"sweep": {"lr": [1]}, "variants": {"a": {}}},
+        "an ablation needs either a 'sweep' or 'variants'",
+    ),
     ({"variants": {}}, "'variants': expected at least one"),
-    ({"variants": {"a b": {}}}, "setting 'variant': may have the characters A-Za-z0-9_.,=+- only, got 'a b'"),
+    (
+        {"variants": {"a b": {}}},
+        "setting 'variant': may have the characters A-Za-z0-9_.,=+- only, got 'a b'",
+    ),
     ({"sweeps": {"lr": [1]}}, "unknown key of an ablation 'sweeps' (did you mean 'sweep'?)"),
     ({"base": "mine", "sweep": {"lr": [1]}}, "unknown base 'mine'; accepted: base, other"),
-    ({"base": ["base"], "sweep": {"lr": [1]}}, "unknown base ['base'] (did you mean 'base'?); accepted: base, other"),
-    ({"base": "bass", "sweep": {"lr": [1]}}, "unknown base 'bass' (did you mean 'base'?); accepted: base, other"),
+    (
+        {"base": ["base"], "sweep": {"lr": [1]}},
+        "unknown base ['base'] (did you mean 'base'?); accepted: base, other",
+    ),
+    (
+        {"base": "bass", "sweep": {"lr": [1]}},
+        "unknown base 'bass' (did you mean 'base'?); accepted: base, other",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), BROKEN_ABLATIONS, ids=[message for _, message in BROKEN_ABLATIONS])
+@pytest.mark.parametrize(
+    ("content", "message"), BROKEN_ABLATIONS, ids=[message for _, message in BROKEN_ABLATIONS]
+)
 def test_what_is_not_so_in_an_ablation_is_named_with_its_file(content, message, ablation):
     with pytest.raises(WtkitError, match=r"mine\.yaml: .*" + re.escape(message)):
         ablation(content)

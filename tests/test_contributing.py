@@ -1,4 +1,5 @@
-"""CONTRIBUTING.md is short, and what it names exists. The examples are in docs/howto/: test_howto.py."""
+"""CONTRIBUTING.md is short, and what it names exists. The examples are in docs/howto/:
+test_howto.py."""
 
 import re
 from pathlib import Path
@@ -25,3 +26,14 @@ def test_files_that_it_links_to_exist():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_the_chain_of_imports_is_the_contract():
+    """Of import-linter, in pyproject.toml, which `make lint` holds the code to."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    (chain,) = re.findall(r"^Imports point one way: (.*?)\.\s", TEXT, re.MULTILINE | re.DOTALL)
+    said = [set(re.findall(r"`(.*?)`", link)) for link in chain.split("←")]
+    assert said == [set(layer.split(" | ")) for layer in reversed(layers)]

@@ -1,4 +1,5 @@
-"""A plain ``pip install wtkit`` converts, trains and opens results; what else needs an extra says so."""
+"""A plain ``pip install wtkit`` converts, trains and opens results; what else needs an extra says
+so."""
 
 import subprocess
 import sys
@@ -12,7 +13,7 @@ WORK = """
 import torch
 import wtkit
 from wtkit.__main__ import main
-from wtkit.trajectory import select
+from wtkit.results import select
 
 model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
 wtkit.convert(model, "weight_mirror")
@@ -32,14 +33,22 @@ assert main(["plan", "plan.yaml"]) == 0
 
 def run(code, folder):
     command = [sys.executable, "-W", "error", ROOT / "tests/core_only.py", code]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, command)), cwd=folder, env=env, capture_output=True, text=True, check=False)
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        list(map(str, command)), cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.slow
 def test_it_converts_trains_plans_and_opens_results(tmp_path):
     (tmp_path / "plan.yaml").write_text(
-        "methods: [weight_mirror]\nnetworks: [mlp]\nsettings: {data: digits, image_size: 8, epochs: 1}\n"
+        "methods: [weight_mirror]\nnetworks: [mlp]\nsettings: {data: digits, image_size: 8, "
+        "epochs: 1}\n"
     )
     done = run(WORK, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -50,7 +59,9 @@ def test_figures_name_their_extra_in_one_line(module, tmp_path):
     done = run(f"import wtkit.{module}", tmp_path)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == "wtkit.errors.MissingExtra: matplotlib is not installed; pip install 'wtkit[figures]'"
+    assert last == (
+        "wtkit.errors.MissingExtra: matplotlib is not installed; pip install 'wtkit[figures]'"
+    )
 
 
 def test_a_notebook_names_its_extra_in_one_line(tmp_path):

@@ -8,10 +8,11 @@ from images import image_folder, tiny_imagenet
 from PIL import Image
 from torchvision.transforms import v2
 
-from wtkit import data, images
-from wtkit.config import CLASSES, DATA_SETS, RunConfig
+from wtkit import data
+from wtkit.data import InMemory, Streamed, sets
 from wtkit.errors import WtkitError
-from wtkit.layers import stream_seed
+from wtkit.experiments import CLASSES, DATA_SETS, RunConfig
+from wtkit.seeds import stream_seed
 
 
 def load(**settings):
@@ -24,7 +25,7 @@ def all_held_out(loaded):
 
 
 def test_every_data_set_has_a_loader():
-    assert data._LOADERS.keys() == set(DATA_SETS)
+    assert sets._LOADERS.keys() == set(DATA_SETS)
 
 
 def test_digits_are_split_once_and_evenly():
@@ -66,7 +67,8 @@ def test_an_epoch_shows_each_image_once_in_an_order_of_its_own():
     assert not torch.equal(epochs[0], epochs[2])
     assert len(epochs[0]) == number
     images = torch.cat([x for x, _ in loaded.train_batches(4, 0)])
-    assert len(torch.unique(images.flatten(1), dim=0)) > 0.98 * number  # a few of the scans are alike
+    # a few of the scans are alike
+    assert len(torch.unique(images.flatten(1), dim=0)) > 0.98 * number
 
 
 def test_every_image_of_a_batch_is_cropped_and_flipped_in_its_own_way():
@@ -76,7 +78,7 @@ def test_every_image_of_a_batch_is_cropped_and_flipped_in_its_own_way():
     picture = torch.stack([rows, columns, torch.full_like(rows, 200)]).to(torch.uint8)
     pictures = picture.expand(number, -1, -1, -1).clone()
     labels = torch.arange(number)
-    loaded = data.InMemory(pictures, labels, pictures, labels, number, shift=2, flip=True, seed=0)
+    loaded = InMemory(pictures, labels, pictures, labels, number, shift=2, flip=True, seed=0)
     ((x, y),) = loaded.train_batches(number, 0)
     pixels = (x * loaded.std + loaded.mean).round()
     assert sorted(y.tolist()) == list(range(number))
@@ -96,25 +98,39 @@ def test_every_image_of_a_batch_is_cropped_and_flipped_in_its_own_way():
 def test_the_batches_of_a_seed_and_epoch_stay_what_they_are(flip):
     """Recorded results rest on these draws and on this arithmetic, written here image by image."""
     pixels = torch.randint(256, (20, 3, 16, 16), dtype=torch.uint8)
-    loaded = data.InMemory(pixels, torch.arange(20), pixels, torch.arange(20), 20, shift=2, flip=flip, seed=7)
+    loaded = InMemory(
+        pixels, torch.arange(20), pixels, torch.arange(20), 20, shift=2, flip=flip, seed=7
+    )
     generator = torch.Generator().manual_seed(stream_seed(7, "data", 3))
     order = torch.randperm(20, generator=generator)
     mean, std = pixels.float().mean((0, 2, 3)), pixels.float().std((0, 2, 3))
     for step, (x, labels) in enumerate(loaded.train_batches(8, 3)):
         shifts = torch.randint(5, (2, 8), generator=generator).T.tolist()
-        mirrored = (torch.rand(8, 1, 1, 1, generator=generator) < 0.5).flatten().tolist() if flip else [False] * 8
+        mirrored = (
+            (torch.rand(8, 1, 1, 1, generator=generator) < 0.5).flatten().tolist()
+            if flip
+            else [False] * 8
+        )
         assert torch.equal(labels, order[8 * step : 8 * step + 8])
-        for shown, label, (down, right), turned in zip(x, labels.tolist(), shifts, mirrored, strict=True):
+        for shown, label, (down, right), turned in zip(
+            x, labels.tolist(), shifts, mirrored, strict=True
+        ):
             padded = torch.zeros(3, 20, 20)
             padded[:, 2:18, 2:18] = pixels[label].float()
             expected = padded[:, down : down + 16, right : right + 16]
-            expected = (expected.flip(2) if turned else expected).sub(mean[:, None, None]).div(std[:, None, None])
+            expected = (
+                (expected.flip(2) if turned else expected)
+                .sub(mean[:, None, None])
+                .div(std[:, None, None])
+            )
             assert torch.equal(shown, expected)
 
 
 def memory(tmp_path):
     pixels = torch.randint(256, (23, 3, 16, 16), dtype=torch.uint8)
-    return data.InMemory(pixels, torch.arange(23), pixels[:7], torch.arange(7), 23, shift=2, flip=True, seed=0)
+    return InMemory(
+        pixels, torch.arange(23), pixels[:7], torch.arange(7), 23, shift=2, flip=True, seed=0
+    )
 
 
 def streamed(tmp_path):
@@ -148,8 +164,8 @@ def test_an_epoch_that_starts_later_goes_on_as_the_whole_one(tmp_path, made):
 
 
 def test_batches_that_are_passed_over_are_not_decoded(tmp_path, monkeypatch):
-    loaded, decode, read = streamed(tmp_path), images._decode, []
-    monkeypatch.setattr(images, "_decode", lambda data: read.append(1) or decode(data))
+    loaded, decode, read = streamed(tmp_path), data.decode, []
+    monkeypatch.setattr("wtkit.data.images.decode", lambda data: read.append(1) or decode(data))
     next(loaded.train_batches(6, 0, start=2, rank=1, world=2))
     assert len(read) == 3
 
@@ -163,7 +179,9 @@ def test_ranks_share_the_held_out_images(tmp_path, made, world):
     assert all(1 <= len(x) <= 2 for share in shares for x, _ in share)
     sizes = [sum(len(x) for x, _ in share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
-    for found, wanted in zip(zip(*(batch for share in shares for batch in share), strict=True), expected, strict=True):
+    for found, wanted in zip(
+        zip(*(batch for share in shares for batch in share), strict=True), expected, strict=True
+    ):
         assert torch.equal(torch.cat(found), wanted)
 
 
@@ -187,7 +205,7 @@ def test_held_out_examples_are_spread_and_always_the_same():
 def test_image_folder(tmp_path, image_size):
     image_folder(tmp_path)
     loaded = load(data="image_folder", data_root=str(tmp_path), image_size=image_size, workers=0)
-    assert isinstance(loaded, data.InMemory if image_size == 8 else data.Streamed)
+    assert isinstance(loaded, InMemory if image_size == 8 else Streamed)
     assert loaded.num_classes == 3
     x, y = all_held_out(loaded)
     assert x.shape == (18, 3, image_size, image_size)
@@ -217,7 +235,12 @@ def test_some_classes_are_spread_over_all(tmp_path):
     tiny_imagenet(tmp_path)
     for settings in (
         {"data": "image_folder", "data_root": str(tmp_path / "folder"), "image_size": 8},
-        {"data": "image_folder", "data_root": str(tmp_path / "folder"), "image_size": 80, "workers": 0},
+        {
+            "data": "image_folder",
+            "data_root": str(tmp_path / "folder"),
+            "image_size": 80,
+            "workers": 0,
+        },
         {"data": "tiny_imagenet", "data_root": str(tmp_path)},
     ):
         loaded = load(**settings, classes=2)
@@ -225,7 +248,9 @@ def test_some_classes_are_spread_over_all(tmp_path):
         x, y = all_held_out(loaded)
         assert torch.equal(x.mean((2, 3)).argmax(1), y)
         assert y.unique().tolist() == [0, 1]
-        with pytest.raises(WtkitError, match=r"setting 'classes': 4 is more than the 3 classes of "):
+        with pytest.raises(
+            WtkitError, match=r"setting 'classes': 4 is more than the 3 classes of "
+        ):
             load(**settings, classes=4)
 
 
@@ -243,8 +268,11 @@ def test_cifar_is_read_as_torchvision_stores_it(tmp_path, monkeypatch, name):
     """The files of the archive, with ten images in each."""
     import torchvision
 
-    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    monkeypatch.setattr(kind, "_check_integrity", lambda self: True)  # its checksums are those of the whole set
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[
+        name
+    ]
+    # its checksums are those of the whole set
+    monkeypatch.setattr(kind, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     folder = tmp_path / kind.base_folder
     folder.mkdir()
@@ -262,7 +290,9 @@ def test_cifar_is_read_as_torchvision_stores_it(tmp_path, monkeypatch, name):
     assert loaded.flip
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder"]
+)
 def test_missing_data_say_what_to_do(tmp_path, name):
     with pytest.raises(WtkitError, match=str(tmp_path)) as raised:
         load(data=name, data_root=str(tmp_path))
@@ -271,13 +301,17 @@ def test_missing_data_say_what_to_do(tmp_path, name):
     assert any(remedy in text for remedy in ("wtkit data", "curl", "image-net.org", "data_root"))
 
 
-@pytest.mark.parametrize(("image_size", "workers"), [(8, 0), (80, 0), (80, 1)], ids=["in memory", "streamed", "worker"])
+@pytest.mark.parametrize(
+    ("image_size", "workers"), [(8, 0), (80, 0), (80, 1)], ids=["in memory", "streamed", "worker"]
+)
 def test_a_corrupt_image_is_named(tmp_path, image_size, workers):
     image_folder(tmp_path, train=2, held_out=1)
     corrupt = tmp_path / "train" / "class1" / "0.png"
     corrupt.write_bytes(b"not an image")
     with pytest.raises(WtkitError, match="cannot read the image") as raised:
-        loaded = load(data="image_folder", data_root=str(tmp_path), image_size=image_size, workers=workers)
+        loaded = load(
+            data="image_folder", data_root=str(tmp_path), image_size=image_size, workers=workers
+        )
         list(loaded.train_batches(6, 0))
     assert str(corrupt) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -291,11 +325,24 @@ def test_a_batch_larger_than_the_data_is_refused():
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda root: (root / "val" / "class1").rename(root / "val" / "CLASS1"), ["val/CLASS1", "no counterpart"]),
+        (
+            lambda root: (root / "val" / "class1").rename(root / "val" / "CLASS1"),
+            ["val/CLASS1", "no counterpart"],
+        ),
         (lambda root: (root / "train" / "zebra").mkdir(), ["train/zebra", "no counterpart"]),
         (lambda root: shutil.rmtree(root / "val"), ["val/<class>/"]),
-        (lambda root: [path.unlink() for path in (root / "val" / "class1").iterdir()], ["val/class1", "no images"]),
-        (lambda root: [shutil.rmtree(root / part / f"class{c}") for part in ("train", "val") for c in (1, 2)], ["two"]),
+        (
+            lambda root: [path.unlink() for path in (root / "val" / "class1").iterdir()],
+            ["val/class1", "no images"],
+        ),
+        (
+            lambda root: [
+                shutil.rmtree(root / part / f"class{c}")
+                for part in ("train", "val")
+                for c in (1, 2)
+            ],
+            ["two"],
+        ),
     ],
 )
 @pytest.mark.parametrize("image_size", [8, 80], ids=["in memory", "streamed"])
@@ -321,7 +368,12 @@ def test_an_image_of_16_bits_is_refused(tmp_path):
 
 def test_too_few_images_are_said(tmp_path):
     image_folder(tmp_path, train=1, held_out=1)
-    settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 8, "batch_size": 2}
+    settings = {
+        "data": "image_folder",
+        "data_root": str(tmp_path),
+        "image_size": 8,
+        "batch_size": 2,
+    }
     with pytest.raises(WtkitError, match="setting 'evaluate_on': too few training images"):
         load(**settings, evaluate_on="validation")
 
@@ -329,13 +381,17 @@ def test_too_few_images_are_said(tmp_path):
 def test_workers_stay_from_pass_to_pass_and_a_pass_may_be_left(tmp_path):
     image_folder(tmp_path, train=8, held_out=2)
     settings = {"data": "image_folder", "data_root": str(tmp_path), "image_size": 80}
-    expected = [[x for x, _ in load(**settings, workers=0).train_batches(4, epoch)] for epoch in range(2)]
+    expected = [
+        [x for x, _ in load(**settings, workers=0).train_batches(4, epoch)] for epoch in range(2)
+    ]
     loaded = load(**settings, workers=2)
     left = loaded.train_batches(4, 0)
     assert torch.equal(next(left)[0], expected[0][0])
     workers = {worker.pid for worker in loaded.train.loader._iterator._workers}
     for epoch in range(2):
-        assert all(map(torch.equal, [x for x, _ in loaded.train_batches(4, epoch)], expected[epoch]))
+        assert all(
+            map(torch.equal, [x for x, _ in loaded.train_batches(4, epoch)], expected[epoch])
+        )
     assert {worker.pid for worker in loaded.train.loader._iterator._workers} == workers
     with pytest.raises(RuntimeError, match="another pass"):
         list(left)
@@ -351,10 +407,14 @@ def test_an_image_in_four_inks_has_the_colours_that_pillow_gives_it(tmp_path):
     assert np.array_equal(shown, np.array(Image.open(path).convert("RGB")))
 
 
-def test_streamed_images_are_decoded_by_pillow_and_cropped_by_torchvision_as_far_as_pixels_go(tmp_path):
+def test_streamed_images_are_decoded_by_pillow_and_cropped_by_torchvision_as_far_as_pixels_go(
+    tmp_path,
+):
     """The draws and the arithmetic of every release, with neither our decoder nor our crop."""
     root, size = image_folder(tmp_path, train=2, held_out=1, size=50), 72
-    Image.radial_gradient("L").convert("RGB").resize((90, 130)).save(root / "train" / "class0" / "0.jpg")
+    Image.radial_gradient("L").convert("RGB").resize((90, 130)).save(
+        root / "train" / "class0" / "0.jpg"
+    )
     loaded = load(data="image_folder", data_root=str(root), image_size=size, workers=0, seed=5)
     paths = sorted((root / "train").rglob("*.*"))
     generator = torch.Generator().manual_seed(stream_seed(5, "data", 2))
@@ -365,6 +425,10 @@ def test_streamed_images_are_decoded_by_pillow_and_cropped_by_torchvision_as_far
     shown = torch.cat([x for x, _ in loaded.train_batches(3, 2)])
     assert len(shown) == 6
     for i, x in enumerate(shown):
-        pixels = torch.from_numpy(np.array(Image.open(paths[order[i]]).convert("RGB"))).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(Image.open(paths[order[i]]).convert("RGB"))).permute(
+            2, 0, 1
+        )
         torch.manual_seed(stream_seed(seed, i))
-        assert torch.equal(x, (crop(pixels) - 255 * mean[:, None, None]) / (255 * std[:, None, None]))
+        assert torch.equal(
+            x, (crop(pixels) - 255 * mean[:, None, None]) / (255 * std[:, None, None])
+        )

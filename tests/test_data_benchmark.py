@@ -11,9 +11,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_it_measures_and_says_all_that_the_document_has(tmp_path):
-    command = [sys.executable, "benchmarks/data.py", "--number", "12", "--rounds", "1", "--output", tmp_path / "x.json"]
+    command = [
+        sys.executable,
+        "benchmarks/data.py",
+        "--number",
+        "12",
+        "--rounds",
+        "1",
+        "--output",
+        tmp_path / "x.json",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "x.json").read_text())
     for part in ("in_memory", "reading", "packing"):

@@ -1,4 +1,5 @@
-"""Direct feedback alignment beyond the contract: what reaches a layer, in networks where that is not plain."""
+"""Direct feedback alignment beyond the contract: what reaches a layer, in networks where that is
+not plain."""
 
 import copy
 import threading
@@ -12,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit import layers, resnet
-from wtkit.layers import feedback_layers
+from wtkit.feedback import engaged, feedback_layers
+from wtkit.networks import build_resnet
 
 NAME = "direct_feedback_alignment"
 
@@ -25,8 +26,11 @@ def products(model, loss):
 
 
 def test_hidden_layers_learn_by_the_outputs_error_whatever_the_layers_between():
-    """Nøkland's equation, written out for a perceptron in numpy; the weights in between are changed to show it."""
-    model = wtkit.convert(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3)), NAME)
+    """Nøkland's equation, written out for a perceptron in numpy; the weights in between are changed
+    to show it."""
+    model = wtkit.convert(
+        nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3)), NAME
+    )
     model.double()
     x, t = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     for _ in range(2):
@@ -36,7 +40,9 @@ def test_hidden_layers_learn_by_the_outputs_error_whatever_the_layers_between():
         delta1 = (e @ array(model[2].B)) * (1 - y1**2)
         np.testing.assert_allclose(array(found["0.weight"]), delta1.T @ array(x), atol=1e-12)
         y2 = np.tanh(array(model[2](torch.tensor(y1))))
-        np.testing.assert_allclose(array(found["2.weight"]), ((e @ array(model[4].B)) * (1 - y2**2)).T @ y1, atol=1e-12)
+        np.testing.assert_allclose(
+            array(found["2.weight"]), ((e @ array(model[4].B)) * (1 - y2**2)).T @ y1, atol=1e-12
+        )
         with torch.no_grad():
             model[2].weight.mul_(-3)
 
@@ -46,7 +52,11 @@ def test_a_convolutions_input_is_sent_one_number_a_channel_and_example():
         nn.Conv2d(2, 4, 3), nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.Flatten(), nn.Linear(24, 3)
     ).double()
     model = wtkit.convert(plain, NAME)
-    assert [tuple(layer.B.shape) for layer in feedback_layers(model).values()] == [(3, 2), (3, 4), (3, 24)]
+    assert [tuple(layer.B.shape) for layer in feedback_layers(model).values()] == [
+        (3, 2),
+        (3, 4),
+        (3, 24),
+    ]
     hidden = model[0](torch.randn(5, 2, 6, 6, dtype=torch.float64)).detach().requires_grad_()
     out = model[1:](hidden)
     e = torch.randn_like(out)
@@ -59,7 +69,7 @@ def test_a_convolutions_input_is_sent_one_number_a_channel_and_example():
 
 def test_a_resnet_trains_and_its_shortcuts_have_weights_of_their_own():
     torch.manual_seed(0)
-    model = wtkit.convert(resnet.build("resnet18", num_classes=4, stem="small"), NAME)
+    model = wtkit.convert(build_resnet("resnet18", num_classes=4, stem="small"), NAME)
     assert tuple(model.layer2[0].downsample[0].B.shape) == (4, 64)
     inputs, targets = torch.randn(4, 3, 8, 8), torch.arange(4)
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), []
@@ -123,7 +133,9 @@ def test_one_error_for_several_positions_is_shared_by_them(positions):
     out = model.head(model.second(seen).tanh().mean(tuple(range(1, y.dim() - 1))))
     e = torch.randn_like(out)
     out.backward(e)
-    expected = (array(e) @ array(model.second.B)).reshape(2, *[1] * len(positions), 5) / np.prod(positions)
+    expected = (array(e) @ array(model.second.B)).reshape(2, *[1] * len(positions), 5) / np.prod(
+        positions
+    )
     np.testing.assert_allclose(array(seen.grad), np.broadcast_to(expected, seen.shape), atol=1e-12)
 
 
@@ -133,7 +145,9 @@ def test_errors_of_other_examples_are_refused():
             hidden = self.second(self.first(y.reshape(-1, 3, 4)).tanh()).tanh()
             return self.head(hidden.reshape(len(y), 6, 5).mean(1))
 
-    with pytest.raises(wtkit.WtkitError, match=r"the output layer's δ, \(2, 3\), does not fit .*input.*\(4, 3, 5\)"):
+    with pytest.raises(
+        wtkit.WtkitError, match=r"the output layer's δ, \(2, 3\), does not fit .*input.*\(4, 3, 5\)"
+    ):
         wtkit.convert(Windows(), NAME)(torch.randn(2, 6, 4)).sum().backward()
 
 
@@ -153,7 +167,9 @@ def test_threads_do_not_hear_each_other():
     def work(twin):
         for _ in range(20):
             found = products(twin, F.cross_entropy(twin(inputs), targets))
-            failed.extend(name for name, value in expected.items() if not torch.equal(found[name], value))
+            failed.extend(
+                name for name, value in expected.items() if not torch.equal(found[name], value)
+            )
 
     threads = [threading.Thread(target=work, args=(twin,)) for twin in twins]
     for thread in threads:
@@ -210,21 +226,21 @@ def test_the_last_layer_cannot_stay_on_backprop():
 
 
 def test_nothing_is_kept_after_a_pass(monkeypatch):
-    monkeypatch.setattr(layers, "_errors", {})
+    monkeypatch.setattr("wtkit.feedback.engaged.output_deltas", {})
     model, (inputs, targets) = contract.converted(NAME), contract.batch()
     products(model, F.cross_entropy(model(inputs), targets))
     wtkit.delta_angles(model, inputs, targets)
-    assert not layers._errors
+    assert not engaged.output_deltas
 
 
 def test_passes_that_fail_leave_no_more_than_a_few_errors_behind(monkeypatch):
-    monkeypatch.setattr(layers, "_errors", {})
+    monkeypatch.setattr("wtkit.feedback.engaged.output_deltas", {})
     model, (inputs, _) = contract.converted(NAME), contract.batch()
     model[0].weight.register_hook(lambda grad: 1 / 0)
     for _ in range(100):
         with pytest.raises(ZeroDivisionError):
             model(inputs).sum().backward()
-    assert len(layers._errors) == 64
+    assert len(engaged.output_deltas) == 64
 
 
 @pytest.mark.slow
@@ -242,6 +258,8 @@ def test_compiled_with_autocast_in_one_graph():
 
 
 def test_a_layer_of_as_many_units_as_there_are_outputs_has_no_matrix_angle_either():
-    model = torch.nn.Sequential(torch.nn.Linear(7, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(7, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    )
     angles = wtkit.matrix_angles(wtkit.convert(model, "direct_feedback_alignment"))
     assert angles.isnull().values.tolist() == [True, True, False]

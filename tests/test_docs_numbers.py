@@ -1,4 +1,5 @@
-"""The numbers that the documents quote are those of the reference results, to the last digit that is printed."""
+"""The numbers that the documents quote are those of the reference results, to the last digit that
+is printed."""
 
 import csv
 import functools
@@ -8,16 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wtkit import planning, trajectory
-from wtkit.trajectory import select
+from wtkit.plan import expected_angles, mismatch, time_constant
+from wtkit.results import config_of, open_results, select
 
 ROOT = Path(__file__).resolve().parent.parent
 REPRODUCTION, ABLATIONS, README = "docs/reproduction.md", "docs/ablations.md", "README.md"
-BP, FA, SS, WM, KP = FIVE = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
+BP, FA, SS, WM, KP = FIVE = [
+    "backprop",
+    "feedback_alignment",
+    "sign_symmetry",
+    "weight_mirror",
+    "kolen_pollack",
+]
 SIX = [*((method, "relu_bn") for method in FIVE), (SS, "bn_relu")]
 
 
-# ------------------------------------------------------------------------------------------------------- the documents
+# ------------------------------------------------------------------------------------ the documents
 
 
 @functools.cache
@@ -27,10 +34,15 @@ def text(file):
 
 def tables(file, heading):
     """The tables of a section, each a list of rows, each a list of cells."""
-    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text(file), re.MULTILINE | re.DOTALL)
+    (section,) = re.findall(
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text(file), re.MULTILINE | re.DOTALL
+    )
     found = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
     assert found, heading
-    return [[[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()] for table in found]
+    return [
+        [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+        for table in found
+    ]
 
 
 def rows(file, heading, number=0):
@@ -39,7 +51,10 @@ def rows(file, heading, number=0):
 
 
 def numbers(written):
-    return [(float(n.replace("−", "-")), len(n.partition(".")[2])) for n in re.findall(r"−?\d+(?:\.\d+)?", written)]
+    return [
+        (float(n.replace("−", "-")), len(n.partition(".")[2]))
+        for n in re.findall(r"−?\d+(?:\.\d+)?", written)
+    ]
 
 
 def agree(written, *values):
@@ -47,7 +62,9 @@ def agree(written, *values):
     found = numbers(written)
     assert len(found) == len(values), (written, values)
     for (number, digits), value in zip(found, values, strict=True):
-        assert abs(number - value) <= 0.5 * 10**-digits + 1e-6, f"{written}: {number}, but the data have {value}"
+        assert abs(number - value) <= 0.5 * 10**-digits + 1e-6, (
+            f"{written}: {number}, but the data have {value}"
+        )
 
 
 def says(file, sentence, *values):
@@ -56,13 +73,16 @@ def says(file, sentence, *values):
     agree(sentence, *values)
 
 
-# ---------------------------------------------------------------------------------------------------------- the results
+# -------------------------------------------------------------------------------------- the results
 
 
 @functools.cache
 def results(experiment):
     path = ROOT / "results" / "reference" / experiment / "results.nc"
-    return {network: node.to_dataset() for network, node in trajectory.open_results(path, quiet=True).children.items()}
+    return {
+        network: node.to_dataset()
+        for network, node in open_results(path, quiet=True).children.items()
+    }
 
 
 def of(experiment, method=None, variant=None, *, network="resnet18", norm_order=None):
@@ -93,19 +113,29 @@ def errors(written, runs):
 
 def test_numbers_that_are_off_are_noticed():
     agree("1.67 ± 0.32 and −0.1°", 1.674, 0.315, -0.06)
-    for written, values in (("1.67", [1.68]), ("26.8°", [27]), ("83 s", [88.02]), ("2 and 3", [2]), ("−1", [1])):
+    for written, values in (
+        ("1.67", [1.68]),
+        ("26.8°", [27]),
+        ("83 s", [88.02]),
+        ("2 and 3", [2]),
+        ("−1", [1]),
+    ):
         with pytest.raises(AssertionError):
             agree(written, *values)
     with pytest.raises(AssertionError):
         says(README, "no such sentence")
 
 
-# ------------------------------------------------------------------------------------- README and docs/reproduction.md
+# ------------------------------------------------------------------ README and docs/reproduction.md
 
 
 def test_errors_of_the_readme():
     ((*_,), *table) = [row for row in tables(README, "What comes out")[0][1:]]
-    experiments = {"digits": "digits", "Tiny ImageNet": "tiny_imagenet_32", "CIFAR-10": "cifar10_short"}
+    experiments = {
+        "digits": "digits",
+        "Tiny ImageNet": "tiny_imagenet_32",
+        "CIFAR-10": "cifar10_short",
+    }
     network, checked = "", 0
     for name, data, *cells in table:
         network = (name or network).lower().replace("-", "")
@@ -118,9 +148,14 @@ def test_errors_of_the_readme():
 
 @pytest.mark.parametrize("network", ["ResNet-18", "ResNet-50"])
 def test_errors_on_digits(network):
-    (cells,) = [c for name, c in rows(REPRODUCTION, "What was run").items() if name.startswith(network)]
+    (cells,) = [
+        c for name, c in rows(REPRODUCTION, "What was run").items() if name.startswith(network)
+    ]
     for cell, (method, order) in zip(cells, SIX, strict=True):
-        errors(cell, of("digits", method, "", network=network.lower().replace("-", ""), norm_order=order))
+        errors(
+            cell,
+            of("digits", method, "", network=network.lower().replace("-", ""), norm_order=order),
+        )
 
 
 def test_equal_counts_are_said_where_an_error_bar_is_zero():
@@ -129,7 +164,10 @@ def test_equal_counts_are_said_where_an_error_bar_is_zero():
         ("no_batchnorm", FA, "unit=relu", None, "17 of 360 images in each seed"),
     ):
         network = "resnet18" if name == "digits" else "mlp-hidden=300+300,unit=relu"
-        wrong = final(of(name, method, variant, network=network, norm_order=order), "test_error").values * 3.6
+        wrong = (
+            final(of(name, method, variant, network=network, norm_order=order), "test_error").values
+            * 3.6
+        )
         assert np.ptp(wrong) < 1e-9
         says(REPRODUCTION if name == "digits" else ABLATIONS, sentence, wrong[0], 360)
 
@@ -145,9 +183,20 @@ def test_feedback_alignments_angles():
     sentence = "above 80° throughout, in every run, in 20 of 21 layers (all but the output layer)"
     says(REPRODUCTION, sentence, 80, above_80(digits, "matrix_angle", None), 21)
     assert above_80(digits, "matrix_angle", -1) == 20
-    says(REPRODUCTION, "its δ angles in 16 of the 20 below the output layer", above_80(digits, "delta_angle", -1), 20)
+    says(
+        REPRODUCTION,
+        "its δ angles in 16 of the 20 below the output layer",
+        above_80(digits, "delta_angle", -1),
+        20,
+    )
     assert above_80(cifar, "matrix_angle", None) == 21
-    says(REPRODUCTION, "in all layers, its δ angles in 18 of 20 (A8)", above_80(cifar, "delta_angle", -1), 20, 8)
+    says(
+        REPRODUCTION,
+        "in all layers, its δ angles in 18 of 20 (A8)",
+        above_80(cifar, "delta_angle", -1),
+        20,
+        8,
+    )
 
 
 def spans(cells, experiment, columns):
@@ -160,16 +209,24 @@ def test_tiny_imagenet():
     table = rows(REPRODUCTION, "Natural images: 100 classes of Tiny ImageNet at 32×32")
     columns = [(method, "", order) for method, order in SIX]
     for top1, top5, (method, variant, order) in zip(
-        table["top-1 test error %"], table["top-5 test error %, the two seeds"], columns, strict=True
+        table["top-1 test error %"],
+        table["top-5 test error %, the two seeds"],
+        columns,
+        strict=True,
     ):
         runs = of("tiny_imagenet_32", method, variant, norm_order=order)
         errors(top1, runs)
         agree(top5, *final(runs, "test_error_top5").values)
     spans(table["matrix angles at the end"], "tiny_imagenet_32", columns)
     angles = of("tiny_imagenet_32", WM).matrix_angle
-    between = [float(((angles >= 10) & (angles <= 16)).isel(epoch=epoch).mean()) * 100 for epoch in (2, 3)]
+    between = [
+        float(((angles >= 10) & (angles <= 16)).isel(epoch=epoch).mean()) * 100 for epoch in (2, 3)
+    ]
     says(REPRODUCTION, "76 and 93 % of WM's stand between 10 and 16°", *between, 10, 16)
-    deltas = [mean(of("tiny_imagenet_32", SS, norm_order=order), "delta_angle") for order in ("relu_bn", "bn_relu")]
+    deltas = [
+        mean(of("tiny_imagenet_32", SS, norm_order=order), "delta_angle")
+        for order in ("relu_bn", "bn_relu")
+    ]
     says(REPRODUCTION, "with δ angles of 37 and 39° in mean", *deltas)
 
 
@@ -177,7 +234,10 @@ def test_cifar10():
     table = rows(REPRODUCTION, "CIFAR-10")
     columns = [*((method, "", order) for method, order in SIX), (WM, "one_step", "relu_bn")]
     for cell, delta, (method, variant, order) in zip(
-        table["top-1 test error %"], table["largest mean δ angle, epochs 1 to 3"], columns, strict=True
+        table["top-1 test error %"],
+        table["largest mean δ angle, epochs 1 to 3"],
+        columns,
+        strict=True,
     ):
         runs = of("cifar10_short", method, variant, norm_order=order)
         errors(cell, runs)
@@ -195,16 +255,25 @@ def test_cifar10_with_one_mirror_step_and_with_four():
     says(REPRODUCTION, "from 2.5 to 3.1 in one seed and from 2.4 to 2.9 in the other", *rise)
     says(
         REPRODUCTION,
-        "at most 23.8° in one run and 26.8° in the other after epochs 1 to 3; single layers reach 37.6 and 38.4°",
+        "at most 23.8° in one run and 26.8° in the other after epochs 1 to 3; single layers reach "
+        "37.6 and 38.4°",
         *early[0].mean("layer").max("epoch").values, 1, 3, *early[0].max(["epoch", "layer"]).values,
     )  # fmt: skip
     says(
-        REPRODUCTION, "is 6.4° with four steps and 6.3° with one", *(mean(runs, "matrix_angle") for runs in (four, one))
+        REPRODUCTION,
+        "is 6.4° with four steps and 6.3° with one",
+        *(mean(runs, "matrix_angle") for runs in (four, one)),
     )
-    seconds = [runs.seconds.isel(epoch=slice(1, None)).median("epoch").values for runs in (four, one)]
-    says(REPRODUCTION, "took 88 and 83 s in the two runs, instead of 59 and 54.5 s (medians)", *np.concatenate(seconds))
+    seconds = [
+        runs.seconds.isel(epoch=slice(1, None)).median("epoch").values for runs in (four, one)
+    ]
+    says(
+        REPRODUCTION,
+        "took 88 and 83 s in the two runs, instead of 59 and 54.5 s (medians)",
+        *np.concatenate(seconds),
+    )
     says(REPRODUCTION, "down to 0.38 ‖W‖ in a layer", float(four.feedback_norm_ratio.min()))
-    forgotten = planning.time_constant(planning.config_of(one.isel(run=0)))
+    forgotten = time_constant(config_of(one.isel(run=0)))
     says(REPRODUCTION, "W forgets itself in about 160", round(forgotten, -1))
 
 
@@ -217,7 +286,12 @@ def test_difficulty():
 
 def test_plain_torchvision():
     with (ROOT / "docs/tuning/plain-torchvision.csv").open() as file:
-        table = np.array([[float(row[name]) for name in ("seed", "plain", "wtkit")] for row in csv.DictReader(file)])
+        table = np.array(
+            [
+                [float(row[name]) for name in ("seed", "plain", "wtkit")]
+                for row in csv.DictReader(file)
+            ]
+        )
     for (who, *cells), (first, last) in zip(
         tables(REPRODUCTION, "Backprop beside plain torchvision code")[0][2:],
         ((0, 11), (12, 21), (22, 45), (12, 45), (0, 45)),
@@ -230,15 +304,22 @@ def test_plain_torchvision():
         agree(" ".join(cells), plain, error[0], ours, error[1], ours - plain, np.hypot(*error))
 
 
-# ---------------------------------------------------------------------------------------------------- docs/ablations.md
+# -------------------------------------------------------------------------------- docs/ablations.md
 
 
 def test_kp_decay():
-    for decay, cells in rows(ABLATIONS, "How large may λ be before it hampers learning? (`kp_decay`)").items():
+    for decay, cells in rows(
+        ABLATIONS, "How large may λ be before it hampers learning? (`kp_decay`)"
+    ).items():
         bp, kp = (of("kp_decay", method, f"weight_decay={decay}") for method in (BP, KP))
         angles = final(kp, "matrix_angle")
-        left = planning.mismatch(planning.config_of(kp.isel(run=0)), 44)[-1]
-        values = [mean(bp, "test_error"), mean(kp, "test_error"), float(angles.mean()), float(angles.max())]
+        left = mismatch(config_of(kp.isel(run=0)), 44)[-1]
+        values = [
+            mean(bp, "test_error"),
+            mean(kp, "test_error"),
+            float(angles.mean()),
+            float(angles.max()),
+        ]
         agree(" ".join(cells), *values, mean(kp, "delta_angle"), -np.log(left))
 
 
@@ -250,8 +331,11 @@ def test_kp_mismatch():
         ("decay, q = 1.1, 1.5, 3", ["decay_1.1", "decay_1.5", "decay_3"]),
         ("noise, σ = 0.1, 0.5, 2", ["noise_0.1", "noise_0.5", "noise_2"]),
     ):
-        for cell, what in zip(table[name], ("test_error", "matrix_angle", "delta_angle", "feedback_norm_ratio"),
-                              strict=True):  # fmt: skip
+        for cell, what in zip(
+            table[name],
+            ("test_error", "matrix_angle", "delta_angle", "feedback_norm_ratio"),
+            strict=True,
+        ):
             agree(cell, *(mean(of("kp_mismatch", KP, variant), what) for variant in variants))
     scaled = [of("kp_mismatch", KP, f"scale_{scale}") for scale in ("1.1", "1.5", "3")]
     error, angle, *_ = table["scale 1.1, 1.5, 3"]
@@ -284,22 +368,33 @@ def test_mirror_before():
 
 
 def test_mirror_noise():
-    for noise, cells in rows(ABLATIONS, "Which noise, and how much of it? (`mirror_noise`)").items():
-        runs = [of("mirror_noise", WM, f"noise={noise.lower()},noise_fraction={share}") for share in (0.125, 0.25, 0.5)]
+    for noise, cells in rows(
+        ABLATIONS, "Which noise, and how much of it? (`mirror_noise`)"
+    ).items():
+        runs = [
+            of("mirror_noise", WM, f"noise={noise.lower()},noise_fraction={share}")
+            for share in (0.125, 0.25, 0.5)
+        ]
         _, error, median, predicted, delta = cells
         agree(error, *(mean(run, "test_error") for run in runs))
         agree(median, *(float(final(run, "matrix_angle").median()) for run in runs))
-        agree(predicted, *(float(planning.expected_angles(run.isel(run=0)).median()) for run in runs))
+        agree(predicted, *(float(expected_angles(run.isel(run=0)).median()) for run in runs))
         agree(delta, *(mean(run, "delta_angle") for run in runs))
 
 
 def test_mirror_lr():
     _, _, *table = tables(ABLATIONS, "How fast should B learn in mirror mode? (`mirror_lr`)")[0]
     for noise, (error, angles) in (("gaussian", table[:2]), ("orthogonal", table[2:])):
-        for cell, pair, rate in zip(error[1:], angles[1:], (0.02, 0.04, 0.075, 0.15, 0.3), strict=True):
+        for cell, pair, rate in zip(
+            error[1:], angles[1:], (0.02, 0.04, 0.075, 0.15, 0.3), strict=True
+        ):
             runs = of("mirror_lr", WM, f"noise={noise},mirror_lr={rate}")
             agree(cell, mean(runs, "test_error"))
-            agree(pair, float(mean_angles(runs).isel(epoch=slice(2, None)).max()), mean(runs, "matrix_angle"))
+            agree(
+                pair,
+                float(mean_angles(runs).isel(epoch=slice(2, None)).max()),
+                mean(runs, "matrix_angle"),
+            )
 
 
 def test_mirror_response():
@@ -327,7 +422,9 @@ def test_ss_scale():
 
 
 def test_norm_order():
-    after, before = rows(ABLATIONS, "Does the order of BatchNorm and ReLU matter? (`norm_order`)").values()
+    after, before = rows(
+        ABLATIONS, "Does the order of BatchNorm and ReLU matter? (`norm_order`)"
+    ).values()
     changes = {"test_error": [], "matrix_angle": [], "delta_angle": []}
     for pair in zip(after, before, FIVE, strict=True):
         runs = [of("norm_order", pair[-1], norm_order=order) for order in ("relu_bn", "bn_relu")]
@@ -344,10 +441,22 @@ def test_no_batchnorm():
     tanh, relu, angles = rows(ABLATIONS, "And without BatchNorm? (`no_batchnorm`)").values()
     for unit, cells in (("tanh", tanh), ("relu", relu)):
         for cell, method in zip(cells, FIVE, strict=True):
-            errors(cell, of("no_batchnorm", method, f"unit={unit}", network=f"mlp-hidden=300+300,unit={unit}"))
+            errors(
+                cell,
+                of(
+                    "no_batchnorm",
+                    method,
+                    f"unit={unit}",
+                    network=f"mlp-hidden=300+300,unit={unit}",
+                ),
+            )
     for cell, method in zip(angles, FIVE, strict=True):
         agree(
-            cell, mean(of("no_batchnorm", method, "unit=tanh", network="mlp-hidden=300+300,unit=tanh"), "matrix_angle")
+            cell,
+            mean(
+                of("no_batchnorm", method, "unit=tanh", network="mlp-hidden=300+300,unit=tanh"),
+                "matrix_angle",
+            ),
         )
 
 
@@ -359,13 +468,19 @@ def test_depth():
         network = name.lower().replace("-", "")
         for cell, method in zip(cells, FIVE, strict=True):
             runs = of("depth", method, network=network)
-            agree(cell, mean(runs, "test_error"), *([] if method == BP else [mean(runs, "delta_angle")]))
+            agree(
+                cell,
+                mean(runs, "test_error"),
+                *([] if method == BP else [mean(runs, "delta_angle")]),
+            )
         deltas = of("depth", WM, network=network).delta_angle.mean(["run", "layer"])
         agree(" ".join(epochs), *deltas.values[1:])
 
 
 def test_feedback():
-    heading = "What is each way of sending errors back worth, beside the output layer alone? (`feedback`)"
+    heading = (
+        "What is each way of sending errors back worth, beside the output layer alone? (`feedback`)"
+    )
     methods = [
         (BP, "relu_bn"), ("symmetric_alignment", "relu_bn"), (SS, "relu_bn"), (SS, "bn_relu"),
         ("sign_symmetry_fixed", "relu_bn"), ("sign_symmetry_batchwise", "relu_bn"),
@@ -382,7 +497,9 @@ def test_feedback():
 
 
 def test_feedback_scale():
-    found = rows(ABLATIONS, "How large should random feedback weights be? (`feedback_scale`)").values()
+    found = rows(
+        ABLATIONS, "How large should random feedback weights be? (`feedback_scale`)"
+    ).values()
     for cells, method in zip(found, (FA, "direct_feedback_alignment"), strict=True):
         for cell, scale in zip(cells, ("0.1", "0.3", "1", "3"), strict=True):
             agree(cell, mean(of("feedback_scale", method, f"scale={scale}"), "test_error"))

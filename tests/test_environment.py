@@ -26,10 +26,15 @@ def packages(lines: list[str]) -> dict[str, SpecifierSet]:
 
 
 def test_environment_has_the_packages_and_bounds_of_pyproject():
-    listed = packages([line for line in read("environment.yml")["dependencies"] if isinstance(line, str)])
+    listed = packages(
+        [line for line in read("environment.yml")["dependencies"] if isinstance(line, str)]
+    )
     listed.pop("pip")
     extras = PROJECT["project"]["optional-dependencies"]
-    lines = sum((extras[name] for name in ("figures", "pipeline", "notebooks")), PROJECT["project"]["dependencies"])
+    lines = sum(
+        (extras[name] for name in ("figures", "pipeline", "notebooks")),
+        PROJECT["project"]["dependencies"],
+    )
     wanted = {CONDA.get(name, name): spec for name, spec in packages(lines).items()}
     wanted.pop("wtkit")  # pipeline and notebooks include figures
     assert listed == wanted | {"python": SpecifierSet(PROJECT["project"]["requires-python"])}
@@ -53,10 +58,13 @@ def test_oldest_python_is_the_same_everywhere():
     (oldest,) = SpecifierSet(PROJECT["project"]["requires-python"])
     assert oldest.operator == ">="
     assert PROJECT["tool"]["ruff"]["target-version"] == "py" + oldest.version.replace(".", "")
-    assert re.search(r"version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text()).groups() == tuple(
-        oldest.version.split(".")
+    assert re.search(
+        r"version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text()
+    ).groups() == tuple(oldest.version.split("."))
+    assert (
+        read(".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"][0]
+        == oldest.version
     )
-    assert read(".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"][0] == oldest.version
 
 
 def test_version_and_licence_are_the_same_everywhere():

@@ -10,20 +10,22 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit import networks, training
-from wtkit.config import run_config
+from wtkit.experiments import run_config
+from wtkit.training import Run
 
 
 def network():
     return nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(6), nn.Flatten(), nn.PReLU(),
-        nn.Linear(216, 8), nn.LayerNorm(8), nn.Linear(8, 3),
+        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(6), nn.Flatten(),
+        nn.PReLU(), nn.Linear(216, 8), nn.LayerNorm(8), nn.Linear(8, 3),
     ).double()  # fmt: skip
 
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
-    "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True, foreach=True),
+    "nesterov": lambda p: torch.optim.SGD(
+        p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True, foreach=True
+    ),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
 }
 
@@ -82,11 +84,12 @@ def test_there_are_no_angles_and_a_run_says_none(monkeypatch):
     assert np.isnan(wtkit.matrix_angles(model)).all()
     assert np.isnan(wtkit.delta_angles(model, *batch)).values.tolist() == [True, True, False]
     monkeypatch.setattr(
-        networks, "build", lambda *_, num_classes, **__: nn.Sequential(
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, num_classes)
+        "wtkit.networks.build", lambda *_, num_classes, **__: nn.Sequential(
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), nn.ReLU(),
+            nn.Linear(4, num_classes)
         ),
     )  # fmt: skip
-    run = training._Run(run_config({"method": "frozen"}), torch.device("cpu"))
+    run = Run(run_config({"method": "frozen"}), torch.device("cpu"))
     run.record(0.0)
     assert "angles" not in run.report()
     assert run.trajectory().matrix_angle.isnull().all()

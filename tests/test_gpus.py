@@ -10,7 +10,7 @@ import time
 import pytest
 
 import wtkit
-from wtkit import gpus
+from wtkit.processes import __main__, gpus
 
 UUIDS = [f"GPU-{digit * 8}-aaaa-bbbb-cccc-{digit * 12}" for digit in "0123"]
 AMONG = dict(zip(("cuda:0", "cuda:1", "cuda:2", "cuda:3"), UUIDS, strict=True))
@@ -20,8 +20,8 @@ AMONG = dict(zip(("cuda:0", "cuda:1", "cuda:2", "cuda:3"), UUIDS, strict=True))
 def clean(monkeypatch, tmp_path):
     for name in ("SLURM_JOB_ID", "LOCAL_RANK", gpus.VISIBLE, gpus.RUNS_PER_GPU):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(gpus, "FOLDER", tmp_path / "locks")
-    monkeypatch.setattr(gpus, "POLL", 0.02)
+    monkeypatch.setattr("wtkit.processes.gpus.FOLDER", tmp_path / "locks")
+    monkeypatch.setattr("wtkit.processes.gpus.POLL", 0.02)
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def machine(monkeypatch, tmp_path):
 
     def machine(listed):
         if isinstance(listed, int):
-            listed = "\n".join(f"GPU {i}: NVIDIA H100 (UUID: {uuid})" for i, uuid in enumerate(UUIDS[:listed]))
+            listed = "\n".join(
+                f"GPU {i}: NVIDIA H100 (UUID: {uuid})" for i, uuid in enumerate(UUIDS[:listed])
+            )
         program = tmp_path / "bin" / "nvidia-smi"
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}\nEND\n")
@@ -80,14 +82,14 @@ def test_a_claim_goes_with_its_process_however_that_ends(tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from wtkit import gpus
+from wtkit.processes import gpus
 with gpus.claim({{"cuda:0": "x"}}, folder=Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
-        assert gpus._locks({"cuda:0": "x"}, 1, 1, tmp_path) == {}
+        assert gpus.take_locks({"cuda:0": "x"}, 1, 1, tmp_path) == {}
         process.send_signal(signal.SIGKILL)
     with gpus.claim({"cuda:0": "x"}, folder=tmp_path) as names:
         assert names == ["cuda:0"]
@@ -100,7 +102,10 @@ def test_too_few_devices_are_said_at_once(tmp_path):
 
 def test_locks_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(wtkit.WtkitError, match=r"cannot lock a GPU with .*file/x\.0: .*; name one with --device cuda"):
+    with pytest.raises(
+        wtkit.WtkitError,
+        match=r"cannot lock a GPU with .*file/x\.0: .*; name one with --device cuda",
+    ):
         gpus.claim({"cuda:0": "x"}, folder=tmp_path / "file").__enter__()
 
 
@@ -131,7 +136,10 @@ def test_a_parted_gpu_is_its_parts(machine):
         f"  MIG 1g.10gb Device 1: (UUID: MIG-b)\nGPU 1: NVIDIA H100 (UUID: {UUIDS[1]})"
     )
     assert list(gpus.devices()) == ["MIG-a", "MIG-b", UUIDS[1]]
-    with pytest.raises(wtkit.WtkitError, match=r"2 GPUs asked for, but there are parts of one here"), gpus.claimed(2):
+    with (
+        pytest.raises(wtkit.WtkitError, match=r"2 GPUs asked for, but there are parts of one here"),
+        gpus.claimed(2),
+    ):
         pass
 
 
@@ -143,7 +151,8 @@ def test_a_claim_is_all_that_cuda_is_shown(machine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("SLURM_JOB_ID", "7"), ("LOCAL_RANK", "1"), (gpus.VISIBLE, "1"), (gpus.VISIBLE, "")]
+    ("name", "value"),
+    [("SLURM_JOB_ID", "7"), ("LOCAL_RANK", "1"), (gpus.VISIBLE, "1"), (gpus.VISIBLE, "")],
 )
 def test_nothing_is_claimed_where_others_hand_out(machine, monkeypatch, name, value):
     machine(2)
@@ -165,7 +174,8 @@ def test_a_machine_without_a_gpu_claims_nothing(monkeypatch):
 def test_an_unusable_number_of_runs_is_named(monkeypatch, value):
     monkeypatch.setenv(gpus.RUNS_PER_GPU, value)
     with pytest.raises(
-        wtkit.WtkitError, match=rf"{gpus.RUNS_PER_GPU}: expected a whole number from 1 on, got '{value}'"
+        wtkit.WtkitError,
+        match=rf"{gpus.RUNS_PER_GPU}: expected a whole number from 1 on, got '{value}'",
     ):
         gpus.slots()
 
@@ -173,7 +183,7 @@ def test_an_unusable_number_of_runs_is_named(monkeypatch, value):
 SHOW = """
 import os, sys
 from pathlib import Path
-from wtkit import gpus
+from wtkit.processes import gpus
 words = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")]
 if words[1] != "1":  # one process only, for it takes what it counts
     words.append(len(gpus._locks(dict(zip(sys.argv[2:], sys.argv[2:])), 4, 1, Path(sys.argv[1]))))
@@ -186,11 +196,13 @@ def launched(count, folder):
     words = [str(count), "show.py", str(gpus.FOLDER), *UUIDS]
     code = f"""
 import pathlib, sys
-from wtkit import gpus
+from wtkit.processes import gpus
 gpus.FOLDER = pathlib.Path({str(gpus.FOLDER)!r})
 sys.exit(gpus.main({words}))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
     return sorted(done.stdout.splitlines())
 
 
@@ -214,7 +226,7 @@ def test_a_claim_outlives_a_launcher_that_is_killed_as_its_processes_do(machine,
     among = dict(zip(UUIDS[:2], UUIDS[:2], strict=True))
     code = f"""
 import pathlib
-from wtkit import gpus
+from wtkit.processes import gpus
 gpus.FOLDER = pathlib.Path({str(gpus.FOLDER)!r})
 gpus.main(["2", "-c", {STAY!r}])
 """
@@ -227,7 +239,7 @@ gpus.main(["2", "-c", {STAY!r}])
         wait_for("0", "1")
         process.kill()
     wait_for("told0", "told1")
-    assert gpus._locks(among, 2, 1, gpus.FOLDER) == {}
+    assert gpus.take_locks(among, 2, 1, gpus.FOLDER) == {}
     (tmp_path / "leave").touch()
     with gpus.claim(among, 2) as names:
         assert names == UUIDS[:2]
@@ -244,11 +256,15 @@ def test_several_processes_share_what_was_claimed_for_them(machine, monkeypatch,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("end", "status"), [("os.kill(os.getpid(), 9)", 137), ("os._exit(75)", 75)])
+@pytest.mark.parametrize(
+    ("end", "status"), [("os.kill(os.getpid(), 9)", 137), ("os._exit(75)", 75)]
+)
 def test_of_several_processes_the_first_to_fail_is_told(monkeypatch, tmp_path, end, status):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "fail.py").write_text(f"import os, time\nif os.environ['RANK'] == '1':\n    {end}\ntime.sleep(60)\n")
-    words = [sys.executable, "-m", "wtkit.gpus", "2", tmp_path / "fail.py"]
+    (tmp_path / "fail.py").write_text(
+        f"import os, time\nif os.environ['RANK'] == '1':\n    {end}\ntime.sleep(60)\n"
+    )
+    words = [sys.executable, "-m", "wtkit.processes", "2", tmp_path / "fail.py"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
@@ -257,4 +273,4 @@ def test_of_several_processes_the_first_to_fail_is_told(monkeypatch, tmp_path, e
 @pytest.mark.parametrize("arguments", [[], ["2"], ["x", "-m", "wtkit"], ["-1", "-m", "wtkit"]])
 def test_a_count_that_is_none_is_refused(arguments):
     with pytest.raises(wtkit.WtkitError, match="expected a number of GPUs, then what to run"):
-        gpus.main(arguments)
+        __main__.main(arguments)

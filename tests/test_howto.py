@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 import wtkit
-from wtkit import __main__, data, methods, networks
-from wtkit.config import expand, run_config
-from wtkit.layers import feedback_layers
+from wtkit import __main__, methods, networks
+from wtkit.data import sets
+from wtkit.experiments import expand, run_config
+from wtkit.feedback import feedback_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "docs/howto").glob("*.md"))
@@ -30,7 +31,7 @@ LONG = (
     "source ",
     "snakemake mirror_rate",
     "snakemake --",
-    "python -m wtkit.gpus ",
+    "python -m wtkit.processes ",
     "torchrun ",
     ".venv/bin/pip ",
 )
@@ -50,20 +51,27 @@ def example(name, language):
 
 
 COMMANDS = [
-    re.split(r"  +#", line)[0].strip() for name in PAGES for block in blocks(name, "sh") for line in block.splitlines()
+    re.split(r"  +#", line)[0].strip()
+    for name in PAGES
+    for block in blocks(name, "sh")
+    for line in block.splitlines()
 ]
 
 
 def run(*command, cwd=ROOT):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith(LONG)])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if not command.startswith(LONG)]
+)
 def test_commands_run(command):
     run(*shlex.split(command))
 
@@ -78,12 +86,14 @@ def test_make_targets_exist():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tutorial", "howto/model"])
 def test_the_blocks_of_a_page_run_in_order(name, tmp_path):
-    parts = re.findall(r"^```python\n(.*?)^```", (ROOT / f"docs/{name}.md").read_text(), re.M | re.S)
+    parts = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / f"docs/{name}.md").read_text(), re.M | re.S
+    )
     printed = run(sys.executable, "-W", "error", "-c", "\n".join(parts))
     assert "delta_angle" in printed or "δ angles" in printed
 
 
-# ------------------------------------------------------------------------------------------- methods, networks, data
+# -------------------------------------------------------------------------- methods, networks, data
 
 
 @pytest.fixture
@@ -123,7 +133,9 @@ def test_the_method_learns_through_signs_of_one_size(random_sign):
 
 
 def test_a_misspelt_option_of_the_method_is_named(random_sign):
-    with pytest.raises(wtkit.WtkitError, match=r"unknown option of random_sign 'gian' \(did you mean 'gain'\?\)"):
+    with pytest.raises(
+        wtkit.WtkitError, match=r"unknown option of random_sign 'gian' \(did you mean 'gain'\?\)"
+    ):
         run_config({"method": random_sign, "options": {"gian": 1}})
 
 
@@ -132,9 +144,14 @@ def test_the_ablation_expands(tmp_path):
     _, sweep, variants = blocks("ablation", "yaml")
     (tmp_path / "mine.yaml").write_text(sweep)
     runs = expand(tmp_path / "mine.yaml")
-    assert [(run.seed, run.options["mirror_steps"]) for run in runs] == [(s, m) for s in range(3) for m in (1, 2, 4)]
+    assert [(run.seed, run.options["mirror_steps"]) for run in runs] == [
+        (s, m) for s in range(3) for m in (1, 2, 4)
+    ]
     (tmp_path / "mine.yaml").write_text(sweep.split("sweep:")[0] + variants)
-    assert [run.options.get("bias_blocking", False) for run in expand(tmp_path / "mine.yaml")] == [False, True] * 3
+    assert [run.options.get("bias_blocking", False) for run in expand(tmp_path / "mine.yaml")] == [
+        False,
+        True,
+    ] * 3
 
 
 def test_the_network_trains_under_its_name(tmp_path, monkeypatch):
@@ -143,17 +160,27 @@ def test_the_network_trains_under_its_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     runs = expand(tmp_path / "mine.yaml")
     assert [run.network_name for run in runs] == ["resnet18", "nets.Mine", "nets.Mine-width=64"]
-    tiny = {"image_size": 8, "epochs": 1, "batch_size": 64, "options": {"noise": "orthogonal", "mirror_before": 4}}
+    tiny = {
+        "image_size": 8,
+        "epochs": 1,
+        "batch_size": 64,
+        "options": {"noise": "orthogonal", "mirror_before": 4},
+    }
     trained = wtkit.train(dataclasses.replace(runs[2], **tiny), quiet=True)
     assert trained.layer.values.tolist() == ["first", "second", "last"]
     assert trained.test_error[-1] < trained.test_error[0]
-    by_hand = ["train", "--method=weight_mirror", "--network=nets:Mine", "--network-option=width=64"]
-    assert __main__._parser().parse_args(by_hand).network_option == ["width=64"]
+    by_hand = [
+        "train",
+        "--method=weight_mirror",
+        "--network=nets:Mine",
+        "--network-option=width=64",
+    ]
+    assert __main__.make_parser().parse_args(by_hand).network_option == ["width=64"]
     assert f"`{by_hand[2].replace('=', ' ')} --network-option width=64`" in page("network")
 
 
 def test_the_data_set_loads_or_says_what_is_missing(tmp_path, monkeypatch):
-    namespace = dict(vars(data))
+    namespace = dict(vars(sets))
     exec(example("data_set", "python"), namespace)
     run = run_config({"method": "backprop", "data_root": str(tmp_path), "image_size": 32})
     with pytest.raises(wtkit.WtkitError, match="no fashion_mnist in "):

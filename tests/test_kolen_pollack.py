@@ -15,8 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit.config import RunConfig, decay_exponent, learning_rate
-from wtkit.layers import _learning, feedback_layers, stream_seed
+from wtkit.experiments import RunConfig, decay_exponent, learning_rate
+from wtkit.feedback import feedback_layers
+from wtkit.feedback.follow import learning_layers
+from wtkit.seeds import stream_seed
 
 
 def model_and_gaps():
@@ -37,22 +39,27 @@ def step(model, optimizer):
 
 def assert_gaps(model, expected, **tolerance):
     for key, gap in gaps(model).items():
-        torch.testing.assert_close(gap, expected[key], **({"rtol": 1e-10, "atol": 1e-13} | tolerance), msg=key)
+        torch.testing.assert_close(
+            gap, expected[key], **({"rtol": 1e-10, "atol": 1e-13} | tolerance), msg=key
+        )
 
 
 def recursion(gap, steps, *, lr, weight_decay=0.0, momentum=0.0, nesterov=False, dampening=0.0):
-    """W − B under SGD as PyTorch documents it, without any gradient: the products are equal and cancel."""
+    """W − B under SGD as PyTorch documents it, without any gradient: the products are equal and
+    cancel."""
     velocity = None
     for _ in range(steps):
         change = weight_decay * gap
         if momentum:
-            velocity = change if velocity is None else momentum * velocity + (1 - dampening) * change
+            velocity = (
+                change if velocity is None else momentum * velocity + (1 - dampening) * change
+            )
             change = change + momentum * velocity if nesterov else velocity
         gap = gap - lr * change
     return gap
 
 
-# ------------------------------------------------------------------------------------------ T6: the law of the mismatch
+# ---------------------------------------------------------------------- T6: the law of the mismatch
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.3])
@@ -74,7 +81,11 @@ SGD = {
     "nesterov_no_decay": {"momentum": 0.9, "nesterov": True},
     "dampening": {"weight_decay": 0.4, "momentum": 0.9, "dampening": 0.3},
 }
-IMPLEMENTATIONS = {"for_loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+IMPLEMENTATIONS = {
+    "for_loop": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
@@ -86,7 +97,11 @@ def test_mismatch_follows_the_gradient_free_recursion_of_sgd(settings, implement
     for _ in range(8):
         step(model, optimizer)
     assert not torch.equal(model[0].weight, moved)
-    assert_gaps(model, {key: recursion(gap, 8, lr=0.1, **settings) for key, gap in before.items()}, atol=1e-12)
+    assert_gaps(
+        model,
+        {key: recursion(gap, 8, lr=0.1, **settings) for key, gap in before.items()},
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
@@ -94,13 +109,17 @@ def test_mismatch_follows_the_gradient_free_recursion_of_sgd(settings, implement
 def test_mismatch_falls_geometrically_under_adamw(settings, implementation):
     """Its decay is apart from the gradient, and the moments of equal gradients are equal."""
     model, before = model_and_gaps()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=5.0, **settings, **implementation)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=0.01, weight_decay=5.0, **settings, **implementation
+    )
     for _ in range(6):
         step(model, optimizer)
     assert_gaps(model, {key: 0.95**6 * gap for key, gap in before.items()}, rtol=1e-9)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam])
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam]
+)
 def test_without_decay_the_mismatch_stays_in_any_optimizer(optimizer):
     model, before = model_and_gaps()
     optimizer = optimizer(model.parameters(), lr=0.01)
@@ -129,15 +148,19 @@ def test_angles_fall_to_zero_by_the_decay():
     assert (wtkit.delta_angles(model, inputs, targets) < 6).all()
 
 
-# ---------------------------------------------------------------------------------- T7: what the update of B is made of
+# -------------------------------------------------------------- T7: what the update of B is made of
 
 
 def test_the_product_for_B_is_that_for_W_from_y_and_delta():
     """Eqs. 15–18, in numpy, from the two signals at a layer's ends."""
     model, signals = contract.converted("kolen_pollack"), {}
     for key, layer in feedback_layers(model).items():
-        layer.register_full_backward_hook(lambda _m, _in, out, key=key: signals.setdefault(key, []).append(out[0]))
-        layer.register_forward_hook(lambda _m, ins, _out, key=key: signals.setdefault(key, []).append(ins[0]))
+        layer.register_full_backward_hook(
+            lambda _m, _in, out, key=key: signals.setdefault(key, []).append(out[0])
+        )
+        layer.register_forward_hook(
+            lambda _m, ins, _out, key=key: signals.setdefault(key, []).append(ins[0])
+        )
     contract.gradients(model, *contract.batch())
     for key, layer in feedback_layers(model).items():
         y, delta = map(array, signals[key])
@@ -146,7 +169,9 @@ def test_the_product_for_B_is_that_for_W_from_y_and_delta():
         else:
             _, product, _ = contract.conv_backward(delta, y, np.zeros(layer.weight.shape), layer)
         np.testing.assert_allclose(array(layer.weight.grad), product, atol=1e-14)
-        assert layer.feedback.grad is None, "what is done to gradients before a step is done to W's alone"
+        assert layer.feedback.grad is None, (
+            "what is done to gradients before a step is done to W's alone"
+        )
     for key, given in as_handed_over(model, torch.optim.SGD).items():
         assert torch.equal(given, feedback_layers(model)[key].weight.grad)
         assert feedback_layers(model)[key].feedback.grad is None, "taken away after the step"
@@ -213,7 +238,8 @@ def gradients_after_scrambling(model, what):
 
 
 def test_backward_reads_no_W():
-    """T7: with W scrambled after the forward pass, every gradient is what it was; backprop's are not."""
+    """T7: with W scrambled after the forward pass, every gradient is what it was; backprop's are
+    not."""
     model = contract.converted("kolen_pollack")
     expected = gradients_after_scrambling(copy.deepcopy(model), None)
     contract.assert_same_state(gradients_after_scrambling(model, "weight"), expected)
@@ -222,7 +248,9 @@ def test_backward_reads_no_W():
     expected = gradients_after_scrambling(copy.deepcopy(model), None)
     found = gradients_after_scrambling(model, "weight")
     assert torch.equal(found["7.weight"], expected["7.weight"])
-    assert not any(torch.allclose(found[key], expected[key]) for key in ("0.weight", "2.weight", "5.weight"))
+    assert not any(
+        torch.allclose(found[key], expected[key]) for key in ("0.weight", "2.weight", "5.weight")
+    )
 
 
 def test_backward_reads_B():
@@ -230,10 +258,12 @@ def test_backward_reads_B():
     expected = gradients_after_scrambling(copy.deepcopy(model), None)
     found = gradients_after_scrambling(model, "feedback")
     assert torch.equal(found["7.weight"], expected["7.weight"]), "made of y and δ alone, not of B"
-    assert not any(torch.allclose(found[key], expected[key]) for key in ("0.weight", "2.weight", "5.weight"))
+    assert not any(
+        torch.allclose(found[key], expected[key]) for key in ("0.weight", "2.weight", "5.weight")
+    )
 
 
-# -------------------------------------------------------------------------------------- clipping, scaling, accumulation
+# ------------------------------------------------------------------ clipping, scaling, accumulation
 
 
 @pytest.mark.parametrize("foreach", [False, True])
@@ -241,13 +271,17 @@ def test_clipping_the_norm_clips_as_in_the_plain_network_and_W_and_B_alike(forea
     model = contract.converted("kolen_pollack")
     contract.gradients(model, *contract.batch())
     products = {key: layer.weight.grad.clone() for key, layer in feedback_layers(model).items()}
-    squares = sum(float(p.grad.square().sum()) for n, p in model.named_parameters() if "feedback" not in n)
+    squares = sum(
+        float(p.grad.square().sum()) for n, p in model.named_parameters() if "feedback" not in n
+    )
     total = nn.utils.clip_grad_norm_(model.parameters(), 0.01, foreach=foreach)
     assert float(total) == pytest.approx(math.sqrt(squares))
     for key, given in as_handed_over(model, torch.optim.SGD).items():
         expected = products[key] * 0.01 / (math.sqrt(squares) + 1e-6)
         torch.testing.assert_close(given, expected, rtol=1e-9, atol=0)
-        torch.testing.assert_close(feedback_layers(model)[key].weight.grad, expected, rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            feedback_layers(model)[key].weight.grad, expected, rtol=1e-9, atol=0
+        )
 
 
 def test_clipping_values_keeps_the_law():
@@ -260,7 +294,9 @@ def test_clipping_values_keeps_the_law():
     assert_gaps(model, {key: 0.9**3 * gap for key, gap in before.items()})
 
 
-@pytest.mark.parametrize("options", [{}, {"lr_ratio": 1.5, "decay_ratio": 0.5, "signal_noise": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"lr_ratio": 1.5, "decay_ratio": 0.5, "signal_noise": 0.3}], ids=str
+)
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
@@ -269,7 +305,12 @@ def test_gradient_scaling_unscales_W_and_B_once(implementation, nesterov, clip, 
     plain = contract.converted("kolen_pollack", **options).float()
     scaled = copy.deepcopy(plain)
     inputs, targets = contract.batch()
-    settings = {"lr": 0.2, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1} | implementation
+    settings = {
+        "lr": 0.2,
+        "momentum": 0.9,
+        "nesterov": nesterov,
+        "weight_decay": 0.1,
+    } | implementation
     for model, enabled in ((plain, False), (scaled, True)):
         optimizer = torch.optim.SGD(model.parameters(), **settings)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=enabled)
@@ -309,7 +350,7 @@ def test_accumulated_gradients_keep_the_law():
     assert_gaps(model, {key: 0.9**3 * gap for key, gap in before.items()})
 
 
-# ----------------------------------------------------------------------------------------------- copies and checkpoints
+# --------------------------------------------------------------------------- copies and checkpoints
 
 
 def through_torch_save(model):
@@ -331,7 +372,10 @@ COPIES = {
 def test_a_copys_B_learns_and_is_watched_as_the_originals(duplicate):
     original, _ = model_and_gaps()
     contract.train(original)
-    twin, state = duplicate(original), {key: value.clone() for key, value in original.state_dict().items()}
+    twin, state = (
+        duplicate(original),
+        {key: value.clone() for key, value in original.state_dict().items()},
+    )
     before = gaps(twin)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.2, weight_decay=0.5)
     for _ in range(3):
@@ -339,7 +383,10 @@ def test_a_copys_B_learns_and_is_watched_as_the_originals(duplicate):
     assert_gaps(twin, {key: 0.9**3 * gap for key, gap in before.items()})
     contract.assert_same_state(original.state_dict(), state)
     with pytest.raises(wtkit.WtkitError, match=r"given 'weight' of .* without 'feedback'"):
-        step(twin, torch.optim.SGD([p for n, p in twin.named_parameters() if "feedback" not in n], lr=0.2))
+        step(
+            twin,
+            torch.optim.SGD([p for n, p in twin.named_parameters() if "feedback" not in n], lr=0.2),
+        )
 
 
 def test_model_and_optimizer_resume_from_a_checkpoint():
@@ -359,7 +406,7 @@ def test_model_and_optimizer_resume_from_a_checkpoint():
     contract.assert_same_state(model.state_dict(), other.state_dict())
 
 
-# ----------------------------------------------------------------------------------- steps that would treat them unlike
+# --------------------------------------------------------------- steps that would treat them unlike
 
 
 def named(model, kept):
@@ -370,8 +417,13 @@ def named(model, kept):
 def test_an_optimizer_without_B_is_refused_before_anything_moves(implementation):
     model = contract.converted("kolen_pollack")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = torch.optim.SGD(named(model, lambda name: "feedback" not in name), lr=0.1, **implementation)
-    with pytest.raises(wtkit.WtkitError, match=r"^kolen_pollack: .* 'weight' of Feedback\w+\(.*\) without 'feedback'"):
+    optimizer = torch.optim.SGD(
+        named(model, lambda name: "feedback" not in name), lr=0.1, **implementation
+    )
+    with pytest.raises(
+        wtkit.WtkitError,
+        match=r"^kolen_pollack: .* 'weight' of Feedback\w+\(.*\) without 'feedback'",
+    ):
         step(model, optimizer)
     contract.assert_same_state(model.state_dict(), before)
 
@@ -390,14 +442,18 @@ def test_an_optimizer_without_W_is_refused():
         step(model, torch.optim.SGD(named(model, lambda name: "feedback" in name), lr=0.1))
 
 
-@pytest.mark.parametrize("setting", [{"weight_decay": 0.1}, {"lr": 0.2}, {"momentum": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "setting", [{"weight_decay": 0.1}, {"lr": 0.2}, {"momentum": 0.5}], ids=str
+)
 def test_groups_that_differ_are_refused(setting):
     model = contract.converted("kolen_pollack")
     groups = [
         {"params": named(model, lambda name: "feedback" in name), **setting},
         {"params": named(model, lambda name: "feedback" not in name)},
     ]
-    with pytest.raises(wtkit.WtkitError, match=f"different {next(iter(setting))}; put both in one group"):
+    with pytest.raises(
+        wtkit.WtkitError, match=f"different {next(iter(setting))}; put both in one group"
+    ):
         step(model, torch.optim.SGD(groups, lr=0.1))
 
 
@@ -430,7 +486,8 @@ def test_freezing_W_holds_B(frozen):
 
 def test_other_models_and_optimizers_are_left_in_peace():
     watched = contract.converted("kolen_pollack")
-    contract.gradients(watched, *contract.batch())  # it has gradients, and another model's optimizer steps
+    # it has gradients, and another model's optimizer steps
+    contract.gradients(watched, *contract.batch())
     contract.train(contract.network())
     contract.train(contract.converted("feedback_alignment"))
     part = [watched[0].bias, watched[5].bias]
@@ -445,15 +502,15 @@ def test_a_model_converted_to_another_method_is_no_longer_watched():
 
 def test_watching_keeps_no_model_alive():
     gc.collect()
-    before = len(_learning)
+    before = len(learning_layers)
     model = contract.converted("kolen_pollack")
-    assert len(_learning) == before + 4
+    assert len(learning_layers) == before + 4
     del model
     gc.collect()
-    assert len(_learning) == before
+    assert len(learning_layers) == before
 
 
-# ------------------------------------------------------------------------------- two sides that do not agree (Sec. 5.2)
+# ----------------------------------------------------------- two sides that do not agree (Sec. 5.2)
 
 APART = {
     "lr": {"lr_ratio": 3.0},
@@ -465,22 +522,40 @@ APART = {
 }
 
 
-def simulated(B, products, rates, method, noise, *, weight_decay=0.0, momentum=0.0, nesterov=False, dampening=0.0):
-    """B in numpy: two terms, each with its own velocity, of which neither knows of the other's ratio."""
+def simulated(
+    B,
+    products,
+    rates,
+    method,
+    noise,
+    *,
+    weight_decay=0.0,
+    momentum=0.0,
+    nesterov=False,
+    dampening=0.0,
+):
+    """B in numpy: two terms, each with its own velocity, of which neither knows of the other's
+    ratio."""
     learned = forgotten = None
     for exact, lr, xi in zip(products, rates, noise, strict=True):
         product = exact + method.signal_noise * math.sqrt((exact**2).mean()) * xi
         decay = weight_decay * B
         learned = product if learned is None else momentum * learned + (1 - dampening) * product
         forgotten = decay if forgotten is None else momentum * forgotten + (1 - dampening) * decay
-        steps = [learned, forgotten] if not nesterov else [product + momentum * learned, decay + momentum * forgotten]
+        steps = (
+            [learned, forgotten]
+            if not nesterov
+            else [product + momentum * learned, decay + momentum * forgotten]
+        )
         B = B - method.lr_ratio * lr * (steps[0] if momentum else product)
         B = B - method.decay_ratio * lr * (steps[1] if momentum else decay)
     return B
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
-@pytest.mark.parametrize("settings", [*SGD.values(), SGD["momentum"] | {"maximize": True}], ids=[*SGD, "maximize"])
+@pytest.mark.parametrize(
+    "settings", [*SGD.values(), SGD["momentum"] | {"maximize": True}], ids=[*SGD, "maximize"]
+)
 @pytest.mark.parametrize("options", APART.values(), ids=APART)
 def test_B_set_apart_follows_its_own_rates(options, settings, implementation):
     model = contract.converted("kolen_pollack", **options)
@@ -516,13 +591,17 @@ def drawn(layer, number):
 def test_another_learning_rate_only_makes_B_longer(settings):
     """r W − B falls as W − B does where r = 1, whatever the gradients."""
     model = contract.converted("kolen_pollack", lr_ratio=3.0)
-    before = {key: (3 * layer.weight - layer.B).detach() for key, layer in feedback_layers(model).items()}
+    before = {
+        key: (3 * layer.weight - layer.B).detach() for key, layer in feedback_layers(model).items()
+    }
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **settings)
     for _ in range(8):
         step(model, optimizer)
     for key, layer in feedback_layers(model).items():
         expected = recursion(before[key], 8, lr=0.1, **settings)
-        torch.testing.assert_close((3 * layer.weight - layer.B).detach(), expected, rtol=1e-10, atol=1e-12, msg=key)
+        torch.testing.assert_close(
+            (3 * layer.weight - layer.B).detach(), expected, rtol=1e-10, atol=1e-12, msg=key
+        )
 
 
 def test_the_decay_of_B_is_absolute():
@@ -539,7 +618,9 @@ def test_the_decay_of_B_is_absolute():
 def test_noise_is_anew_in_every_update_and_relative_to_the_product():
     layer = wtkit.convert(nn.Linear(200, 300).double(), "kolen_pollack", signal_noise=0.5)
     layer.weight.grad = 1e-3 * torch.randn(300, 200, dtype=torch.float64)
-    first, second = (as_handed_over(layer, torch.optim.SGD, lr=0.0)[""] - layer.weight.grad for _ in range(2))
+    first, second = (
+        as_handed_over(layer, torch.optim.SGD, lr=0.0)[""] - layer.weight.grad for _ in range(2)
+    )
     for noise in (first, second):
         assert float(noise.std()) == pytest.approx(0.5e-3, rel=0.02)
     assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.02
@@ -547,16 +628,23 @@ def test_noise_is_anew_in_every_update_and_relative_to_the_product():
 
 def test_scale_is_that_of_B_at_conversion():
     network = contract.network()
-    plain, scaled = (wtkit.convert(copy.deepcopy(network), "kolen_pollack", seed=1, scale=scale) for scale in (1, 3))
+    plain, scaled = (
+        wtkit.convert(copy.deepcopy(network), "kolen_pollack", seed=1, scale=scale)
+        for scale in (1, 3)
+    )
     for key, layer in feedback_layers(scaled).items():
         assert torch.equal(layer.B, 3 * feedback_layers(plain)[key].B)
 
 
-@pytest.mark.parametrize("options", [{"lr_ratio": 1.1}, {"decay_ratio": 1.1}, {"signal_noise": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"lr_ratio": 1.1}, {"decay_ratio": 1.1}, {"signal_noise": 0.1}], ids=str
+)
 def test_setting_B_apart_is_refused_where_the_step_is_not_linear(options):
     model = contract.converted("kolen_pollack", **options)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(wtkit.WtkitError, match=r"^kolen_pollack: .* only torch\.optim\.SGD .* got AdamW; take SGD"):
+    with pytest.raises(
+        wtkit.WtkitError, match=r"^kolen_pollack: .* only torch\.optim\.SGD .* got AdamW; take SGD"
+    ):
         step(model, torch.optim.AdamW(model.parameters()))
     contract.assert_same_state(model.state_dict(), before)
     step(contract.converted("kolen_pollack", scale=2.0), torch.optim.AdamW(model.parameters()))
@@ -564,36 +652,51 @@ def test_setting_B_apart_is_refused_where_the_step_is_not_linear(options):
 
 def test_groups_that_differ_are_refused_where_B_is_set_apart_too():
     model = contract.converted("kolen_pollack", lr_ratio=2.0)
-    groups = [{"params": named(model, lambda name, own=own: ("feedback" in name) == own)} for own in (True, False)]
+    groups = [
+        {"params": named(model, lambda name, own=own: ("feedback" in name) == own)}
+        for own in (True, False)
+    ]
     with pytest.raises(wtkit.WtkitError, match="different lr; put both in one group"):
         step(model, torch.optim.SGD([groups[0] | {"lr": 0.2}, groups[1]], lr=0.1))
 
 
 def test_a_run_at_the_defaults_is_the_run_that_it_was():
     """Its revision says nothing of options that it did not have."""
-    written = [RunConfig(method="kolen_pollack", options=o).revision for o in ({}, {"lr_ratio": 1.0, "scale": 1})]
+    written = [
+        RunConfig(method="kolen_pollack", options=o).revision
+        for o in ({}, {"lr_ratio": 1.0, "scale": 1})
+    ]
     assert written[0] == written[1]
     assert '"options": {}' in written[0]
-    assert '"options": {"lr_ratio": 1.5}' in RunConfig(method="kolen_pollack", options={"lr_ratio": 1.5}).revision
+    assert ('"options": {"lr_ratio": 1.5}') in RunConfig(
+        method="kolen_pollack", options={"lr_ratio": 1.5}
+    ).revision
 
 
-# ---------------------------------------------------------------------------------------- λ, converted in its one place
+# -------------------------------------------------------------------- λ, converted in its one place
 
 
 def test_learning_rate_warms_up_and_drops():
-    config = RunConfig(method="kolen_pollack", lr=0.4, warmup_epochs=2, epochs=40, lr_drops=(32, 36))
+    config = RunConfig(
+        method="kolen_pollack", lr=0.4, warmup_epochs=2, epochs=40, lr_drops=(32, 36)
+    )
     found = [learning_rate(config, epoch) for epoch in (0, 0.5, 1, 2, 31.99, 32, 35, 36, 39)]
     assert found == pytest.approx([0, 0.1, 0.2, 0.4, 0.4, 0.04, 0.04, 0.004, 0.004])
 
 
 def test_learning_rate_follows_the_cosine_to_zero():
-    config = RunConfig(method="kolen_pollack", lr=0.4, warmup_epochs=2, epochs=10, schedule="cosine")
+    config = RunConfig(
+        method="kolen_pollack", lr=0.4, warmup_epochs=2, epochs=10, schedule="cosine"
+    )
     found = [learning_rate(config, epoch) for epoch in (1, 2, 4, 6, 8, 10)]
-    assert found == pytest.approx([0.2, 0.4, *(0.2 * (1 + math.cos(math.pi * x)) for x in (0.25, 0.5, 0.75)), 0])
+    assert found == pytest.approx(
+        [0.2, 0.4, *(0.2 * (1 + math.cos(math.pi * x)) for x in (0.25, 0.5, 0.75)), 0]
+    )
 
 
 def test_twenty_epochs_of_the_papers_size_make_ten_e_foldings():
-    """The arithmetic of Sec. 6's "near zero within 20 epochs": η 0.1, decay 1e-4, momentum 0.9, 5,000 steps."""
+    """The arithmetic of Sec. 6's "near zero within 20 epochs": η 0.1, decay 1e-4, momentum 0.9,
+    5,000 steps."""
     config = RunConfig(method="kolen_pollack", lr=0.1, weight_decay=1e-4, momentum=0.9, epochs=20)
     assert decay_exponent(config, 5000) == pytest.approx(10)
 
@@ -608,7 +711,11 @@ def test_decay_exponent_predicts_the_mismatch_of_real_steps(schedule, momentum):
     layer = wtkit.convert(nn.Linear(3, 2).double(), "kolen_pollack")
     before = float((layer.weight - layer.B).detach().norm())
     optimizer = torch.optim.SGD(
-        layer.parameters(), lr=1.0, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        layer.parameters(),
+        lr=1.0,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     steps_per_epoch = 150
     for number in range(config.epochs * steps_per_epoch):

@@ -1,4 +1,5 @@
-"""convert() and the layers: every geometry against numpy, and everything that PyTorch does with a module."""
+"""convert() and the layers: every geometry against numpy, and everything that PyTorch does with a
+module."""
 
 import copy
 import itertools
@@ -15,11 +16,13 @@ from torch.nn.utils import parametrizations
 
 import wtkit
 from wtkit import methods
-from wtkit.layers import ConvMaps, FeedbackConv2d, FeedbackLinear, _used_taps, feedback_layers
+from wtkit.feedback import ConvMaps, FeedbackConv2d, FeedbackLinear, feedback_layers
+from wtkit.feedback.maps import _used_taps
 
 METHODS = methods.names()
 
-pytestmark = [  # what torch itself says of plain layers, and what its compiler says to itself at a graph break
+# what torch itself says of plain layers, and what its compiler says to itself at a graph break
+pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
@@ -34,7 +37,7 @@ def engaged_step(layer, y, delta):
     return out.detach(), y.grad
 
 
-# --------------------------------------------------------------------------------------------- the maps, every geometry
+# ------------------------------------------------------------------------- the maps, every geometry
 
 GEOMETRIES = {
     "1x1": {"kernel_size": 1},
@@ -48,7 +51,12 @@ GEOMETRIES = {
     "valid": {"kernel_size": 3, "padding": "valid"},
     "same": {"kernel_size": 3, "padding": "same"},
     "same_even": {"kernel_size": (4, 2), "padding": "same"},
-    "same_even_dilated": {"kernel_size": (2, 4), "padding": "same", "dilation": (3, 1), "groups": 2},
+    "same_even_dilated": {
+        "kernel_size": (2, 4),
+        "padding": "same",
+        "dilation": (3, 1),
+        "groups": 2,
+    },
     "reflect": {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
     "replicate": {"kernel_size": 3, "padding": (1, 2), "padding_mode": "replicate", "stride": 2},
     "circular": {"kernel_size": 3, "padding": 1, "padding_mode": "circular", "groups": 2},
@@ -83,7 +91,10 @@ def test_convolution_agrees_with_numpy(geometry, size):
 def test_linear_agrees_with_numpy_for_inputs_of_any_rank(leading, bias):
     plain = nn.Linear(5, 3, bias=bias).double()
     layer = wtkit.convert(copy.deepcopy(plain), "feedback_alignment")
-    y, delta = torch.randn(*leading, 5, dtype=torch.float64), torch.randn(*leading, 3, dtype=torch.float64)
+    y, delta = (
+        torch.randn(*leading, 5, dtype=torch.float64),
+        torch.randn(*leading, 3, dtype=torch.float64),
+    )
     out, below = engaged_step(layer, y, delta)
     assert torch.equal(out, plain(y))
     expected = contract.linear_backward(array(delta), array(y), array(layer.B))
@@ -100,13 +111,17 @@ def test_backprop_is_autograd(geometry):
     layer = wtkit.convert(copy.deepcopy(plain), "backprop")
     y = torch.randn(2, 4, 5, 4, dtype=torch.float64)
     delta = torch.randn_like(plain(y))
-    for found, expected in zip(engaged_step(layer, y, delta), engaged_step(plain, y, delta), strict=True):
+    for found, expected in zip(
+        engaged_step(layer, y, delta), engaged_step(plain, y, delta), strict=True
+    ):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for found, expected in zip(layer.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("geometry", [GEOMETRIES["stride"], GEOMETRIES["reflect"], GEOMETRIES["same_even"]])
+@pytest.mark.parametrize(
+    "geometry", [GEOMETRIES["stride"], GEOMETRIES["reflect"], GEOMETRIES["same_even"]]
+)
 def test_one_image_without_a_batch_dimension(geometry):
     layer = wtkit.convert(nn.Conv2d(2, 3, **geometry).double(), "feedback_alignment")
     image = torch.randn(2, 5, 5, dtype=torch.float64)
@@ -125,11 +140,12 @@ def test_an_empty_batch_gives_zero_products():
     assert not layer.weight.grad.any()
 
 
-# ----------------------------------------------------------------------------------------------- taps that meet nothing
+# --------------------------------------------------------------------------- taps that meet nothing
 
 
 def test_used_taps_are_those_that_meet_an_input_by_brute_force():
-    """Cropping keeps every tap that meets an input, the outputs' number, and every tap's place relative to the map."""
+    """Cropping keeps every tap that meets an input, the outputs' number, and every tap's place
+    relative to the map."""
     cropped = 0
     for size, kernel, stride, padding, dilation in itertools.product(
         range(1, 8), range(1, 6), (1, 2, 3), range(6), (1, 2, 3)
@@ -157,8 +173,8 @@ def test_only_the_central_tap_of_a_3x3_kernel_meets_a_1x1_map():
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation"), [
-    (1, 3, 1, 1, 1), (1, 3, 2, 1, 1), (2, 3, 2, 1, 1), (2, 7, 2, 3, 1), (1, 5, 1, 2, 1), (2, 3, 1, 2, 2),
-    (3, 3, 3, 3, 3), (1, 7, 2, 3, 1), (1, 3, 1, 2, 2),
+    (1, 3, 1, 1, 1), (1, 3, 2, 1, 1), (2, 3, 2, 1, 1), (2, 7, 2, 3, 1), (1, 5, 1, 2, 1),
+    (2, 3, 1, 2, 2), (3, 3, 3, 3, 3), (1, 7, 2, 3, 1), (1, 3, 1, 2, 2),
 ])  # fmt: skip
 def test_cropped_taps_change_no_gradient(size, kernel, stride, padding, dilation):
     """Exactly: in float64 on small integers every sum is exact, in whatever order."""
@@ -166,7 +182,11 @@ def test_cropped_taps_change_no_gradient(size, kernel, stride, padding, dilation
     def integers(*shape):
         return torch.randint(-8, 9, shape).double()
 
-    y, W, M = integers(2, 4, size, size + 1), integers(6, 2, kernel, kernel), integers(6, 2, kernel, kernel)
+    y, W, M = (
+        integers(2, 4, size, size + 1),
+        integers(6, 2, kernel, kernel),
+        integers(6, 2, kernel, kernel),
+    )
     geometry = (stride, padding, dilation, 2)
     y.requires_grad_()
     plain_M = M.clone().requires_grad_()
@@ -187,7 +207,8 @@ def test_cropped_taps_change_no_gradient(size, kernel, stride, padding, dilation
     ((3, 3), (2, 2), 2, 0),
 ])  # fmt: skip
 def test_an_output_of_one_position_equals_the_convolution(size, kernel, stride, padding):
-    """Though it is computed as a matrix product; exactly, as above, and with an in-place ReLU behind it."""
+    """Though it is computed as a matrix product; exactly, as above, and with an in-place ReLU
+    behind it."""
 
     def integers(*shape):
         return torch.randint(-8, 9, shape).double()
@@ -209,7 +230,7 @@ def test_an_output_of_one_position_equals_the_convolution(size, kernel, stride, 
     assert all(map(torch.equal, *results))
 
 
-# --------------------------------------------------------------------------------------------------- what convert keeps
+# ------------------------------------------------------------------------------- what convert keeps
 
 
 def test_twins_are_subclasses_and_the_model_itself_returns():
@@ -232,7 +253,9 @@ def test_parameters_keep_their_identity(name):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", METHODS)
 def test_precision_is_kept(name, dtype):
-    model = wtkit.convert(nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 2)).to(dtype), name)
+    model = wtkit.convert(
+        nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 2)).to(dtype), name
+    )
     model(torch.randn(2, 2, 3, 3, dtype=dtype)).sum().backward()
     for layer in feedback_layers(model).values():
         assert {x.dtype for x in (layer.B, layer.weight.grad) if x is not None} <= {dtype}
@@ -242,14 +265,18 @@ def test_precision_is_kept(name, dtype):
 def test_the_feedback_path_moves_with_the_model(name):
     """Seen on the meta device, since there may be no other."""
     model = wtkit.convert(contract.network(), name).to("meta")
-    assert {layer.B.device.type for layer in feedback_layers(model).values() if layer.B is not None} <= {"meta"}
+    assert {
+        layer.B.device.type for layer in feedback_layers(model).values() if layer.B is not None
+    } <= {"meta"}
 
 
 def test_hooks_stay():
     layer, calls = nn.Linear(3, 2), []
     layer.register_forward_hook(lambda *_: calls.append("forward"))
     layer.register_full_backward_hook(lambda *_: calls.append("backward"))
-    wtkit.convert(layer, "feedback_alignment")(torch.ones(1, 3, requires_grad=True)).sum().backward()
+    wtkit.convert(layer, "feedback_alignment")(
+        torch.ones(1, 3, requires_grad=True)
+    ).sum().backward()
     assert calls == ["forward", "backward"]
 
 
@@ -287,7 +314,9 @@ def test_a_method_object_does_as_well_as_its_name():
 
 def test_an_unknown_option_leaves_the_model_alone():
     model = contract.network()
-    with pytest.raises(wtkit.WtkitError, match=r"option of weight_mirror 'mirror_lrr' \(did you mean 'mirror_lr'"):
+    with pytest.raises(
+        wtkit.WtkitError, match=r"option of weight_mirror 'mirror_lrr' \(did you mean 'mirror_lr'"
+    ):
         wtkit.convert(model, "weight_mirror", mirror_lrr=0.1)
     assert not feedback_layers(model)
 
@@ -297,7 +326,9 @@ def test_torchvisions_checkpoint_loads_and_an_export_goes_back():
     plain = torchvision.models.squeezenet1_1(num_classes=5)
     model = wtkit.convert(torchvision.models.squeezenet1_1(num_classes=5), "kolen_pollack")
     model.load_state_dict(plain.state_dict(), strict=True)
-    torchvision.models.squeezenet1_1(num_classes=5).load_state_dict(wtkit.export(model).state_dict(), strict=True)
+    torchvision.models.squeezenet1_1(num_classes=5).load_state_dict(
+        wtkit.export(model).state_dict(), strict=True
+    )
     contract.assert_same_state(wtkit.export(model).state_dict(), plain.state_dict())
 
 
@@ -315,7 +346,7 @@ def test_layers_may_share_a_weight_where_B_does_not_learn_with_it():
     model(torch.randn(2, 3)).sum().backward()
 
 
-# ------------------------------------------------------------------------------------------------- what convert refuses
+# ----------------------------------------------------------------------------- what convert refuses
 
 
 class PositionEmbedding(nn.Module):
@@ -333,17 +364,22 @@ class Own(nn.Linear):
 
 
 REFUSED = {
-    "ConvTranspose2d": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 2)), "'0' (ConvTranspose2d): 'weight'", "0"),
+    "ConvTranspose2d": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 2)), "'0' "
+                                                                            "(ConvTranspose2d): "
+                                                                            "'weight'", "0"),
     "Conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 2, 2)), "'0' (Conv1d): 'weight'", "0"),
     "Bilinear": (lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "'0' (Bilinear): 'weight'", "0"),
     "LSTM": (lambda: nn.Sequential(nn.LSTM(2, 2)), "'0' (LSTM): 'weight_ih_l0'", "0"),
     "attention": (
-        lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), "'0' (MultiheadAttention): 'in_proj_weight'", "0"
+        lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), "'0' (MultiheadAttention): "
+                                                            "'in_proj_weight'", "0"
     ),
     "encoder": (
-        lambda: nn.TransformerEncoderLayer(4, 2, 8), "'self_attn' (MultiheadAttention): 'in_proj_weight'", "self_attn"
+        lambda: nn.TransformerEncoderLayer(4, 2, 8), "'self_attn' (MultiheadAttention): "
+                                                     "'in_proj_weight'", "self_attn"
     ),
-    "positions": (PositionEmbedding, "the model itself (PositionEmbedding): 'positions'", "positions"),
+    "positions": (PositionEmbedding, "the model itself (PositionEmbedding): "
+                                     "'positions'", "positions"),
     "subclass": (lambda: nn.Sequential(Own(2, 2)), "'0' (Own): 'weight'", "0"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(2)), "'0' (LazyLinear): 'weight'", "0"),
     "weight_norm": (
@@ -368,7 +404,12 @@ def test_what_cannot_be_converted_is_named_and_may_stay_on_backprop(make, messag
 
 def test_element_wise_scales_are_left_alone():
     model = nn.Sequential(
-        nn.Embedding(5, 4), nn.LayerNorm((3, 4)), nn.Linear(4, 4), nn.PReLU(4), nn.BatchNorm1d(3), nn.RMSNorm(4)
+        nn.Embedding(5, 4),
+        nn.LayerNorm((3, 4)),
+        nn.Linear(4, 4),
+        nn.PReLU(4),
+        nn.BatchNorm1d(3),
+        nn.RMSNorm(4),
     )
     assert list(feedback_layers(wtkit.convert(model, "feedback_alignment"))) == ["2"]
 
@@ -382,15 +423,28 @@ def test_a_pattern_that_matches_nothing_names_the_nearest():
 
 
 def test_a_layers_own_parameter_is_no_pattern_but_its_layer_is():
-    with pytest.raises(wtkit.WtkitError, match=r"'0\.weight' is a parameter of a layer, which stays whole; take '0'"):
-        wtkit.convert(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "feedback_alignment", backprop="0.weight")
+    with pytest.raises(
+        wtkit.WtkitError,
+        match=r"'0\.weight' is a parameter of a layer, which stays whole; take '0'",
+    ):
+        wtkit.convert(
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
+            "feedback_alignment",
+            backprop="0.weight",
+        )
 
 
 def test_modules_by_pattern_stay_on_backprop():
     inner = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
     model = nn.Sequential(nn.Linear(2, 2), inner, nn.Linear(2, 2))
-    assert list(feedback_layers(wtkit.convert(model, "feedback_alignment", backprop=["1"]))) == ["0", "2"]
-    assert list(feedback_layers(wtkit.convert(model, "feedback_alignment", backprop=["1.*"]))) == ["0", "2"]
+    assert list(feedback_layers(wtkit.convert(model, "feedback_alignment", backprop=["1"]))) == [
+        "0",
+        "2",
+    ]
+    assert list(feedback_layers(wtkit.convert(model, "feedback_alignment", backprop=["1.*"]))) == [
+        "0",
+        "2",
+    ]
 
 
 def test_a_layer_that_now_stays_on_backprop_forgets_its_former_method():
@@ -403,7 +457,10 @@ def test_a_layer_that_now_stays_on_backprop_forgets_its_former_method():
 def test_the_output_layer_is_the_networks_last_even_if_that_stays_on_backprop():
     def flags(**options):
         return [
-            x.is_output for x in feedback_layers(wtkit.convert(contract.network(), "weight_mirror", **options)).values()
+            x.is_output
+            for x in feedback_layers(
+                wtkit.convert(contract.network(), "weight_mirror", **options)
+            ).values()
         ]
 
     assert flags() == [False, False, False, True]
@@ -417,22 +474,27 @@ def test_kolen_pollack_refuses_shared_weights():
         wtkit.convert(model, "kolen_pollack")
 
 
-# -------------------------------------------------------------------------------------- what PyTorch does with a module
+# ------------------------------------------------------------------ what PyTorch does with a module
 
 
 def learning(model):
-    """The parameters that autograd gave a gradient; Kolen–Pollack's B is handed W's later, and frozen ones get none."""
+    """The parameters that autograd gave a gradient; Kolen–Pollack's B is handed W's later, and
+    frozen ones get none."""
     return [(name, p) for name, p in model.named_parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", METHODS)
 def test_autocast(name, dtype):
-    """Output as plain autocast's; products in the parameters' own precision, within rounding of float32's."""
+    """Output as plain autocast's; products in the parameters' own precision, within rounding of
+    float32's."""
     plain = contract.network().float()
     model = wtkit.convert(copy.deepcopy(plain), name)
     inputs, targets = contract.batch()
-    exact = {key: value.clone() for key, value in contract.gradients(model, inputs.float(), targets).items()}
+    exact = {
+        key: value.clone()
+        for key, value in contract.gradients(model, inputs.float(), targets).items()
+    }
     with torch.autocast("cpu", dtype):
         out, expected = model(inputs.float()), plain(inputs.float())
     assert out.dtype == dtype and torch.equal(out, expected)
@@ -458,7 +520,8 @@ def test_backprop_under_autocast_is_plain_autocast():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_autocast_has_no_weights_wait_but_what_delta_travels_through(name):
-    """Beside the parameters and B themselves, which are there anyway: a cast of W, or the B that is made of it."""
+    """Beside the parameters and B themselves, which are there anyway: a cast of W, or the B that is
+    made of it."""
     model = wtkit.convert(contract.network().float(), name)
     there = {x.data_ptr() for x in (*model.parameters(), *model.buffers())}
     shapes = {layer.weight.shape for layer in feedback_layers(model).values()}
@@ -469,14 +532,23 @@ def test_autocast_has_no_weights_wait_but_what_delta_travels_through(name):
             waiting.append(x.dtype)
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda x: x),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         model(contract.batch()[0].float())
-    kept = all(layer.feedback is not None and layer.B is layer.feedback for layer in feedback_layers(model).values())
+    kept = all(
+        layer.feedback is not None and layer.B is layer.feedback
+        for layer in feedback_layers(model).values()
+    )
     assert waiting == ([] if kept else [torch.bfloat16] * len(feedback_layers(model)))
 
 
 def test_an_input_of_another_precision_is_refused_as_by_a_plain_layer():
-    for plain, shape in ((nn.Linear(3, 2, bias=False), (1, 3)), (nn.Conv2d(3, 2, 1, bias=False), (1, 3, 2, 2))):
+    for plain, shape in (
+        (nn.Linear(3, 2, bias=False), (1, 3)),
+        (nn.Conv2d(3, 2, 1, bias=False), (1, 3, 2, 2)),
+    ):
         layer = wtkit.convert(copy.deepcopy(plain), "feedback_alignment")
         said = []
         for either in (plain, layer):
@@ -495,13 +567,17 @@ def test_autocast_leaves_the_update_of_kolen_pollack_equal_for_W_and_B():
     before = {key: (x.weight - x.B).detach() for key, x in feedback_layers(model).items()}
     torch.optim.SGD(model.parameters(), lr=0.2).step()
     for key, layer in feedback_layers(model).items():
-        torch.testing.assert_close((layer.weight - layer.B).detach(), before[key], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            (layer.weight - layer.B).detach(), before[key], rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_channels_last(name):
     model, (inputs, targets) = contract.converted(name), contract.batch()
-    expected = {key: value.clone() for key, value in contract.gradients(model, inputs, targets).items()}
+    expected = {
+        key: value.clone() for key, value in contract.gradients(model, inputs, targets).items()
+    }
     model = model.to(memory_format=torch.channels_last)
     found = contract.gradients(model, inputs.to(memory_format=torch.channels_last), targets)
     for key, value in expected.items():
@@ -518,7 +594,9 @@ def test_gradients_accumulate(name):
     whole = {key: p.grad.clone() for key, p in learning(model)}
     model.zero_grad()
     for half in (slice(0, 2), slice(2, 5)):
-        (F.cross_entropy(model(inputs[half]), targets[half], reduction="sum") / len(targets)).backward()
+        (
+            F.cross_entropy(model(inputs[half]), targets[half], reduction="sum") / len(targets)
+        ).backward()
     for key, p in learning(model):
         torch.testing.assert_close(p.grad, whole[key], rtol=1e-12, atol=1e-14)
 
@@ -538,7 +616,8 @@ def test_compiled_in_a_dynamic_batch_with_strides_padding_and_autocast():
     model = wtkit.convert(
         nn.Sequential(
             nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), nn.ReLU(inplace=True),
-            nn.Conv2d(4, 4, (2, 4), padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 7, 2, 3), nn.Flatten(),
+            nn.Conv2d(4, 4, (2, 4), padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 7, 2, 3),
+            nn.Flatten(),
         ),
         "kolen_pollack",
     )  # fmt: skip
@@ -558,7 +637,9 @@ def test_compiled_in_a_dynamic_batch_with_strides_padding_and_autocast():
 
 @pytest.fixture
 def process_group(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'init'}", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'init'}", rank=0, world_size=1
+    )
     yield
     torch.distributed.destroy_process_group()
 
@@ -580,7 +661,8 @@ def wrapped(kind, model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", ["compile", "compile_in_place", "compile_inside", "data_parallel", "ddp", "compiled_ddp"]
+    "kind",
+    ["compile", "compile_in_place", "compile_inside", "data_parallel", "ddp", "compiled_ddp"],
 )
 def test_wrapped_models_can_be_trained_mirrored_and_measured(kind, process_group):
     torch.compiler.reset()
@@ -594,20 +676,26 @@ def test_wrapped_models_can_be_trained_mirrored_and_measured(kind, process_group
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-9)
     found, expected = (wtkit.delta_angles(net, inputs, targets) for net in (model, bare))
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-9, atol=1e-9)
-    assert (expected.values[:-1] > 1).all(), "angles of 0 would hide a backward pass with its weights burnt in"
+    assert (expected.values[:-1] > 1).all(), (
+        "angles of 0 would hide a backward pass with its weights burnt in"
+    )
     plain = wtkit.export(model)
     assert not feedback_layers(plain)
     assert feedback_layers(model)
 
 
-@pytest.mark.parametrize("kind", ["data_parallel", "ddp", pytest.param("compile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["data_parallel", "ddp", pytest.param("compile", marks=pytest.mark.slow)]
+)
 def test_kolen_pollack_keeps_its_law_in_a_wrapper(kind, process_group):
     torch.compiler.reset()
     model = contract.converted("kolen_pollack")
     gaps = {key: (x.weight - x.B).detach() for key, x in feedback_layers(model).items()}
     contract.train(wrapped(kind, model), steps=4, lr=0.2, momentum=0, weight_decay=0.5)
     for key, layer in feedback_layers(model).items():
-        torch.testing.assert_close((layer.weight - layer.B).detach(), 0.9**4 * gaps[key], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            (layer.weight - layer.B).detach(), 0.9**4 * gaps[key], rtol=1e-9, atol=1e-12
+        )
 
 
 def test_a_wrapped_model_can_be_converted_too(process_group):
@@ -648,7 +736,9 @@ def test_a_layer_used_twice_sums_its_products():
 def test_one_name_stays_on_backprop():
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(12)))
     wtkit.convert(model, "feedback_alignment", backprop="10")
-    assert [name for name, _ in model.named_children() if name not in feedback_layers(model)] == ["10"]
+    assert [name for name, _ in model.named_children() if name not in feedback_layers(model)] == [
+        "10"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -657,8 +747,14 @@ def test_one_name_stays_on_backprop():
         ((None, "backprop"), "expected an nn.Module, then a method, got NoneType"),
         (("backprop", nn.Linear(2, 2)), "expected an nn.Module, then a method, got str"),
         ((nn.Linear(2, 2), None), "expected a method's name or a Method, got None"),
-        ((nn.Linear(2, 2), methods.method_class("weight_mirror")), "expected a method's name or a Method, got <class"),
-        ((nn.Sequential(nn.ReLU()), "backprop"), "no nn.Linear and no nn.Conv2d in this Sequential"),
+        (
+            (nn.Linear(2, 2), methods.method_class("weight_mirror")),
+            "expected a method's name or a Method, got <class",
+        ),
+        (
+            (nn.Sequential(nn.ReLU()), "backprop"),
+            "no nn.Linear and no nn.Conv2d in this Sequential",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_said(arguments, message):
@@ -680,7 +776,9 @@ def test_a_method_that_fails_leaves_the_model_as_it_was(fault):
             return kept.T if W.shape == (3, 4) else kept
 
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
-    with pytest.raises((ZeroDivisionError, wtkit.WtkitError), match=r"^$|gave shape \(4, 3\), expected \(3, 4\)"):
+    with pytest.raises(
+        (ZeroDivisionError, wtkit.WtkitError), match=r"^$|gave shape \(4, 3\), expected \(3, 4\)"
+    ):
         wtkit.convert(model, Faulty())
     assert {type(layer) for layer in model} == {nn.Linear}
     model(torch.randn(2, 4))
@@ -699,7 +797,8 @@ def test_an_in_place_relu_may_follow_a_linear_of_any_shape(shape, bias):
 
 
 def test_maps_of_one_position_are_laid_out_channels_last():
-    """By the layout the layers below choose their kernels, and so their rounding, which recorded runs depend on."""
+    """By the layout the layers below choose their kernels, and so their rounding, which recorded
+    runs depend on."""
     layer = wtkit.convert(nn.Conv2d(6, 4, 1, bias=False), "feedback_alignment")
     y = torch.randn(3, 6, 1, 1, requires_grad=True)
     seen = []

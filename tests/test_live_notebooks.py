@@ -1,4 +1,5 @@
-"""The notebooks that train something live: executed as the pipeline does it, their numbers held to the predictions."""
+"""The notebooks that train something live: executed as the pipeline does it, their numbers held to
+the predictions."""
 
 import json
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic import synthetic
 
-from wtkit import trajectory
+from wtkit import results
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,12 +19,22 @@ ROOT = Path(__file__).parent.parent
 def execute(name, folder, **parameters):
     """What the executed notebook printed, and its figures in folder/figures."""
     done = folder / f"{name}.ipynb"
-    given = [f"{key}={value}" for key, value in (parameters | {"figures": folder / "figures"}).items()]
-    command = [sys.executable, ROOT / "workflow/scripts/execute.py", ROOT / f"notebooks/{name}.ipynb", done, *given]
+    given = [
+        f"{key}={value}" for key, value in (parameters | {"figures": folder / "figures"}).items()
+    ]
+    command = [
+        sys.executable,
+        ROOT / "workflow/scripts/execute.py",
+        ROOT / f"notebooks/{name}.ipynb",
+        done,
+        *given,
+    ]
     run = subprocess.run(map(str, command), capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     outputs = [out for cell in nbformat.read(done, 4).cells for out in cell.get("outputs", [])]
-    return "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
+    return "".join(
+        out.text for out in outputs if out.output_type == "stream" and out.name == "stdout"
+    )
 
 
 def numbers(printed):
@@ -47,7 +58,10 @@ def test_the_weight_mirror_does_as_its_equations_say(tmp_path):
     for name in ("hidden_floor", "output_floor"):
         measured, predicted = shown[name]
         np.testing.assert_allclose(measured, predicted, rtol=0.1, err_msg=name)
-    assert all((tmp_path / f"figures/fig1_weight_mirror.{kind}").stat().st_size > 10_000 for kind in ("svg", "png"))
+    assert all(
+        (tmp_path / f"figures/fig1_weight_mirror.{kind}").stat().st_size > 10_000
+        for kind in ("svg", "png")
+    )
 
 
 @pytest.mark.slow
@@ -59,13 +73,17 @@ def test_kolen_pollack_does_as_its_law_says(tmp_path):
     assert min(shown["first_angle"].values()) > 80
     assert shown["last_angle"]["0.005"] < 1
     assert shown["last_angle"]["0"] > 30
-    assert shown["test_error"]["0.0005"] < 8 < shown["test_error"]["0.005"]  # the price of a large decay
-    assert all((tmp_path / f"figures/fig2_kolen_pollack.{kind}").stat().st_size > 10_000 for kind in ("svg", "png"))
+    # the price of a large decay
+    assert shown["test_error"]["0.0005"] < 8 < shown["test_error"]["0.005"]
+    assert all(
+        (tmp_path / f"figures/fig2_kolen_pollack.{kind}").stat().st_size > 10_000
+        for kind in ("svg", "png")
+    )
 
 
 @pytest.mark.slow
 def test_the_tour_can_be_taken(tmp_path):
-    trajectory.save(synthetic(seeds=(0, 1), epochs=3, drop=2), tmp_path / "results.nc")
+    results.save(synthetic(seeds=(0, 1), epochs=3, drop=2), tmp_path / "results.nc")
     printed = execute("explore", tmp_path, results=tmp_path / "results.nc", epochs=1)
     assert "BP" in printed
     assert "δ angle" in printed

@@ -12,12 +12,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURE = [sys.executable, ROOT / "workflow/scripts/measure.py"]
-HERITAGE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "EXPERIMENT")  # of a make that runs us
+# of a make that runs us
+HERITAGE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "EXPERIMENT")
 
 
 def run(command, cwd=None):
     env = {key: value for key, value in os.environ.items() if key not in HERITAGE}
-    return subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture
@@ -48,7 +51,9 @@ def test_a_python_without_venv_is_told_how_to_get_it(make, tmp_path):
     python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\n')
     python.chmod(0o755)
     done = make("test", f"PYTHON={python}")
-    assert done.stderr.splitlines()[0].endswith("lacks the module venv; on Debian or Ubuntu: apt install python3-venv")
+    assert done.stderr.splitlines()[0].endswith(
+        "lacks the module venv; on Debian or Ubuntu: apt install python3-venv"
+    )
 
 
 def test_set_up_is_done_when_missing_or_stale(make, tmp_path):
@@ -61,16 +66,26 @@ def test_set_up_is_done_when_missing_or_stale(make, tmp_path):
     assert "-m venv .venv" in make("-n", "test").stdout
 
 
-@pytest.mark.parametrize("experiment", ["cifar10", "config/ablations/cifar10.yaml", "ablations/cifar10"])
+@pytest.mark.parametrize(
+    "experiment", ["cifar10", "config/ablations/cifar10.yaml", "ablations/cifar10"]
+)
 def test_the_report_lies_beside_the_results(make, experiment):
     plan = make("-n", "report", f"EXPERIMENT={experiment}").stdout
-    assert f"snakemake --config experiment={experiment} --report results/cifar10/report.html" in plan
+    assert (
+        f"snakemake --config experiment={experiment} --report results/cifar10/report.html"
+    ) in plan
 
 
 def test_clean_keeps_data_and_reference_results(make, tmp_path):
     assert make("clean").returncode == 0  # nothing there yet
     kept = ["results/reference/digits/results.nc", "data/images.bin", "wtkit.py"]
-    for name in [*kept, "results/digits/results.nc", "results/a file", ".snakemake/log", "docs/_build/html/index.html"]:
+    for name in [
+        *kept,
+        "results/digits/results.nc",
+        "results/a file",
+        ".snakemake/log",
+        "docs/_build/html/index.html",
+    ]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert make("clean").returncode == 0
@@ -88,10 +103,14 @@ STUBBORN = """if True:
 
 
 def test_measure_counts_set_up_and_children_and_hands_the_status_on():
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HUNGRY!r}]); sys.exit(3)"
+    parent = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HUNGRY!r}]); sys.exit(3)"
+    )
     done = run([*MEASURE, "--since", time.time() - 90, sys.executable, "-c", parent])
     assert done.returncode == 3
-    words = re.search(r"Failed after (.*) minutes, 1\.5 of them set-up; (.*) GB of memory at most\.", done.stderr)
+    words = re.search(
+        r"Failed after (.*) minutes, 1\.5 of them set-up; (.*) GB of memory at most\.", done.stderr
+    )
     assert float(words[1]) >= 1.5
     assert 0.4 <= float(words[2]) <= 0.6
 

@@ -1,4 +1,5 @@
-"""The contract of the family (tests/contract.py), and what is said of single methods but not of layers."""
+"""The contract of the family (tests/contract.py), and what is said of single methods but not of
+layers."""
 
 import copy
 import re
@@ -13,7 +14,7 @@ from torch import nn
 
 import wtkit
 from wtkit import methods
-from wtkit.layers import feedback_layers
+from wtkit.feedback import feedback_layers
 from wtkit.methods.base import random_like
 
 PAPER = {
@@ -49,7 +50,7 @@ SIXTH = '''
 from typing import ClassVar
 
 from wtkit.methods.base import Method
-from wtkit.settings import frozen
+from wtkit.validation import frozen
 
 
 @frozen
@@ -81,7 +82,9 @@ def test_a_sixth_method_is_one_file_that_passes_the_contract(sixth):
     contract.holds(sixth)
 
 
-def test_the_contract_refuses_a_method_whose_B_is_not_what_delta_travels_through(sixth, monkeypatch):
+def test_the_contract_refuses_a_method_whose_B_is_not_what_delta_travels_through(
+    sixth, monkeypatch
+):
     cls = methods.method_class(sixth)
     answers = iter(range(10**6))
     monkeypatch.setattr(cls, "feedback_weights", lambda self, W, kept: W * (1 + next(answers) // 4))
@@ -162,9 +165,13 @@ def test_the_scale_of_feedback_alignment_multiplies_B_and_nothing_else():
     for name in ("feedback_alignment", "direct_feedback_alignment"):
         once = contract.converted(name, seed=1)
         twice = wtkit.convert(copy.deepcopy(once), name, seed=1, scale=2.0)
-        for a, b in zip(feedback_layers(once).values(), feedback_layers(twice).values(), strict=True):
+        for a, b in zip(
+            feedback_layers(once).values(), feedback_layers(twice).values(), strict=True
+        ):
             assert torch.equal(2 * a.B, b.B)
-        with pytest.raises(wtkit.WtkitError, match=f"option of {name} 'scale': .* greater than 0, got 0"):
+        with pytest.raises(
+            wtkit.WtkitError, match=f"option of {name} 'scale': .* greater than 0, got 0"
+        ):
             methods.load(name, scale=0)
 
 
@@ -189,9 +196,17 @@ def test_feedback_alignment_turns_W_towards_its_fixed_B():
     ("old", "new", "message"),
     [
         ("@frozen\n", "", "ScaledTransport has no decorator; write @frozen above it"),
-        ("    def feedback_weights", "    def feedback_wieghts", "ScaledTransport lacks feedback_weights"),
+        (
+            "    def feedback_weights",
+            "    def feedback_wieghts",
+            "ScaledTransport lacks feedback_weights",
+        ),
         ("    label: ClassVar[str]", "    lable: ClassVar[str]", "ScaledTransport lacks label"),
-        ("class ScaledTransport(Method)", "class ScaledTransport", "expected one class that is a Method, found 0"),
+        (
+            "class ScaledTransport(Method)",
+            "class ScaledTransport",
+            "expected one class that is a Method, found 0",
+        ),
         ("    def initial(", "    def initial", "SyntaxError: "),
         ("from typing import ClassVar", "from typing import Classvar", "ImportError: "),
     ],
@@ -200,5 +215,7 @@ def test_a_fault_in_a_methods_file_is_named_with_the_file(sixth, old, new, messa
     path = tmp_path / "scaled_transport.py"
     assert old in SIXTH
     path.write_text(SIXTH.replace(old, new))
-    with pytest.raises(wtkit.WtkitError, match=r"^methods/scaled_transport\.py: .*" + re.escape(message)):
+    with pytest.raises(
+        wtkit.WtkitError, match=r"^methods/scaled_transport\.py: .*" + re.escape(message)
+    ):
         methods.load(sixth)

@@ -13,9 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit import mirroring
-from wtkit.angles import find_live_taps
-from wtkit.layers import feedback_layers
+from wtkit.feedback import feedback_layers, find_live_taps, hebbian, mirroring
 
 KINDS = ["gaussian", "uniform", "orthogonal"]
 
@@ -32,7 +30,11 @@ def layer(fan_in=40, out=30, *, bias=True, bias_std=0.0, **options):
 
 
 def convolution(**options):
-    geometry = {key: options.pop(key) for key in ("stride", "padding", "dilation", "groups") if key in options}
+    geometry = {
+        key: options.pop(key)
+        for key in ("stride", "padding", "dilation", "groups")
+        if key in options
+    }
     conv = nn.Conv2d(4, 6, 3, bias=False, **geometry).double()
     conv = wtkit.convert(conv, "weight_mirror", **options)
     conv.is_output = False
@@ -42,7 +44,7 @@ def convolution(**options):
 def recorded_noise(mirrored, monkeypatch):
     """A list that fills with the noise that the layer fires."""
     fired = []
-    name = "_noise_vectors" if mirrored.method.noise_size is None else "_noise_images"
+    name = "noise_vectors" if mirrored.method.noise_size is None else "noise_images"
     original = getattr(mirroring, name)
 
     def record(*args):
@@ -68,15 +70,22 @@ PHI = {
     "identity": (lambda x: x, np.ones_like),
 }
 
-# --------------------------------------------------------------------------------------------------- eqs. 6–8, one step
+# ------------------------------------------------------------------------------- eqs. 6–8, one step
 
 
 @pytest.mark.parametrize("bias_blocking", [True, False])
 @pytest.mark.parametrize("phi", PHI)
 @pytest.mark.parametrize("noise", KINDS)
 def test_one_step_is_equation_7_with_its_decay(noise, phi, bias_blocking, monkeypatch):
-    """In numpy from the recorded noise: ΔB = η_B y_l y_{l+1}ᵀ / (N σ² φ'_s) − λ_B B, y_{l+1} = φ(W y_l + b)."""
-    options = {"noise": noise, "phi": phi, "bias_blocking": bias_blocking, "noise_std": 0.7, "noise_batch": 16}
+    """In numpy from the recorded noise: ΔB = η_B y_l y_{l+1}ᵀ / (N σ² φ'_s) − λ_B B, y_{l+1} = φ(W
+    y_l + b)."""
+    options = {
+        "noise": noise,
+        "phi": phi,
+        "bias_blocking": bias_blocking,
+        "noise_std": 0.7,
+        "noise_batch": 16,
+    }
     mirrored = layer(bias_std=0.5, mirror_lr=0.03, mirror_decay=0.02, **options)
     fired = recorded_noise(mirrored, monkeypatch)
     before = array(mirrored.B)
@@ -100,7 +109,9 @@ def test_noise_images_follow_equation_7_at_every_position(geometry, monkeypatch)
     fired = recorded_noise(mirrored, monkeypatch)
     before = array(mirrored.B)
     wtkit.mirror(mirrored)
-    unpadded = nn.Conv2d(4, 6, 3, bias=False, **{k: v for k, v in geometry.items() if k != "padding"})
+    unpadded = nn.Conv2d(
+        4, 6, 3, bias=False, **{k: v for k, v in geometry.items() if k != "padding"}
+    )
     y = array(fired[0])
     drive = contract.conv_forward(y, array(mirrored.weight), None, unpadded)
     response = np.maximum(drive, 0)
@@ -128,7 +139,7 @@ def test_settling_is_the_plain_average_until_the_decay_takes_over():
     mirrored = layer(mirror_lr=0.25)
     products, twin = [], copy.deepcopy(mirrored)
     for _ in range(6):
-        products.append(mirroring.hebbian(twin))
+        products.append(hebbian(twin))
         twin.mirror_count += 1
     wtkit.mirror(mirrored, 4, settle=True)
     torch.testing.assert_close(mirrored.B, sum(products[:4]) / 4)
@@ -139,13 +150,13 @@ def test_settling_is_the_plain_average_until_the_decay_takes_over():
     torch.testing.assert_close(mirrored.B, expected)
 
 
-# ----------------------------------------------------------------------------------- T3, eqs. 5, 11 and 12: expectation
+# --------------------------------------------------------------- T3, eqs. 5, 11 and 12: expectation
 
 
 def mean_product(mirrored, steps):
     total = torch.zeros_like(mirrored.weight)
     for _ in range(steps):
-        total += mirroring.hebbian(mirrored)
+        total += hebbian(mirrored)
         mirrored.mirror_count += 1
     return total.detach() / steps
 
@@ -153,7 +164,8 @@ def mean_product(mirrored, steps):
 @pytest.mark.parametrize("noise_std", [0.3, 2.0])
 @pytest.mark.parametrize("noise", KINDS)
 def test_transposing_rule_expects_sigma_squared_W(noise, noise_std):
-    """T3: E[y yᵀ Wᵀ] = σ² Wᵀ, so that after division by σ² the mean product is W itself, at unit gain."""
+    """T3: E[y yᵀ Wᵀ] = σ² Wᵀ, so that after division by σ² the mean product is W itself, at unit
+    gain."""
     mirrored = layer(phi="identity", noise=noise, noise_std=noise_std, noise_batch=400, bias=False)
     product, W = mean_product(mirrored, 60), mirrored.weight.detach()
     gain = float((product * W).sum() / W.square().sum())
@@ -164,20 +176,31 @@ def test_transposing_rule_expects_sigma_squared_W(noise, noise_std):
 @pytest.mark.parametrize("bias_blocking", [True, False])
 @pytest.mark.parametrize("phi", ["relu", "tanh", "sigmoid"])
 def test_mean_slope_makes_unit_gain_under_any_phi(phi, bias_blocking):
-    """Eq. 11 without its approximation: E[y φ(Wy+b)] = σ² E[φ'] W, unit by unit; φ'_s is the mean over the units."""
-    mirrored = layer(phi=phi, bias_blocking=bias_blocking, bias_std=0.0 if bias_blocking else 0.2, noise_batch=500)
+    """Eq. 11 without its approximation: E[y φ(Wy+b)] = σ² E[φ'] W, unit by unit; φ'_s is the mean
+    over the units."""
+    mirrored = layer(
+        phi=phi,
+        bias_blocking=bias_blocking,
+        bias_std=0.0 if bias_blocking else 0.2,
+        noise_batch=500,
+    )
     product, W = mean_product(mirrored, 60), mirrored.weight.detach()
     assert float((product * W).sum() / W.square().sum()) == pytest.approx(1, abs=0.03)
 
 
 def test_biases_scale_rows_by_the_units_own_slope():
-    """Eq. 11 unblocked: unit i's row is Φ(b_i/‖w_i‖) over the mean of these, times W's row; blocked, all are alike."""
+    """Eq. 11 unblocked: unit i's row is Φ(b_i/‖w_i‖) over the mean of these, times W's row;
+    blocked, all are alike."""
     for bias_blocking in (False, True):
         mirrored = layer(20, 6, noise_batch=2000, bias_blocking=bias_blocking)
         with torch.no_grad():
             mirrored.bias.copy_(torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0]))
         W = mirrored.weight.detach()
-        slope = torch.special.ndtr(mirrored.bias.detach() / W.norm(dim=1)) if not bias_blocking else torch.ones(6)
+        slope = (
+            torch.special.ndtr(mirrored.bias.detach() / W.norm(dim=1))
+            if not bias_blocking
+            else torch.ones(6)
+        )
         gain = (mean_product(mirrored, 60) * W).sum(1) / W.square().sum(1)
         torch.testing.assert_close(gain, (slope / slope.mean()).to(gain), atol=0.05, rtol=0.05)
 
@@ -194,7 +217,7 @@ def test_bias_blocking_reaches_smaller_angles_where_biases_vary():
     assert angles[False] > 3 * angles[True]
 
 
-# -------------------------------------------------------------------------------------------------------- T5: long runs
+# ------------------------------------------------------------------------------------ T5: long runs
 
 
 def test_B_converges_and_stays_bounded_with_a_decay_and_grows_without():
@@ -228,18 +251,21 @@ def test_B_follows_a_W_that_moves():
     assert wtkit.matrix_angles(mirrored).item() < 20
 
 
-# ------------------------------------------------------------------------------------------ the arithmetic of claims.md
+# ---------------------------------------------------------------------- the arithmetic of claims.md
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "uniform"])
 @pytest.mark.parametrize(("phi", "factor"), [("identity", 1), ("relu", 2)])
 @pytest.mark.parametrize("bias_blocking", [True, False])
-def test_one_batch_leaves_tan_squared_K_over_n_and_relu_doubles_it(noise, phi, factor, bias_blocking):
+def test_one_batch_leaves_tan_squared_K_over_n_and_relu_doubles_it(
+    noise, phi, factor, bias_blocking
+):
     K, n = 200, 400
     mirrored = layer(K, 150, phi=phi, noise=noise, noise_batch=n, bias_blocking=bias_blocking)
     found = []
     for _ in range(5):
-        wtkit.mirror(mirrored, settle=True)  # a first step of weight 1: B is the product of one batch
+        # a first step of weight 1: B is the product of one batch
+        wtkit.mirror(mirrored, settle=True)
         found.append(tan2(mirrored))
     assert np.mean(found) == pytest.approx(factor * K / n, rel=0.06)
 
@@ -268,24 +294,30 @@ def test_orthogonal_noise_removes_most_of_the_sampling_error():
 
 @pytest.mark.parametrize("phi", ["identity", "tanh"])
 def test_a_full_cycle_of_orthogonal_noise_through_a_linear_response_reads_W(phi):
-    mirrored = layer(48, 20, phi=phi, noise="orthogonal", noise_batch=16, noise_std=1e-4, bias=False)
+    mirrored = layer(
+        48, 20, phi=phi, noise="orthogonal", noise_batch=16, noise_std=1e-4, bias=False
+    )
     wtkit.mirror(mirrored, 6, settle=True)
     torch.testing.assert_close(mirrored.B, mirrored.weight.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_pairs_of_opposite_signs_make_a_relu_linear_so_that_one_cycle_reads_W():
-    """φ(d) − φ(−d) = d: orthogonal noise avoids what the ReLU costs; as many Gaussian samples leave tan² = 2K/N = 1."""
+    """φ(d) − φ(−d) = d: orthogonal noise avoids what the ReLU costs; as many Gaussian samples leave
+    tan² = 2K/N = 1."""
     fan_in, samples = 256, 64
     found = {}
     for noise in ("orthogonal", "gaussian"):
         mirrored = layer(fan_in, 100, phi="relu", noise=noise, noise_batch=samples, bias=False)
-        wtkit.mirror(mirrored, 2 * fan_in // samples, settle=True)  # one cycle: each direction with both signs
+        # one cycle: each direction with both signs
+        wtkit.mirror(mirrored, 2 * fan_in // samples, settle=True)
         found[noise] = mirrored
-    torch.testing.assert_close(found["orthogonal"].B, found["orthogonal"].weight.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found["orthogonal"].B, found["orthogonal"].weight.detach(), rtol=0, atol=1e-6
+    )
     assert wtkit.matrix_angles(found["gaussian"]).item() == pytest.approx(45, abs=3)
 
 
-# ------------------------------------------------------------------------------------------------------------ the noise
+# ---------------------------------------------------------------------------------------- the noise
 
 
 @pytest.mark.parametrize("noise", KINDS)
@@ -294,11 +326,12 @@ def test_noise_has_zero_mean_equal_variance_and_no_correlation(noise):
     mirrored = layer(K, 3, noise=noise, noise_std=std, noise_batch=32)
     drawn = []
     for _ in range(steps):
-        vectors = mirroring._noise_vectors(mirrored, groups=1)[0]
+        vectors = mirroring.noise_vectors(mirrored, groups=1)[0]
         drawn.append(torch.cat([vectors, -vectors]) if noise == "orthogonal" else vectors)
         mirrored.mirror_count += 1
     drawn = torch.cat(drawn)
-    error = 5.5 / math.sqrt(len(drawn) / (4 if noise == "orthogonal" else 1))  # pairs, and blocks of 3 of one basis
+    # pairs, and blocks of 3 of one basis
+    error = 5.5 / math.sqrt(len(drawn) / (4 if noise == "orthogonal" else 1))
     assert drawn.mean(0).abs().max() < error * std
     covariance = drawn.T @ drawn / len(drawn) / std**2
     assert (covariance - torch.eye(K)).abs().max() < 1.5 * error
@@ -313,19 +346,22 @@ def test_orthogonal_noise_covers_one_basis_exactly_once_a_cycle(fan_in):
     for _ in range(2):
         basis = []
         for _ in range(blocks):
-            basis.append(mirroring._noise_vectors(mirrored, groups=1)[0])
+            basis.append(mirroring.noise_vectors(mirrored, groups=1)[0])
             assert 0 < len(basis[-1]) <= half
             mirrored.mirror_count += 1
         cycles.append(torch.cat(basis))
         gram = cycles[-1] @ cycles[-1].T
         torch.testing.assert_close(gram, 0.25 * fan_in * torch.eye(fan_in, dtype=torch.float64))
-    torch.testing.assert_close(*cycles)  # again in the same order, so that no direction waits longer than a cycle
+    # again in the same order, so that no direction waits longer than a cycle
+    torch.testing.assert_close(*cycles)
 
 
 @pytest.mark.parametrize("fan_in", [4, 9, 27, 64, 512, 4608])
 def test_samples_of_orthogonal_noise_stay_below_the_fan_in(fan_in):
     for noise_batch, noise_fraction in ((2, 0), (64, 0.25), (10**6, 0.99)):
-        method = layer(4, 2, noise="orthogonal", noise_batch=noise_batch, noise_fraction=noise_fraction).method
+        method = layer(
+            4, 2, noise="orthogonal", noise_batch=noise_batch, noise_fraction=noise_fraction
+        ).method
         assert 2 <= method.samples(fan_in) <= max(2, fan_in / 2)
         assert method.samples(fan_in) % 2 == 0
 
@@ -337,15 +373,15 @@ def test_samples_follow_the_fan_in_and_have_a_floor():
 
 def test_layers_and_steps_have_noise_of_their_own():
     model = wtkit.convert(nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9)), "weight_mirror", seed=0)
-    first = mirroring._noise_vectors(model[0], 1)
-    assert not torch.equal(first, mirroring._noise_vectors(model[1], 1))
+    first = mirroring.noise_vectors(model[0], 1)
+    assert not torch.equal(first, mirroring.noise_vectors(model[1], 1))
     wtkit.mirror(model)
-    assert not torch.equal(first, mirroring._noise_vectors(model[0], 1))
+    assert not torch.equal(first, mirroring.noise_vectors(model[0], 1))
 
 
 def test_groups_fire_noise_of_their_own():
     for noise in KINDS:
-        first, second = mirroring._noise_vectors(convolution(groups=2, noise=noise), groups=2)
+        first, second = mirroring.noise_vectors(convolution(groups=2, noise=noise), groups=2)
         assert not torch.equal(first, second)
 
 
@@ -358,7 +394,9 @@ def test_noise_images_and_patches_agree():
 
 
 def test_noise_images_smaller_than_the_kernel_are_refused():
-    with pytest.raises(wtkit.WtkitError, match="'noise_size': 4 pixels are less than the 5 that a kernel"):
+    with pytest.raises(
+        wtkit.WtkitError, match="'noise_size': 4 pixels are less than the 5 that a kernel"
+    ):
         wtkit.mirror(convolution(dilation=2, noise_size=4))
 
 
@@ -371,9 +409,9 @@ def test_the_output_layer_has_a_phi_of_its_own():
     )
     hidden, output = model
     assert (hidden.is_output, output.is_output) == (False, True)
-    noise = mirroring._noise_vectors(output, 1)[0]
+    noise = mirroring.noise_vectors(output, 1)[0]
     W, b = output.weight.detach(), output.bias.detach()
-    torch.testing.assert_close(mirroring.hebbian(output), ((noise @ W.T + b).T @ noise).detach() / len(noise))
+    torch.testing.assert_close(hebbian(output), ((noise @ W.T + b).T @ noise).detach() / len(noise))
 
 
 def test_a_layer_that_never_fires_keeps_a_finite_B():
@@ -384,18 +422,20 @@ def test_a_layer_that_never_fires_keeps_a_finite_B():
     assert mirrored.B.isfinite().all()
 
 
-# ------------------------------------------------------------------------------------------ what mirroring leaves alone
+# ---------------------------------------------------------------------- what mirroring leaves alone
 
 
 def small_network():
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(64, 3)
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(),
+        nn.Linear(64, 3)
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [{}, {"noise": "orthogonal"}, {"noise_size": 5}], ids=str)
 def test_nothing_but_B_changes(options):
-    """W, biases, BatchNorm's statistics, gradients, modes and the global random streams, bit for bit."""
+    """W, biases, BatchNorm's statistics, gradients, modes and the global random streams, bit for
+    bit."""
     model = wtkit.convert(small_network(), "weight_mirror", **options).train()
     F.cross_entropy(model(torch.randn(4, 2, 4, 4)), torch.tensor([0, 1, 2, 0])).backward()
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -417,7 +457,9 @@ def test_a_model_that_has_never_seen_an_input_will_do():
 
 
 @pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+    "duplicate",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
+    ids=["deepcopy", "pickle"],
 )
 @pytest.mark.parametrize("noise", KINDS)
 def test_a_copys_noise_goes_on_as_the_originals(noise, duplicate):
@@ -432,7 +474,9 @@ def test_a_copys_noise_goes_on_as_the_originals(noise, duplicate):
 
 
 def test_order_of_steps_and_calls_does_not_matter():
-    once, thrice = (wtkit.convert(copy.deepcopy(plain), "weight_mirror") for plain in [small_network()] * 2)
+    once, thrice = (
+        wtkit.convert(copy.deepcopy(plain), "weight_mirror") for plain in [small_network()] * 2
+    )
     wtkit.mirror(once, 3)
     for _ in range(3):
         wtkit.mirror(thrice)
@@ -468,13 +512,18 @@ def test_layers_of_low_precision_can_be_mirrored(dtype):
 
 def shrinking(size=1):
     """Two convolutions; the second one's map is ``size`` pixels, and its kernel reaches past it."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1)).double()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1)
+    ).double()
     images = torch.zeros(2, 3, 2 * size, 2 * size, dtype=torch.float64)
-    return wtkit.convert(model, "weight_mirror", noise="orthogonal", noise_batch=2, phi="identity"), images
+    return wtkit.convert(
+        model, "weight_mirror", noise="orthogonal", noise_batch=2, phi="identity"
+    ), images
 
 
 def test_noise_is_fired_only_where_inputs_exist():
-    """The taps that are left are those whose weights the output depends on at all; elsewhere B only decays."""
+    """The taps that are left are those whose weights the output depends on at all; elsewhere B only
+    decays."""
     model, images = shrinking()
     find_live_taps(model, images)
     conv = model[2]

@@ -12,15 +12,29 @@ from torch.nn import functional as F
 from torchvision import models
 
 import wtkit
-from wtkit import networks, trajectory
-from wtkit.config import MLP, RESNETS, TORCHVISION, RunConfig
-from wtkit.layers import FeedbackLayer, as_patterns, feedback_layers
+from wtkit import networks, results
+from wtkit.experiments import MLP, RESNETS, TORCHVISION, RunConfig
+from wtkit.feedback import FeedbackLayer, as_patterns, feedback_layers
+from wtkit.networks import mlp, try_out
 
 METHODS = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
 # transformers small enough for a test
-VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+VIT = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 32,
+    "mlp_dim": 64,
+}
 VIT_BACKPROP = ["encoder.pos_embedding", "*.self_attention"]
-SWIN = {"patch_size": [4, 4], "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": [4, 4]}
+SWIN = {
+    "patch_size": [4, 4],
+    "embed_dim": 16,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": [4, 4],
+}
 
 FAMILIES = {
     "mlp": ({"network_options": {"hidden": [20, 10], "unit": "tanh"}}, METHODS),
@@ -28,7 +42,10 @@ FAMILIES = {
     "mobilenet_v2": ({"network_options": {"width_mult": 0.25}}, METHODS),
     "squeezenet1_1": ({}, METHODS),
     "shufflenet_v2_x0_5": ({}, METHODS),
-    "torchvision.models:VisionTransformer": ({"network_options": VIT, "backprop": VIT_BACKPROP}, METHODS),
+    "torchvision.models:VisionTransformer": (
+        {"network_options": VIT, "backprop": VIT_BACKPROP},
+        METHODS,
+    ),
     "densenet121": ({}, ["sign_symmetry", "kolen_pollack"]),
     "convnext_tiny": ({}, ["feedback_alignment"]),
     "efficientnet_b0": ({}, ["kolen_pollack"]),
@@ -36,7 +53,10 @@ FAMILIES = {
     "mobilenet_v3_small": ({}, ["weight_mirror", "feedback_alignment"]),
     "regnet_y_400mf": ({}, ["weight_mirror", "sign_symmetry"]),
     "resnext50_32x4d": ({}, ["kolen_pollack"]),
-    "torchvision.models:SwinTransformer": ({"network_options": SWIN, "backprop": ["*.attn"]}, METHODS),
+    "torchvision.models:SwinTransformer": (
+        {"network_options": SWIN, "backprop": ["*.attn"]},
+        METHODS,
+    ),
 }
 
 
@@ -49,8 +69,8 @@ def images(tmp_path_factory):
 def config(images):
     def build(network, method="feedback_alignment", **settings):
         tiny = {
-            "data": "image_folder", "data_root": str(images), "image_size": 32, "epochs": 1, "batch_size": 18,
-            "lr": 0.01, "delta_examples": 4,
+            "data": "image_folder", "data_root": str(images), "image_size": 32, "epochs": 1,
+            "batch_size": 18, "lr": 0.01, "delta_examples": 4,
         }  # fmt: skip
         if method == "weight_mirror":
             tiny["options"] = {"noise": "orthogonal", "noise_fraction": 0.5, "mirror_before": 4}
@@ -66,23 +86,28 @@ def built(network, num_classes=5, image_size=32, **settings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("network", "method"), [(network, method) for network, (_, methods) in FAMILIES.items() for method in methods]
+    ("network", "method"),
+    [(network, method) for network, (_, methods) in FAMILIES.items() for method in methods],
 )
 def test_every_family_trains(config, network, method):
     settings, _ = FAMILIES[network]
-    run = trajectory.check(wtkit.train(config(network, method, **settings), quiet=True), network)
+    run = results.check(wtkit.train(config(network, method, **settings), quiet=True), network)
     assert str(run.status.values) == "complete"
     assert np.isfinite(run.train_loss[-1])
     assert run.attrs["network"].startswith(network.replace(":", "."))
-    called = run.sel(layer=[name for name in run.layer.values if "attn" not in name])  # Swin's are read, not called
-    last = called.isel(epoch=-1)  # before training, the head of a vision transformer is zero and sends no δ
+    # Swin's are read, not called
+    called = run.sel(layer=[name for name in run.layer.values if "attn" not in name])
+    # before training, the head of a vision transformer is zero and sends no δ
+    last = called.isel(epoch=-1)
     assert not last.delta_angle.isnull().any()
     assert last.delta_angle[-1] < 1e-6
     if method == "backprop":
         assert (last.matrix_angle == 0).all()
         assert (last.delta_angle < 1e-4).all()
     elif method in ("feedback_alignment", "kolen_pollack"):
-        wide = called.matrix_angle.isel(epoch=0).where((run.fan_in > 100) & (run.kind == "Conv2d"), drop=True)
+        wide = called.matrix_angle.isel(epoch=0).where(
+            (run.fan_in > 100) & (run.kind == "Conv2d"), drop=True
+        )
         np.testing.assert_allclose(wide, 90, atol=10)
     assert run.mirror_samples.notnull().any() == (method == "weight_mirror")
 
@@ -91,7 +116,7 @@ def test_every_family_trains(config, network, method):
 def test_vgg_trains():
     """A step alone: to measure the angles of its 129 million weights takes longer."""
     model = wtkit.convert(built("vgg11"), "sign_symmetry")
-    networks.try_out(model, torch.randn(2, 3, 32, 32), 5, "vgg11")
+    try_out(model, torch.randn(2, 3, 32, 32), 5, "vgg11")
     F.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([1, 3])).backward()
     torch.optim.SGD(model.parameters(), lr=0.01).step()
     assert len(feedback_layers(model)) == 11
@@ -101,7 +126,8 @@ def test_vgg_trains():
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["densenet121", "mobilenet_v2", "convnext_tiny", "googlenet"])
 def test_backprop_is_torchvisions(network):
-    """From the same seed the same weights, outputs and gradients, dropout and stochastic depth included."""
+    """From the same seed the same weights, outputs and gradients, dropout and stochastic depth
+    included."""
     nets = {}
     for name in ("plain", "converted"):
         torch.manual_seed(3)
@@ -133,18 +159,27 @@ def test_the_names_are_those_of_torchvisions_classifiers():
 
 def test_an_mlp_has_the_layers_and_units_that_it_is_asked_for():
     torch.manual_seed(0)
-    model = networks.mlp(MLP(hidden=[20, 10], unit="sigmoid"), num_classes=4, image_size=6).double()
-    W = {name: layer.weight.detach().numpy() for name, layer in model.named_children() if "fc" in name}
-    b = {name: layer.bias.detach().numpy() for name, layer in model.named_children() if "fc" in name}
+    model = mlp(MLP(hidden=[20, 10], unit="sigmoid"), num_classes=4, image_size=6).double()
+    W = {
+        name: layer.weight.detach().numpy()
+        for name, layer in model.named_children()
+        if "fc" in name
+    }
+    b = {
+        name: layer.bias.detach().numpy() for name, layer in model.named_children() if "fc" in name
+    }
     assert [w.shape for w in W.values()] == [(20, 108), (10, 20), (4, 10)]
     x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
     y = x.numpy().reshape(3, -1)
     for name in ("fc1", "fc2"):
         y = 1 / (1 + np.exp(-(y @ W[name].T + b[name])))
     np.testing.assert_allclose(model(x).detach().numpy(), y @ W["fc3"].T + b["fc3"], rtol=1e-10)
-    units = [type(built("mlp", network_options={"unit": unit})[2]) for unit in ("relu", "tanh", "sigmoid")]
+    units = [
+        type(built("mlp", network_options={"unit": unit})[2])
+        for unit in ("relu", "tanh", "sigmoid")
+    ]
     assert units == [nn.ReLU, nn.Tanh, nn.Sigmoid]
-    assert [type(layer) for layer in networks.mlp(MLP(hidden=[]), num_classes=4, image_size=2)] == [
+    assert [type(layer) for layer in mlp(MLP(hidden=[]), num_classes=4, image_size=2)] == [
         nn.Flatten, nn.Linear,
     ]  # fmt: skip
 
@@ -171,7 +206,11 @@ MADE_WRONG = [
         {"image_size": 40},
         "network 'vit_b_16' cannot be made with image_size=40: Input shape indivisible by ",
     ),
-    ("vgg11", {"weights": "DEFAULT"}, "network 'vgg11' cannot be made with image_size=32, weights='DEFAULT': "),
+    (
+        "vgg11",
+        {"weights": "DEFAULT"},
+        "network 'vgg11' cannot be made with image_size=32, weights='DEFAULT': ",
+    ),
     (
         "own_networks:Small",
         {"depth": 3},
@@ -183,14 +222,20 @@ MADE_WRONG = [
         "cannot be made with num_classes=5: got an unexpected keyword argument 'num_classes'",
     ),
     ("own_networks:Smal", {}, "nothing called 'Smal' in own_networks (did you mean 'Small'?)"),
-    ("own_network:Small", {}, "No module named 'own_network'; start in the folder that holds it, or install it"),
+    (
+        "own_network:Small",
+        {},
+        "No module named 'own_network'; start in the folder that holds it, or install it",
+    ),
     ("own_networks:constant", {}, "expected a class, or a function that gives a network"),
     ("own_networks:number", {}, "expected an nn.Module of it, got int"),
     ("broken_network:Small", {}, "SyntaxError: "),
 ]
 
 
-@pytest.mark.parametrize(("network", "options", "message"), MADE_WRONG, ids=[message for *_, message in MADE_WRONG])
+@pytest.mark.parametrize(
+    ("network", "options", "message"), MADE_WRONG, ids=[message for *_, message in MADE_WRONG]
+)
 def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monkeypatch):
     (tmp_path / "broken_network.py").write_text("class Small(\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -200,27 +245,37 @@ def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monke
 
 
 TRAINED_WRONG = [
-    ("own_networks:Two", {}, "network 'own_networks.Two' gives tuple for 2 images, expected logits (2, 3)"),
+    ("own_networks:Two", {}, "network 'own_networks.Two' gives tuple for 2 images, expected logits "
+                             "(2, 3)"),
     ("own_networks:Maps", {}, "gives shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
     ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
-    ("own_networks:Recurrent", {}, "convert(..., backprop=['memory']), or the setting 'backprop' of a run"),
-    ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the layer, so that δ"),
-    ("own_networks:Small", {"backprop": ["*"]}, "setting 'backprop': no layer is left for the method"),
+    ("own_networks:Recurrent", {}, "convert(..., backprop=['memory']), or the setting 'backprop' "
+                                   "of a run"),
+    ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the "
+                                  "layer, so that δ"),
+    ("own_networks:Small", {"backprop": ["*"]}, "setting 'backprop': no layer is left for the "
+                                                "method"),
     ("own_networks:Small", {"backprop": ["hiden"]}, "backprop: 'hiden' matches no module"),
-    ("googlenet", {"network_options": {"aux_logits": True}}, "gives GoogLeNetOutputs for 2 images, expected logits"),
-    ("alexnet", {}, "network 'alexnet' cannot take images of 32×32 pixels (Given input size: (256x1x1). Calc"),
+    ("googlenet", {"network_options": {"aux_logits": True}}, "gives GoogLeNetOutputs for 2 images, "
+                                                             "expected logits"),
+    ("alexnet", {}, "network 'alexnet' cannot take images of 32×32 pixels (Given input size: "
+                    "(256x1x1). Calc"),
     (
         "torchvision.models:VisionTransformer", {"network_options": VIT},
         "backprop=['encoder.pos_embedding', 'encoder.layers.encoder_layer_*.self_attention'])",
     ),
     (
-        "torchvision.models:VisionTransformer", {"network_options": VIT | {"image_size": 64}, "backprop": VIT_BACKPROP},
-        "cannot take images of 32×32 pixels (Wrong image height! Expected 64 but got 32!); take another image_size",
+        "torchvision.models:VisionTransformer",
+        {"network_options": VIT | {"image_size": 64}, "backprop": VIT_BACKPROP},
+        "cannot take images of 32×32 pixels (Wrong image height! Expected 64 but got 32!); take "
+        "another image_size",
     ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("network", "settings", "message"), TRAINED_WRONG, ids=[m for *_, m in TRAINED_WRONG])
+@pytest.mark.parametrize(
+    ("network", "settings", "message"), TRAINED_WRONG, ids=[m for *_, m in TRAINED_WRONG]
+)
 def test_what_cannot_be_trained_is_named_before_it_is(config, network, settings, message):
     with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
         wtkit.train(config(network, **settings), quiet=True)
@@ -230,7 +285,10 @@ def test_what_cannot_be_trained_is_named_before_it_is(config, network, settings,
 def test_swins_attention_is_not_taken_for_converted(config):
     """Its weights are read by a function that knows nothing of B."""
     swin = {"network_options": SWIN, "backprop": ["*.relative_position_bias_table"]}
-    message = "the network uses the weights of 'features.1.0.attn.qkv' and 3 more layers without calling them"
+    message = (
+        "the network uses the weights of 'features.1.0.attn.qkv' and 3 more layers without "
+        "calling them"
+    )
     with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
         wtkit.train(config("torchvision.models:SwinTransformer", **swin), quiet=True)
     assert "backprop=['features.*.*.attn.qkv', 'features.*.*.attn.proj']" in str(error.value)
@@ -244,11 +302,13 @@ def test_a_layer_that_plays_no_part_is_not_measured(config):
 
 
 def test_trying_out_changes_nothing():
-    model = wtkit.convert(built("mobilenet_v2", network_options={"width_mult": 0.25}), "kolen_pollack")
+    model = wtkit.convert(
+        built("mobilenet_v2", network_options={"width_mult": 0.25}), "kolen_pollack"
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(2, 3, 32, 32)
     stream, learning = torch.get_rng_state(), [p.requires_grad for p in model.parameters()]
-    networks.try_out(model, images, 5, "mobilenet_v2")
+    try_out(model, images, 5, "mobilenet_v2")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), stream)
     assert [p.requires_grad for p in model.parameters()] == learning
@@ -258,7 +318,9 @@ def test_trying_out_changes_nothing():
 
 @pytest.mark.parametrize("method", ["sign_symmetry", "weight_mirror", "kolen_pollack"])
 def test_layers_that_stay_on_backprop_are_measured_like_the_others(config, method):
-    run = wtkit.train(config("own_networks:Small", method, backprop=["head", "features.0"]), quiet=True)
+    run = wtkit.train(
+        config("own_networks:Small", method, backprop=["head", "features.0"]), quiet=True
+    )
     names = ["features.0", "features.2", "hidden", "head"]
     assert run.layer.values.tolist() == names
     aligned = (run.matrix_angle == 0).all("epoch").values.tolist()
@@ -306,7 +368,7 @@ def test_networks_are_gathered_under_names_that_tell_them_apart(config, tmp_path
         assert run.name == f"{name}-own-feedback_alignment-seed0"
         wtkit.train(run, tmp_path / run.name, quiet=True)
         paths.append(tmp_path / run.name / "trajectory.nc")
-    trajectory.save(trajectory.gather(paths, "mine"), tmp_path / "results.nc")
+    results.save(results.gather(paths, "mine"), tmp_path / "results.nc")
     tree = wtkit.open_results(tmp_path / "results.nc", quiet=True)
     assert {name: node.sizes["layer"] for name, node in tree.children.items()} == dict(
         zip(chosen, [2, 3, 4], strict=True)
@@ -328,7 +390,9 @@ def test_patterns_are_few(names, patterns):
 
 def test_several_modules_that_cannot_be_converted_are_named_at_once():
     model = nn.Sequential(*(nn.TransformerEncoderLayer(4, 2, 8) for _ in range(3)))
-    with pytest.raises(wtkit.WtkitError, match=r"'0.self_attn' \(MultiheadAttention\).* \(and 2 more\)") as error:
+    with pytest.raises(
+        wtkit.WtkitError, match=r"'0.self_attn' \(MultiheadAttention\).* \(and 2 more\)"
+    ) as error:
         wtkit.convert(model, "feedback_alignment")
     assert "backprop=['*.self_attn'])" in str(error.value)
     wtkit.convert(model, "feedback_alignment", backprop=["*.self_attn"])

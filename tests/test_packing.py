@@ -18,15 +18,21 @@ from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
 import wtkit
-from wtkit import data, packing
+from wtkit import data
 from wtkit.__main__ import main
-from wtkit.config import RunConfig
+from wtkit.data import open_pack, pack, packing
 from wtkit.errors import WtkitError
-from wtkit.packing import open_pack, pack
+from wtkit.experiments import RunConfig
 
 
 def load(root, **settings):
-    defaults = {"method": "backprop", "batch_size": 4, "data": "image_folder", "data_root": str(root), "workers": 0}
+    defaults = {
+        "method": "backprop",
+        "batch_size": 4,
+        "data": "image_folder",
+        "data_root": str(root),
+        "workers": 0,
+    }
     return data.load(RunConfig(**defaults | settings))
 
 
@@ -48,15 +54,21 @@ def source(tmp_path):
     return image_folder(tmp_path / "source")
 
 
-@pytest.mark.parametrize("settings", [{"image_size": 8}, {"image_size": 80}, {"image_size": 80, "classes": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"image_size": 8}, {"image_size": 80}, {"image_size": 80, "classes": 2}]
+)
 @pytest.mark.parametrize("evaluate_on", ["test", "validation"])
 def test_a_pack_is_read_in_the_folders_place(tmp_path, source, settings, evaluate_on):
     pack(source, tmp_path / "pack", shard_images=5, workers=0)
-    folder, packed = (load(root, evaluate_on=evaluate_on, **settings) for root in (source, tmp_path / "pack"))
+    folder, packed = (
+        load(root, evaluate_on=evaluate_on, **settings) for root in (source, tmp_path / "pack")
+    )
     assert packed.num_classes == folder.num_classes
     for batches in ("train_batches", "held_out_batches"):
         epoch = (1,) if batches == "train_batches" else ()
-        for ours, theirs in zip(getattr(packed, batches)(4, *epoch), getattr(folder, batches)(4, *epoch), strict=True):
+        for ours, theirs in zip(
+            getattr(packed, batches)(4, *epoch), getattr(folder, batches)(4, *epoch), strict=True
+        ):
             assert all(map(torch.equal, ours, theirs))
 
 
@@ -75,12 +87,17 @@ def test_large_images_are_shrunk_and_others_kept(tmp_path):
     with tarfile.open(tmp_path / "pack" / "train-00000.tar") as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}
     assert list(members) == [
-        *(f"class{label}/{i}.png" for label in range(2) for i in range(2)), "class1/wide.JPEG", "class1/wide.png.jpg"
+        *(f"class{label}/{i}.png" for label in range(2) for i in range(2)), "class1/wide.JPEG",
+        "class1/wide.png.jpg"
     ]  # fmt: skip
     assert members["class0/1.png"] == (source / "train" / "class0" / "1.png").read_bytes()
     images, _, _ = open_pack(tmp_path / "pack", lambda number: {i: i for i in range(number)})
     assert images.labels == [0, 0, 1, 1, 1, 1]
-    whole = torch.frombuffer(bytearray(wide.tobytes()), dtype=torch.uint8).view(60, 120, 3).permute(2, 0, 1)
+    whole = (
+        torch.frombuffer(bytearray(wide.tobytes()), dtype=torch.uint8)
+        .view(60, 120, 3)
+        .permute(2, 0, 1)
+    )
     for place, name in ((4, "class1/wide.JPEG"), (5, "class1/wide.png.jpg")):
         assert images.read(place) == members[name]
         assert Image.open(io.BytesIO(members[name])).format == "JPEG"
@@ -94,11 +111,19 @@ def test_the_manifest_has_the_checksums(tmp_path, source):
     assert "54 images in 3 shards" in said
     manifest = json.loads((tmp_path / "pack" / "pack.json").read_text())
     assert manifest["classes"] == ["class0", "class1", "class2"]
-    sums = {f"{part}.npy": described["index_sha256"] for part, described in manifest["parts"].items()}
-    sums |= {shard["file"]: shard["sha256"] for part in manifest["parts"].values() for shard in part["shards"]}
+    sums = {
+        f"{part}.npy": described["index_sha256"] for part, described in manifest["parts"].items()
+    }
+    sums |= {
+        shard["file"]: shard["sha256"]
+        for part in manifest["parts"].values()
+        for shard in part["shards"]
+    }
     files = contents(tmp_path / "pack")
     assert {
-        name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name not in (".lock", "pack.json")
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in files.items()
+        if name not in (".lock", "pack.json")
     } == sums
 
 
@@ -106,7 +131,16 @@ def test_the_manifest_has_the_checksums(tmp_path, source):
 def test_a_pack_that_is_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
     source = image_folder(tmp_path / "source", train=60, held_out=2, size=200)
     pack(source, tmp_path / "whole", short_side=100, shard_images=20, workers=0)
-    command = ["data", "pack", str(source), str(tmp_path / "killed"), "--short-side", "100", "--shard-images", "20"]
+    command = [
+        "data",
+        "pack",
+        str(source),
+        str(tmp_path / "killed"),
+        "--short-side",
+        "100",
+        "--shard-images",
+        "20",
+    ]
     process = subprocess.Popen([sys.executable, "-m", "wtkit", *command, "--workers", "1"])
     third = tmp_path / "killed" / "train-00002.tar"
     while not third.exists():
@@ -122,7 +156,8 @@ def test_a_pack_that_is_killed_resumes_and_ends_in_the_same_bytes(tmp_path):
     assert "unfinished pack; finish it with: wtkit data pack" in refused(load, third.parent)
     assert main(command) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # and were not made again
+    # and were not made again
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
 def flip(path):
@@ -156,18 +191,23 @@ def test_an_image_that_was_replaced_is_packed_again(tmp_path, source):
     os.utime(images[30], (1, 1))  # changed, to the same bytes
     pack(source, target, shard_images=15, workers=0)
     after = {path.name: path.stat().st_mtime_ns for path in target.glob("*.tar")}
-    assert [name for name in before if before[name] != after[name]] == ["train-00001.tar", "train-00002.tar"]
+    assert [name for name in before if before[name] != after[name]] == [
+        "train-00001.tar",
+        "train-00002.tar",
+    ]
     train, _, _ = open_pack(target, lambda count: {i: i for i in range(count)})
     assert train.read(20) == images[20].read_bytes()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="only Linux has a device that is always full"
+)
 def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path, source, monkeypatch):
     pack(source, tmp_path / "whole", shard_images=15, workers=0)
     target = tmp_path / "pack"
     target.mkdir()
 
-    write = packing._write_shard
+    write = packing.write_shard
 
     def fill(path, *arguments):
         if path.name == "train-00001.tar":
@@ -175,17 +215,22 @@ def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path, source, monkeypa
         return write(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "_write_shard", fill)
+        patch.setattr("wtkit.data.packing.write_shard", fill)
         text = refused(pack, source, target, shard_images=15, workers=0)
     assert "No space left on device" in text
     assert "give the same command again" in text
-    assert [path.name for path in sorted(target.iterdir())] == [".lock", "pack.json", "train-00000.tar"]
+    assert [path.name for path in sorted(target.iterdir())] == [
+        ".lock",
+        "pack.json",
+        "train-00000.tar",
+    ]
     pack(source, target, shard_images=15, workers=0)
     assert contents(target) == contents(tmp_path / "whole")
 
 
 def test_a_target_that_cannot_be_written_is_said(tmp_path, source):
-    parent = Path("/sys/kernel") if os.geteuid() == 0 else tmp_path / "closed"  # root may write wherever it is possible
+    # root may write wherever it is possible
+    parent = Path("/sys/kernel") if os.geteuid() == 0 else tmp_path / "closed"
     if os.geteuid():
         parent.mkdir(mode=0o555)
     text = refused(pack, source, parent / "pack", workers=0)
@@ -196,12 +241,20 @@ def test_a_target_that_cannot_be_written_is_said(tmp_path, source):
 @pytest.mark.parametrize(
     ("spoil", "options", "words"),
     [
-        (lambda source, target: None, {"short_side": 128}, ["short_side is 256", "name another folder"]),
+        (lambda source, target: None, {"short_side": 128}, ["short_side is 256", "name another "
+                                                                                 "folder"]),
         (lambda source, target: None, {"quality": 80}, ["quality is 90", "name another folder"]),
-        (lambda source, target: (source / "val" / "class1" / "0.png").unlink(), {}, ["a pack of other images"]),
-        (lambda source, target: (target / "pack.json").unlink(), {}, ["else than a pack", "an empty folder"]),
-        (lambda source, target: (target / "pack.json").write_text('{"format": 1, '), {}, ["pack.json", "new folder"]),
-        (lambda source, target: (target / "pack.json").write_text('{"format": 2}'), {}, ["format is 2, expected 1"]),
+        (lambda source, target: (source / "val" / "class1" / "0.png").unlink(), {}, ["a pack of "
+                                                                                     "other "
+                                                                                     "images"]),
+        (lambda source, target: (target / "pack.json").unlink(), {},
+            ["else than a pack", "an empty folder"]),
+        (lambda source, target: (target / "pack.json").write_text('{"format": 1, '), {},
+            ["pack.json", "new folder"]),
+        (lambda source, target: (target / "pack.json").write_text('{"format": 2}'), {}, ["format "
+                                                                                         "is 2, "
+                                                                                         "expected "
+                                                                                         "1"]),
     ],
 )  # fmt: skip
 def test_what_is_not_this_pack_is_left_alone(tmp_path, source, spoil, options, words):
@@ -258,6 +311,10 @@ def test_a_shard_that_is_cut_off_ends_a_run_with_its_finished_epochs_intact(tmp_
     assert "mend the pack with: wtkit data pack" in text
     pack(source, target, shard_images=12, workers=0)
     seen = []
-    resumed = wtkit.train(run, tmp_path / "run", quiet=True, on_epoch=lambda run: seen.append(run.sizes["epoch"]))
+    resumed = wtkit.train(
+        run, tmp_path / "run", quiet=True, on_epoch=lambda run: seen.append(run.sizes["epoch"])
+    )
     assert seen == [3]  # only the second epoch was trained again
-    assert torch.equal(*(torch.from_numpy(run["train_loss"].values[1:]) for run in (whole, resumed)))
+    assert torch.equal(
+        *(torch.from_numpy(run["train_loss"].values[1:]) for run in (whole, resumed))
+    )

@@ -1,4 +1,5 @@
-"""What the paper reports, and the verdicts on its claims: each with results that keep it and results that do not."""
+"""What the paper reports, and the verdicts on its claims: each with results that keep it and
+results that do not."""
 
 import functools
 import re
@@ -15,14 +16,52 @@ from scipy import stats
 from synthetic import METHODS, altered, diverge, put, synthetic
 
 import wtkit
-from wtkit import paper
-from wtkit.comparison import LEVEL, Comparison, binomial_variance, welch
-from wtkit.paper import BP, FA, KP, SS, WM, Estimate
+from wtkit import results
+from wtkit.claims import (
+    CLAIMS,
+    DECIDED,
+    LEVEL,
+    MARGIN,
+    NO_ERROR,
+    NO_SIZE,
+    Comparison,
+    Outcome,
+    binomial_variance,
+    claim,
+    claim_table,
+    judged_order,
+    judging,
+    welch,
+)
+from wtkit.results import (
+    ANCHORS,
+    BP,
+    FA,
+    FINAL_ERRORS,
+    KP,
+    ORDERS,
+    PAPER,
+    SS,
+    WM,
+    XIAO,
+    XIAO_ERROR,
+    Estimate,
+    anchors_of,
+    data_label,
+    error_table,
+    final_error,
+    lr_drops,
+    mean_and_error,
+    method_label,
+    network_label,
+)
 
 ROOT = Path(__file__).parent.parent
 
 COUNTS = {"T": 7, "F": 2, "E": 5, "A": 8, "Q": 3}
-ALL_IDS = [f"{letter}{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)]
+ALL_IDS = [
+    f"{letter}{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)
+]
 TESTED = ["T2", "T5", "E3", "A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8"]
 
 
@@ -33,11 +72,13 @@ FINALS = {BP: 14.0, FA: 50.0, SS: 32.0, WM: 14.2, KP: 13.0}
 def base(seeds=3, data="cifar10"):
     """Runs that keep every claim that runs can be held against."""
     fixed_noise = {WM: {"noise_fraction": 0.0}}
-    return synthetic(networks=("resnet18",), seeds=range(seeds), finals=FINALS, data=data, options=fixed_noise)
+    return synthetic(
+        networks=("resnet18",), seeds=range(seeds), finals=FINALS, data=data, options=fixed_noise
+    )
 
 
 def judged(tree, id, network="resnet18"):
-    (claim,) = (claim for claim in paper.CLAIMS if claim.id == id)
+    (claim,) = (claim for claim in CLAIMS if claim.id == id)
     return claim.judge(tree)[network]
 
 
@@ -57,39 +98,42 @@ def set_finals(node, norm_order="relu_bn", **finals):
         node["test_error"][{"run": np.flatnonzero(runs), "epoch": -1}] = np.array(values)
 
 
-# ------------------------------------------------------------------------------------------------- data and summaries
+# ------------------------------------------------------------------------------- data and summaries
 
 
 def test_the_papers_numbers():
-    printed = paper.FINAL_ERRORS
+    printed = FINAL_ERRORS
     assert str(printed["resnet18", "relu_bn"][KP]) == "29.2 ± 0.4"
     assert str(printed["resnet50", "relu_bn"][FA]) == "98.9 ± 0.1"
     assert str(printed["resnet50", "bn_relu"][SS]) == "32.6 ± 0.6"
-    assert {len(printed[network, "relu_bn"]) for network in ("resnet18", "resnet50")} == {len(paper.METHODS)}
-    assert paper.XIAO_ERROR == 37.91
+    assert {len(printed[network, "relu_bn"]) for network in ("resnet18", "resnet50")} == {
+        len(results.METHODS)
+    }
+    assert XIAO_ERROR == 37.91
 
 
 def test_published_errors_are_written_down_in_one_file():
     assert (ROOT / "docs" / "anchors.csv").samefile(ROOT / "wtkit" / "anchors.csv")
-    found = paper.ANCHORS
+    found = ANCHORS
     assert list(found) == [
-        "network", "method", "data", "epochs", "error_percent", "standard_error", "norm_order", "source",
+        "network", "method", "data", "epochs", "error_percent", "standard_error", "norm_order",
+        "source",
     ]  # fmt: skip
     assert set(found["method"]) <= set(wtkit.methods.names())
-    assert set(found["norm_order"]) <= {*paper.ORDERS, ""}
+    assert set(found["norm_order"]) <= {*ORDERS, ""}
     assert found["error_percent"].between(0, 100).all()
     assert not found.duplicated(["network", "method", "data", "norm_order", "source"]).any()
     assert found["source"].str.fullmatch(r".+ \(\d{4}\)").all()
 
 
 def test_published_errors_of_the_same_network_and_data():
-    found = paper.anchors(base()["resnet18"].to_dataset())
+    found = anchors_of(base()["resnet18"].to_dataset())
     assert dict(zip(found["method"], found["error_percent"], strict=True)) == {
         BP: 8.14, "direct_feedback_alignment": 18.32,
     }  # fmt: skip
-    assert paper.anchors(base(data="digits")["resnet18"].to_dataset()).empty
-    assert set(paper.anchors(base(data="imagenet")["resnet18"].to_dataset())["source"]) == {
-        paper.PAPER, paper.XIAO, "Sanfiz & Akrout (2021)",
+    assert anchors_of(base(data="digits")["resnet18"].to_dataset()).empty
+    assert set(anchors_of(base(data="imagenet")["resnet18"].to_dataset())["source"]) == {
+        PAPER, XIAO, "Sanfiz & Akrout (2021)",
     }  # fmt: skip
 
 
@@ -99,82 +143,95 @@ FOLDERS = [(10, "a/cifar10-jpeg", True), (5, "a/cifar10-jpeg", False), (10, "a/b
 @pytest.mark.parametrize(("classes", "root", "whole"), FOLDERS)
 def test_a_folder_of_jpeg_files_is_named_after_its_data_set(classes, root, whole):
     changed = both(
-        with_option('"data": "cifar10", "data_root": "data"', f'"data": "image_folder", "data_root": "{root}"', ...),
+        with_option(
+            '"data": "cifar10", "data_root": "data"',
+            f'"data": "image_folder", "data_root": "{root}"',
+            ...,
+        ),
         with_option('"classes": null', f'"classes": {classes}', ...),
     )
     node = altered(base(), changed)["resnet18"].to_dataset()
-    assert paper.data_label(node) == ("CIFAR-10 (JPEG)" if "cifar" in root else "b")
-    assert bool(len(paper.anchors(node))) == whole
+    assert data_label(node) == ("CIFAR-10 (JPEG)" if "cifar" in root else "b")
+    assert bool(len(anchors_of(node))) == whole
 
 
 def test_every_claim_is_there_once_with_where_it_stands():
-    assert [claim.id for claim in paper.CLAIMS] == ALL_IDS
-    assert all(re.search(r"Sec\. \d|eqs?\. \d|Fig\. \d", claim.where) for claim in paper.CLAIMS)
+    assert [claim.id for claim in CLAIMS] == ALL_IDS
+    assert all(re.search(r"Sec\. \d|eqs?\. \d|Fig\. \d", claim.where) for claim in CLAIMS)
 
 
 def test_standard_error_against_numpy_and_none_for_one_run():
     values = base()["resnet18"]["test_error"]
-    mean, error = paper.mean_and_error(values)
+    mean, error = mean_and_error(values)
     np.testing.assert_allclose(mean, values.values.mean(0))
     np.testing.assert_allclose(error, values.values.std(0, ddof=1) / np.sqrt(len(values)))
-    mean, error = paper.mean_and_error(values.isel(run=[0]))
+    mean, error = mean_and_error(values.isel(run=[0]))
     np.testing.assert_allclose(mean, values.values[0])
     assert error.isnull().all()
 
 
 def test_final_error_is_the_last_epoch_of_complete_runs():
-    node = altered(base(2), both(functools.partial(set_finals, **{KP: (1.0, 3.0)}), diverge(FA, 0)))["resnet18"]
-    assert str(paper.final_error(node.to_dataset(), KP)) == "2.00 ± 1.00"
-    one_left = paper.final_error(node.to_dataset(), FA)
+    node = altered(
+        base(2), both(functools.partial(set_finals, **{KP: (1.0, 3.0)}), diverge(FA, 0))
+    )["resnet18"]
+    assert str(final_error(node.to_dataset(), KP)) == "2.00 ± 1.00"
+    one_left = final_error(node.to_dataset(), FA)
     assert (one_left.runs, one_left.diverged, np.isnan(one_left.error)) == (2, 1, True)
 
 
 def test_learning_rate_drops_are_found():
-    assert paper.lr_drops(base()["resnet18"].to_dataset()) == [12]
+    assert lr_drops(base()["resnet18"].to_dataset()) == [12]
 
 
 def test_error_table_shows_ours_beside_the_papers_and_what_diverged():
-    table = paper.error_table(altered(base(2), diverge(FA, 0, 1)))
+    table = error_table(altered(base(2), diverge(FA, 0, 1)))
     ours = next(column for column in table if "CIFAR" in column)
     assert ours == "test error %, CIFAR-10"
     row = table[(table["method"] == "FA")].iloc[0]
-    assert (row[ours], row["diverged"], row["paper: error %, ImageNet"]) == ("diverged", 2, "97.4 ± 0.2")
+    assert (row[ours], row["diverged"], row["paper: error %, ImageNet"]) == (
+        "diverged",
+        2,
+        "97.4 ± 0.2",
+    )
     assert list(table[table["BatchNorm"] == "before ReLU"]["method"]) == ["SS"]
 
 
 def test_labels():
-    assert [paper.label(method) for method in METHODS] == ["BP", "FA", "SS", "WM", "KP"]
-    assert paper.label(WM, "gaussian") == "WM gaussian"
-    assert paper.label("of_somebody_else") == "of_somebody_else"
-    assert paper.network_label("resnet50") == "ResNet-50"
-    assert paper.network_label("resnet18-width=16") == "ResNet-18, width 16"
+    assert [method_label(method) for method in METHODS] == ["BP", "FA", "SS", "WM", "KP"]
+    assert method_label(WM, "gaussian") == "WM gaussian"
+    assert method_label("of_somebody_else") == "of_somebody_else"
+    assert network_label("resnet50") == "ResNet-50"
+    assert network_label("resnet18-width=16") == "ResNet-18, width 16"
     for name, shown in (
         ("digits", "digits"),
         ("tiny_imagenet_32", "Tiny ImageNet"),
         ("cifar10_short", "CIFAR-10 (JPEG)"),
     ):
-        assert paper.data_label(wtkit.open_results(name, quiet=True)["resnet18"].to_dataset()) == shown
+        assert data_label(wtkit.open_results(name, quiet=True)["resnet18"].to_dataset()) == shown
 
 
 def test_no_torch_is_imported():
-    code = "import sys, wtkit.paper, wtkit.plotting; assert 'torch' not in sys.modules"
+    code = "import sys, wtkit.claims, wtkit.figures; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# ----------------------------------------------------------------------------------------------------------- verdicts
+# ----------------------------------------------------------------------------------------- verdicts
 
 
 def test_a_row_for_each_claim_and_network():
-    table = paper.verdicts(base())
+    table = claim_table(base())
     assert list(dict.fromkeys(table["id"])) == ALL_IDS
-    assert set(table["verdict"]) <= set(typing.get_args(paper.Outcome))
+    assert set(table["verdict"]) <= set(typing.get_args(Outcome))
     unsure = table[table["verdict"] != "holds"]
     assert (unsure["remarks"] != "").all()
 
 
 def test_what_shows_a_claim_elsewhere_is_a_file_that_is_there():
-    table = paper.verdicts(base()).set_index("id")
-    for outcome, folders in (("shown by a test", "tests"), ("shown by another experiment", "notebooks|config")):
+    table = claim_table(base()).set_index("id")
+    for outcome, folders in (
+        ("shown by a test", "tests"),
+        ("shown by another experiment", "notebooks|config"),
+    ):
         remarks = table.loc[table["verdict"] == outcome, "remarks"]
         assert len(remarks)
         for remark in remarks:
@@ -211,8 +268,14 @@ def test_claims_fail_where_they_do_not_hold(id):
 
 
 def test_late_angles_above_6_degrees_break_a2():
-    assert judged(altered(base(), put("matrix_angle", WM, 7.0, epoch=-1, layer=3)), "A2").outcome == "fails"
-    assert judged(altered(base(), put("matrix_angle", WM, 7.0, epoch=-1, layer=-1)), "A2").outcome == "holds"
+    assert (
+        judged(altered(base(), put("matrix_angle", WM, 7.0, epoch=-1, layer=3)), "A2").outcome
+        == "fails"
+    )
+    assert (
+        judged(altered(base(), put("matrix_angle", WM, 7.0, epoch=-1, layer=-1)), "A2").outcome
+        == "holds"
+    )
 
 
 def test_delta_angles_are_judged_over_the_run():
@@ -227,7 +290,10 @@ def test_delta_angles_are_judged_over_the_run():
     downstream = profile(np.linspace(1, 20, layers), slice(1, None))
     assert judged(altered(tree, downstream), "A5").outcome == "fails"
     assert judged(altered(tree, profile(10.0, slice(1, None))), "A5").outcome == "undecided"
-    assert judged(altered(tree, profile(np.linspace(1, 20, layers), slice(-1, None))), "A5").outcome == "holds"
+    assert (
+        judged(altered(tree, profile(np.linspace(1, 20, layers), slice(-1, None))), "A5").outcome
+        == "holds"
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,7 +314,9 @@ def test_intervals_decide_on_the_order_and_better_than_backprop_matches_it(final
 
 def test_two_seeds_with_overlapping_bars_are_undecided_on_both_sides():
     for ours, theirs in (((14.0, 15.0), (14.8, 16.0)), ((14.8, 16.0), (14.0, 15.0))):
-        found = judged(altered(base(2), functools.partial(set_finals, **{WM: ours, SS: theirs})), "E3")
+        found = judged(
+            altered(base(2), functools.partial(set_finals, **{WM: ours, SS: theirs})), "E3"
+        )
         assert found.outcome == "undecided"
 
 
@@ -261,11 +329,13 @@ def test_a_small_test_set_leaves_undecided_what_a_large_one_decides():
     assert "WM below SS" not in small.why, "an ordering by six points is clear on 360 images, too"
 
     def recorded(images):
-        return lambda node: node.assign_coords(held_out_images=("run", np.full(node.sizes["run"], images)))
+        return lambda node: node.assign_coords(
+            held_out_images=("run", np.full(node.sizes["run"], images))
+        )
 
     assert judged(altered(base(), both(finals, recorded(360))), "E3").outcome == "undecided"
     unknown = judged(altered(base(), both(finals, as_folder, recorded(-1))), "E3")
-    assert (unknown.outcome, unknown.why) == ("holds", paper.NO_SIZE)
+    assert (unknown.outcome, unknown.why) == ("holds", NO_SIZE)
 
 
 def as_folder(node):
@@ -277,7 +347,7 @@ def test_one_seed_gives_no_verdict_on_errors_or_angles():
     for id in ("T2", "E3", "A3", "A4", "A7"):
         found = judged(alone, id)
         assert found.outcome == "cannot be tested here"
-        assert paper.NO_ERROR in found.why
+        assert NO_ERROR in found.why
     assert "WM 14.2" in judged(alone, "E3").measured
 
 
@@ -286,14 +356,18 @@ def test_what_the_configuration_decides_is_called_that():
     for id in ("E3", "A7"):
         found = judged(altered(base(), too_little), id)
         assert found.outcome == "cannot be tested here"
-        assert found.why == f"{paper.DECIDED}: KP's plan gives 0.5 e-foldings of its mismatch, fewer than 5"
+        assert found.why == (
+            f"{DECIDED}: KP's plan gives 0.5 e-foldings of its mismatch, fewer than 5"
+        )
         assert "KP" in found.measured
     never = both(too_little, put("matrix_angle", KP, 80.0))
-    assert paper.DECIDED in judged(altered(base(), never), "A6").why
+    assert DECIDED in judged(altered(base(), never), "A6").why
     worse = both(too_little, functools.partial(set_finals, **{WM: (60.0, 60.1, 60.2)}))
-    assert judged(altered(base(), worse), "E3").outcome == "fails", "the weight mirror's part is not decided by it"
+    assert judged(altered(base(), worse), "E3").outcome == "fails", (
+        "the weight mirror's part is not decided by it"
+    )
     proportional = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.25', ...)
-    assert paper.DECIDED in judged(altered(base(), proportional), "A3").why
+    assert DECIDED in judged(altered(base(), proportional), "A3").why
     few = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.01', ...)  # noise_batch is more
     assert judged(altered(base(), few), "A3").outcome == "holds"
 
@@ -316,7 +390,10 @@ def test_what_was_not_run_cannot_be_tested():
 
 
 def test_validation_errors_are_no_test_errors():
-    tree = altered(base(), lambda node: node.assign_coords(evaluated_on=("run", ["validation"] * node.sizes["run"])))
+    tree = altered(
+        base(),
+        lambda node: node.assign_coords(evaluated_on=("run", ["validation"] * node.sizes["run"])),
+    )
     assert judged(tree, "E3").why == "errors were measured on validation images"
 
 
@@ -329,8 +406,10 @@ def test_no_verdict_on_the_papers_numbers_at_another_scale():
 
 
 def at_imagenet_scale(node, **finals):
-    printed = {m: e.mean for m, e in paper.FINAL_ERRORS["resnet18", "relu_bn"].items()} | finals
-    set_finals(node, **{method: (value - 0.1, value, value + 0.1) for method, value in printed.items()})
+    printed = {m: e.mean for m, e in FINAL_ERRORS["resnet18", "relu_bn"].items()} | finals
+    set_finals(
+        node, **{method: (value - 0.1, value, value + 0.1) for method, value in printed.items()}
+    )
     set_finals(node, "bn_relu", **{SS: (37.7, 37.8, 37.9)})
 
 
@@ -347,11 +426,15 @@ def test_the_papers_numbers_at_its_scale():
 
 
 def test_the_papers_own_numbers_by_our_rule():
-    """Its word holds for ResNet-18; for ResNet-50 its error bar on Kolen–Pollack is wider than our margin allows."""
+    """Its word holds for ResNet-18; for ResNet-50 its error bar on Kolen–Pollack is wider than our
+    margin allows."""
     for network, outcome in (("resnet18", "holds"), ("resnet50", "undecided")):
-        printed = paper.FINAL_ERRORS[network, "relu_bn"]
-        named = {m: Estimate(e.mean, e.error, name=paper.label(m), images=e.images) for m, e in printed.items()}
-        found = paper.judged_order(named)
+        printed = FINAL_ERRORS[network, "relu_bn"]
+        named = {
+            m: Estimate(e.mean, e.error, name=method_label(m), images=e.images)
+            for m, e in printed.items()
+        }
+        found = judged_order(named)
         assert found.outcome == outcome
         assert found.why.startswith("undecided: KP below 1.1 × BP by") == (network == "resnet50")
 
@@ -370,7 +453,9 @@ def in_both_orders(node):
     """The other four methods' runs once more, as runs with BatchNorm before the ReLU."""
     others = node.isel(run=node["method"].values != SS)
     before = others.assign_coords(norm_order=("run", ["bn_relu"] * others.sizes["run"]))
-    return xr.concat([node, before], "run", join="outer", coords="different", compat="equals", data_vars="all")
+    return xr.concat(
+        [node, before], "run", join="outer", coords="different", compat="equals", data_vars="all"
+    )
 
 
 def test_a_drop_of_the_learning_rate_is_needed_for_a4():
@@ -381,7 +466,10 @@ def test_a_drop_of_the_learning_rate_is_needed_for_a4():
 
 def test_epochs_without_angles_are_left_out():
     sparse = altered(
-        base(), lambda node: node["matrix_angle"].values.__setitem__((slice(None), slice(1, 16, 2)), np.nan)
+        base(),
+        lambda node: node["matrix_angle"].values.__setitem__(
+            (slice(None), slice(1, 16, 2)), np.nan
+        ),
     )
     for id in ("A1", "A2", "A3", "A4", "A6", "A7"):
         assert judged(sparse, id).outcome == "holds"
@@ -412,13 +500,17 @@ def test_open_questions_are_answered_by_sweeps():
     wm = np.flatnonzero(base(4)["resnet18"]["method"].values == WM)
 
     def raised(runs, by):
-        return lambda node: node["matrix_angle"].values.__setitem__(runs, node["matrix_angle"].values[runs] + by)
+        return lambda node: node["matrix_angle"].values.__setitem__(
+            runs, node["matrix_angle"].values[runs] + by
+        )
 
     decay = with_option('"weight_decay": 0.1', '"weight_decay": 0.01', kp[:2])
     found = judged(altered(base(4), both(decay, raised(kp[:2], 20.0))), "Q1")
     assert found.outcome == "holds"
     assert found.measured.startswith("weight decay 0.01: 20.")
-    alone = both(with_option('"weight_decay": 0.1', '"weight_decay": 0.01', kp[:1]), raised(kp[:1], 20.0))
+    alone = both(
+        with_option('"weight_decay": 0.1', '"weight_decay": 0.01', kp[:1]), raised(kp[:1], 20.0)
+    )
     assert judged(altered(base(4), alone), "Q1").outcome == "cannot be tested here"
     more = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.0, "mirror_steps": 4', wm[:2])
     assert judged(altered(base(4), both(more, raised(wm[:2], 40.0))), "Q2").outcome == "fails"
@@ -430,7 +522,7 @@ def test_open_questions_are_answered_by_sweeps():
     assert judged(altered(base(4), both(more, follows_early)), "Q2").outcome == "holds"
 
 
-# --------------------------------------------------------------------------------------------------------- statistics
+# --------------------------------------------------------------------------------------- statistics
 
 
 def test_welch_against_scipy():
@@ -463,7 +555,8 @@ IMAGES = 10_000
 def drawn(rng, seeds, means, spread):
     """Estimates of made-up methods, an experiment each row.
 
-    What the test set adds to an error is drawn for each method alone: images that are hard for all would cancel.
+    What the test set adds to an error is drawn for each method alone: images that are hard for all
+        would cancel.
 
     Args:
         means: true errors in percent, by method.
@@ -474,9 +567,12 @@ def drawn(rng, seeds, means, spread):
         of_test_set = np.sqrt(mean * (100 - mean) / IMAGES) * rng.standard_normal((EXPERIMENTS, 1))
         runs = mean + of_test_set + sd * rng.standard_normal((EXPERIMENTS, seeds))
         values = zip(runs.mean(1).tolist(), stats.sem(runs, axis=1).tolist(), strict=True)
-        name = paper.label(method)
+        name = method_label(method)
         found[method] = [Estimate(*value, seeds, name=name, images=IMAGES) for value in values]
-    return [dict(zip(found, experiment, strict=True)) for experiment in zip(*found.values(), strict=True)]
+    return [
+        dict(zip(found, experiment, strict=True))
+        for experiment in zip(*found.values(), strict=True)
+    ]
 
 
 def rates(findings):
@@ -491,25 +587,25 @@ ALIKE = dict.fromkeys((BP, FA, SS, WM, KP), 30.0)
 @pytest.mark.parametrize("spread", [0.2, 2.0, (0.2, 2.0)], ids=["test set", "seeds", "unequal"])
 def test_runs_without_a_difference_are_seldom_ordered(seeds, spread):
     pairs = drawn(np.random.default_rng(seeds), seeds, {WM: 30.0, SS: 30.0}, spread)
-    found = rates(paper._all("", paper._below(pair[WM], pair[SS])) for pair in pairs)
+    found = rates(claim.all_of("", judging.is_below(pair[WM], pair[SS])) for pair in pairs)
     assert max(found["holds"], found["fails"]) <= (ALLOWED if spread == 0.2 else LEVEL)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_five_methods_without_a_difference_seldom_hold_or_fail_the_main_claim(seeds):
     rng = np.random.default_rng(seeds)
-    found = rates(map(paper.judged_order, drawn(rng, seeds, ALIKE, 1.0)))
+    found = rates(map(judged_order, drawn(rng, seeds, ALIKE, 1.0)))
     assert max(found["holds"], found["fails"]) <= LEVEL
     apart = drawn(rng, seeds, ALIKE | {SS: 60.0, FA: 90.0}, 0.5)[:300]
-    assert rates(map(paper.judged_order, apart))["holds"] > (0.2 if seeds == 2 else 0.8)
+    assert rates(map(judged_order, apart))["holds"] > (0.2 if seeds == 2 else 0.8)
     behind = drawn(rng, seeds, ALIKE | {KP: 60.0}, 0.5)[:300]
-    assert rates(map(paper.judged_order, behind))["fails"] > 0.8
+    assert rates(map(judged_order, behind))["fails"] > 0.8
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_a_method_at_the_margin_seldom_matches_backprop(seeds):
-    pairs = drawn(np.random.default_rng(seeds), seeds, {WM: 30.0 * (1 + paper.MARGIN), BP: 30.0}, 1.0)
-    found = rates(paper._all("", paper._nearly_matches(pair[WM], pair[BP])) for pair in pairs)
+    pairs = drawn(np.random.default_rng(seeds), seeds, {WM: 30.0 * (1 + MARGIN), BP: 30.0}, 1.0)
+    found = rates(claim.all_of("", judging.nearly_matches(pair[WM], pair[BP])) for pair in pairs)
     assert max(found["holds"], found["fails"]) <= LEVEL
 
 
@@ -517,8 +613,13 @@ def test_a_method_at_the_margin_seldom_matches_backprop(seeds):
 def test_angles_without_a_difference_are_seldom_above_zero(seeds):
     values = np.random.default_rng(seeds).standard_normal((EXPERIMENTS, seeds))
     means, errors = values.mean(1), stats.sem(values, axis=1)
-    compared = [Comparison("x", *one, seeds - 1) for one in zip(means.tolist(), errors.tolist(), strict=True)]
-    first = paper._positive(xr.DataArray(values[0], dims="run"), "x")
-    assert (first.difference, first.error, first.df) == pytest.approx((means[0], errors[0], seeds - 1))
-    found = rates(paper._all("", one) for one in compared)
+    compared = [
+        Comparison("x", *one, seeds - 1)
+        for one in zip(means.tolist(), errors.tolist(), strict=True)
+    ]
+    first = judging.above_zero(xr.DataArray(values[0], dims="run"), "x")
+    assert (first.difference, first.error, first.df) == pytest.approx(
+        (means[0], errors[0], seeds - 1)
+    )
+    found = rates(claim.all_of("", one) for one in compared)
     assert max(found["holds"], found["fails"]) <= ALLOWED

@@ -1,4 +1,5 @@
-"""N processes with batch b are one process with batch N·b, to rounding: by torchrun and gloo, two processes."""
+"""N processes with batch b are one process with batch N·b, to rounding: by torchrun and gloo, two
+processes."""
 
 import dataclasses
 import os
@@ -14,22 +15,25 @@ import torch
 from images import image_folder
 
 import wtkit
-from wtkit import parallel, resnet, trajectory
-from wtkit.config import RunConfig
+from wtkit.experiments import RunConfig
+from wtkit.networks import build_resnet, by_name
+from wtkit.processes import ALONE
+from wtkit.results import open_run
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).resolve().parent
 METHODS = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
-OTHERS = ["sign_symmetry_batchwise", "frozen"]  # which draw anew in every step, and leave parameters without gradient
+# which draw anew in every step, and leave parameters without gradient
+OTHERS = ["sign_symmetry_batchwise", "frozen"]
 
 
 @pytest.fixture(scope="module")
 def without_batch_norm():
-    build = resnet.build
+    build = build_resnet
     data_parallel.without_batch_norm()
     yield
-    resnet.build = build
+    by_name.build_resnet = build
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +43,14 @@ def jobs(tmp_path_factory, without_batch_norm):
 
     def config(method, **settings):
         options = (
-            {"noise": "orthogonal", "noise_fraction": 0.5, "mirror_before": 8} if method == "weight_mirror" else {}
+            {"noise": "orthogonal", "noise_fraction": 0.5, "mirror_before": 8}
+            if method == "weight_mirror"
+            else {}
         )
         return RunConfig(
-            method=method, options=options, data="image_folder", data_root=str(images), image_size=8, epochs=2,
-            batch_size=12, lr=0.004, weight_decay=0.1, delta_examples=6, **settings,
+            method=method, options=options, data="image_folder", data_root=str(images),
+            image_size=8, epochs=2, batch_size=12, lr=0.004, weight_decay=0.1, delta_examples=6,
+            **settings,
         )  # fmt: skip
 
     return {
@@ -66,7 +73,8 @@ def by_two(tmp_path_factory, jobs):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, str(HERE / "data_parallel.py"), str(folder), str(folder / "jobs.pickle")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
+        env=os.environ | {"OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
@@ -87,7 +95,7 @@ def begin(config, folder):
 @pytest.mark.parametrize("view", [False, True])
 @pytest.mark.parametrize("case", data_parallel.CASES)
 def test_two_processes_are_one_with_twice_the_batch(by_two, case, view):
-    alone = data_parallel.trained(case, lambda model: model, parallel.ALONE)
+    alone = data_parallel.trained(case, lambda model: model, ALONE)
     (first, second), _ = by_two
     assert alone.keys() == first[case, view].keys()
     for name, value in alone.items():
@@ -123,12 +131,13 @@ def test_a_run_of_two_processes_is_that_of_one(by_two, jobs, method):
     assert_close(first[method], alone)
     np.testing.assert_array_equal(first[method].matrix_angle, second[method].matrix_angle)
     assert '"processes": 2' in str(first[method].provenance.values)
-    saved = trajectory.open_run(folder / method / "trajectory.nc")
+    saved = open_run(folder / method / "trajectory.nc")
     np.testing.assert_array_equal(saved.train_loss, first[method].train_loss)
 
 
 def test_each_process_drops_units_of_its_own(by_two):
-    """And the same again from the same seed: with equal masks the batch would have half as many draws."""
+    """And the same again from the same seed: with equal masks the batch would have half as many
+    draws."""
     first, second = (np.array(found["dropped"]) for found in by_two[0])
     assert first.shape == second.shape
     assert 0.2 < np.mean(first != second) < 0.8
@@ -139,7 +148,9 @@ def test_each_process_drops_units_of_its_own(by_two):
 def test_a_checkpoint_resumes_on_another_number_of_processes(by_two, jobs, name):
     (first, _), folder = by_two
     config = jobs[name][0]
-    resumed = wtkit.train(config, folder / name, quiet=True) if name == "begun_by_two" else first[name]
+    resumed = (
+        wtkit.train(config, folder / name, quiet=True) if name == "begun_by_two" else first[name]
+    )
     assert '"resumed"' in str(resumed.provenance.values)
     assert_close(resumed, wtkit.train(config, quiet=True))
 
@@ -151,10 +162,15 @@ def test_a_signal_to_one_process_stops_both_at_one_step(by_two, jobs):
         assert kind == "Stopped"
         assert f"stopped by {why} after step 3 of 3 of epoch 2" in said
     config = jobs["signalled"][0]
-    assert_close(wtkit.train(config, folder / "signalled", quiet=True), wtkit.train(config, quiet=True))
+    assert_close(
+        wtkit.train(config, folder / "signalled", quiet=True), wtkit.train(config, quiet=True)
+    )
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(by_two):
     kind, said = by_two[0][0]["odd_batch"]
     assert kind == "WtkitError"
-    assert "setting 'batch_size': 9 images cannot be shared equally by 2 processes; take a multiple of 2" in said
+    assert (
+        "setting 'batch_size': 9 images cannot be shared equally by 2 processes; take a "
+        "multiple of 2"
+    ) in said

@@ -18,8 +18,8 @@ import yaml
 from pipeline import ROOT, experiment, planned, snakemake
 
 import wtkit
-from wtkit import trajectory
-from wtkit.config import expand
+from wtkit.experiments import expand
+from wtkit.results import open_run, select
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "config").glob("*.yaml"))
 ABLATIONS = sorted(path.stem for path in (ROOT / "config" / "ablations").glob("*.yaml"))
@@ -35,7 +35,10 @@ def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
     plan = planned(done)
     assert plan["train"] == len(expand(ROOT / "config" / "digits.yaml"))
     assert plan["gather"] == 1
-    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"explore", "ablation"}
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {
+        "explore",
+        "ablation",
+    }
     assert notebooks <= plan.keys()
 
 
@@ -66,7 +69,8 @@ def test_every_experiment_plans_its_own_runs_and_no_others_settings(tmp_path, na
 
 
 @pytest.mark.parametrize(
-    ("choice", "words"), [("digit", ["digit.yaml", "digits"]), ("nowhere/x.yaml", ["nowhere/x.yaml"])]
+    ("choice", "words"),
+    [("digit", ["digit.yaml", "digits"]), ("nowhere/x.yaml", ["nowhere/x.yaml"])],
 )
 def test_an_unknown_experiment_is_said_in_a_line(tmp_path, choice, words):
     done = snakemake(tmp_path, "-n", "--config", f"experiment={choice}")
@@ -88,10 +92,18 @@ def test_from_an_experiment_to_its_figures(tmp_path):
     node = wtkit.open_results(results / "results.nc", quiet=True)["resnet18"]
     for run in expand(path):
         by_hand = wtkit.train(run, quiet=True)
-        recorded = trajectory.select(node, run.method).isel(run=0)
+        recorded = select(node, run.method).isel(run=0)
         for name in ("test_error", "train_loss", "matrix_angle", "delta_angle"):
-            np.testing.assert_allclose(recorded[name], by_hand[name], rtol=1e-3, atol=1e-3, err_msg=name)
-    for figure in ("fig1_weight_mirror", "fig2_kolen_pollack", "fig3_test_error", "fig4_angles", "fig_d3_norm_order"):
+            np.testing.assert_allclose(
+                recorded[name], by_hand[name], rtol=1e-3, atol=1e-3, err_msg=name
+            )
+    for figure in (
+        "fig1_weight_mirror",
+        "fig2_kolen_pollack",
+        "fig3_test_error",
+        "fig4_angles",
+        "fig_d3_norm_order",
+    ):
         assert (results / "figures" / f"{figure}.svg").stat().st_size > 10_000
         assert (results / "notebooks" / f"{figure}.html").stat().st_size > 10_000
 
@@ -131,7 +143,9 @@ def test_an_ablation_is_a_target(tmp_path, target):
     done = snakemake(tmp_path, "-n", target)
     assert done.returncode == 0, done.stderr
     names = ABLATIONS if target == "ablations" else [target]
-    assert planned(done)["train"] == sum(len(expand(ROOT / "config" / "ablations" / f"{name}.yaml")) for name in names)
+    assert planned(done)["train"] == sum(
+        len(expand(ROOT / "config" / "ablations" / f"{name}.yaml")) for name in names
+    )
     assert planned(done)["ablation"] == len(names)
 
 
@@ -153,19 +167,36 @@ def test_a_failed_run_leaves_the_others_and_names_its_log(tmp_path):
 
 def test_a_cluster_asks_for_what_the_experiment_needs(tmp_path):
     """profiles/slurm without what only its plugin knows; make test-slurm tries the whole of it."""
-    default, slurm = (yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in PROFILES)
+    default, slurm = (
+        yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in PROFILES
+    )
     here_alone, there_alone = default.keys() - slurm.keys(), slurm.keys() - default.keys()
     assert here_alone == {"cores"}
-    assert there_alone == {"executor", "jobs", "slurm-requeue", "retries", "set-resources", "latency-wait"}
+    assert there_alone == {
+        "executor",
+        "jobs",
+        "slurm-requeue",
+        "retries",
+        "set-resources",
+        "latency-wait",
+    }
     assert all(slurm[key] == default[key] for key in default.keys() & slurm.keys())
 
     for key in ("executor", "slurm-requeue"):
         slurm.pop(key)
     (tmp_path / "profile.yaml").write_text(yaml.safe_dump(slurm))
-    done = snakemake(tmp_path, "-n", "--workflow-profile", tmp_path, "--config", "experiment=imagenet")
+    done = snakemake(
+        tmp_path, "-n", "--workflow-profile", tmp_path, "--config", "experiment=imagenet"
+    )
     assert done.returncode == 0, done.stderr
     (asked,) = {line for line in done.stdout.splitlines() if "runtime=" in line}
-    for words in ("gpu=1,", "mem_mb=64000,", "runtime=1440,", "cpus_per_gpu=13,", "slurm_extra=--signal=TERM@120"):
+    for words in (
+        "gpu=1,",
+        "mem_mb=64000,",
+        "runtime=1440,",
+        "cpus_per_gpu=13,",
+        "slurm_extra=--signal=TERM@120",
+    ):
         assert words in asked
 
 
@@ -175,7 +206,14 @@ def test_no_more_runs_are_started_than_gpus_have_room_for(tmp_path):
     program.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     # Snakemake holds what a rule asks for to what there is in all
-    arguments = ("-n", "--set-resources", "train:gpu=100", "--config", "experiment=smoke", "runs_per_gpu=3")
+    arguments = (
+        "-n",
+        "--set-resources",
+        "train:gpu=100",
+        "--config",
+        "experiment=smoke",
+        "runs_per_gpu=3",
+    )
     done = snakemake(tmp_path, *arguments, PATH=path)
     assert re.findall(r" gpu=(\d+)", done.stdout) == ["6"] * 6
 
@@ -190,7 +228,9 @@ def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path, number):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="nothing is refused to root")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not shutil.which("setpriv"), reason="nothing is refused to root"
+)
 def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp_path):
     as_others = ["setpriv", "--bounding-set=-dac_override", "--"] if os.geteuid() == 0 else []
     path = experiment(tmp_path)
@@ -216,7 +256,9 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp
         folder.chmod(0o555)
     assert f"wtkit: cannot write to {tmp_path}, " in refused()
     tmp_path.chmod(0o755)
-    assert refused().startswith("wtkit: cannot write to results/tiny/, results/tiny/runs/; change that (chmod u+w), or")
+    assert refused().startswith(
+        "wtkit: cannot write to results/tiny/, results/tiny/runs/; change that (chmod u+w), or"
+    )
     assert run("-n").returncode == 0
 
     assert (results / "runs" / first.name / "trajectory.nc").read_bytes() == kept
@@ -247,15 +289,22 @@ def test_a_run_that_is_trained_elsewhere_is_left_alone(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
-    """With SIGKILL, as the system does for want of memory; the other run ends, the same command completes the first."""
+    """With SIGKILL, as the system does for want of memory; the other run ends, the same command
+    completes the first."""
     path = experiment(
-        tmp_path, settings={"epochs": 4}, overrides=[{"match": {"method": "kolen_pollack"}, "set": {"epochs": 1}}]
+        tmp_path,
+        settings={"epochs": 4},
+        overrides=[{"match": {"method": "kolen_pollack"}, "set": {"epochs": 1}}],
     )
     first, second = expand(path)
     arguments = ("results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
     log = tmp_path / f"results/tiny/logs/train/{first.name}.log"
     with subprocess.Popen(
-        pipeline.command(tmp_path, *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        pipeline.command(tmp_path, *arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         while not (log.exists() and "epoch 1/" in log.read_text()):
             assert process.poll() is None
@@ -268,7 +317,10 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
         os.kill(trainer, signal.SIGKILL)
         output = process.stdout.read()
     assert process.returncode != 0
-    said = "wtkit: killed (SIGKILL), perhaps for want of memory; the same command goes on from what was saved"
+    said = (
+        "wtkit: killed (SIGKILL), perhaps for want of memory; the same command goes on from "
+        "what was saved"
+    )
     assert said in output.splitlines()
     assert log.read_text().splitlines()[-1] == said
     kept = tmp_path / f"results/tiny/runs/{second.name}/trajectory.nc"
@@ -278,7 +330,7 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert log.read_text().startswith("Going on after epoch")
     assert kept.read_bytes() == before
-    recorded = trajectory.open_run(tmp_path / f"results/tiny/runs/{first.name}/trajectory.nc")
+    recorded = open_run(tmp_path / f"results/tiny/runs/{first.name}/trajectory.nc")
     unbroken = wtkit.train(first, quiet=True)
     for name in ("test_error", "train_loss", "matrix_angle", "delta_angle"):
         np.testing.assert_array_equal(recorded[name], unbroken[name], err_msg=name)

@@ -1,4 +1,5 @@
-"""The formulas of a plan, held to recorded runs and to mirrors and processes that are simulated here."""
+"""The formulas of a plan, held to recorded runs and to mirrors and processes that are simulated
+here."""
 
 import dataclasses
 import math
@@ -9,18 +10,41 @@ import torch
 from torch import nn
 
 import wtkit
-from wtkit import data, planning, trajectory
-from wtkit.config import decay_exponent, learning_rate, run_config
-from wtkit.layers import feedback_layers
+from wtkit import data
+from wtkit.experiments import decay_exponent, known_facts, learning_rate, run_config
+from wtkit.feedback import feedback_layers
 from wtkit.methods import load
+from wtkit.plan import (
+    Layer,
+    angle_before,
+    angle_of_mismatch,
+    compared,
+    expected_angles,
+    lag,
+    lag_angle,
+    lag_angle_at_end,
+    measured_mismatch,
+    mismatch,
+    recorded,
+    sampling_angle,
+    time_constant,
+    time_constants,
+)
+from wtkit.results import config_of, select, store
 
-MLP = {"network": "mlp", "network_options": {"hidden": [20]}, "data": "digits", "image_size": 8, "batch_size": 32}
+MLP = {
+    "network": "mlp",
+    "network_options": {"hidden": [20]},
+    "data": "digits",
+    "image_size": 8,
+    "batch_size": 32,
+}
 
 
 def reference(experiment, network, variant=""):
     """The recorded runs of the weight mirror, one by one."""
     node = wtkit.open_results(experiment, quiet=True)[network]
-    runs = trajectory.select(node, "weight_mirror", variant=variant)
+    runs = select(node, "weight_mirror", variant=variant)
     return [runs.isel(run=number) for number in range(runs.sizes["run"])]
 
 
@@ -28,7 +52,7 @@ def last_angles(run):
     return run["matrix_angle"].dropna("epoch", how="all").isel(epoch=-1).values
 
 
-# ------------------------------------------------------------------------------------------------------- Kolen–Pollack
+# ------------------------------------------------------------------------------------ Kolen–Pollack
 
 
 @pytest.mark.slow
@@ -41,38 +65,48 @@ def last_angles(run):
     ],
 )
 def test_kolen_pollacks_mismatch_is_the_predicted_one(settings):
-    config = run_config(MLP | {"method": "kolen_pollack", "epochs": 3, "weight_decay": 0.3} | settings)
+    config = run_config(
+        MLP | {"method": "kolen_pollack", "epochs": 3, "weight_decay": 0.3} | settings
+    )
     run = wtkit.train(config, quiet=True)
-    left = planning.measured_mismatch(run).values
-    np.testing.assert_allclose(left / left[0], planning.mismatch(config, 44), rtol=1e-4)
+    left = measured_mismatch(run).values
+    np.testing.assert_allclose(left / left[0], mismatch(config, 44), rtol=1e-4)
     assert left[-1] < 0.7 * left[0]
-    assert planning.config_of(run).revision == config.revision
-    predicted, measured = planning.time_constants(run)
+    assert config_of(run).revision == config.revision
+    predicted, measured = time_constants(run)
     assert measured == pytest.approx(predicted, rel=1e-3)
-    assert measured == pytest.approx((1 - config.momentum) / (config.lr * 0.3), rel=0.25)  # for small rates
+    # for small rates
+    assert measured == pytest.approx((1 - config.momentum) / (config.lr * 0.3), rel=0.25)
 
 
 def test_the_exponent_is_the_mismatchs_limit_for_small_rates():
-    config = run_config(MLP | {"method": "kolen_pollack", "epochs": 40, "lr": 1e-4, "weight_decay": 1.0})
-    left = planning.mismatch(config, 44)
+    config = run_config(
+        MLP | {"method": "kolen_pollack", "epochs": 40, "lr": 1e-4, "weight_decay": 1.0}
+    )
+    left = mismatch(config, 44)
     assert -math.log(left[-1]) == pytest.approx(decay_exponent(config, 44), rel=0.01)
-    assert planning.time_constant(config) == pytest.approx(0.1 / 1e-4, rel=0.01)
+    assert time_constant(config) == pytest.approx(0.1 / 1e-4, rel=0.01)
 
 
-@pytest.mark.parametrize("changes", [{}, {"nesterov": True}, {"momentum": 0.0}, {"weight_decay": 100}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"nesterov": True}, {"momentum": 0.0}, {"weight_decay": 100}]
+)
 def test_the_time_constant_is_that_of_the_mismatch_at_a_constant_rate(changes):
-    config = run_config(MLP | {"method": "kolen_pollack", "epochs": 40, "lr": 1e-4, "weight_decay": 10} | changes)
-    left = planning.mismatch(config, 44)
+    config = run_config(
+        MLP | {"method": "kolen_pollack", "epochs": 40, "lr": 1e-4, "weight_decay": 10} | changes
+    )
+    left = mismatch(config, 44)
     kept = left > 1e-100
     slope = np.polyfit(44 * np.arange(41)[kept], np.log(left[kept]), 1)[0]
-    # beyond the limit that momentum sets the mismatch swings through 0, and its envelope is what falls
-    assert planning.time_constant(config) == pytest.approx(-1 / slope, rel=0.03)
+    # beyond the limit that momentum sets the mismatch swings through 0, and its envelope is what
+    # falls
+    assert time_constant(config) == pytest.approx(-1 / slope, rel=0.03)
 
 
 def test_no_decay_leaves_the_mismatch_as_it_is():
     config = run_config(MLP | {"method": "kolen_pollack", "weight_decay": 0})
-    assert (planning.mismatch(config, 44) == 1).all()
-    assert planning.time_constant(config) == math.inf
+    assert (mismatch(config, 44) == 1).all()
+    assert time_constant(config) == math.inf
 
 
 def test_the_angle_of_a_mismatch_is_that_of_vectors_that_share_the_rest():
@@ -80,20 +114,25 @@ def test_the_angle_of_a_mismatch_is_that_of_vectors_that_share_the_rest():
     basis = np.linalg.qr(rng.standard_normal((50, 3)))[0].T
     for left in (1.0, 0.5, 0.01):
         W, B = (left * start + math.sqrt(1 - left**2) * basis[2] for start in basis[:2])
-        assert planning.angle_of_mismatch(left) == pytest.approx(math.degrees(math.acos(W @ B)), abs=1e-4)
+        assert angle_of_mismatch(left) == pytest.approx(math.degrees(math.acos(W @ B)), abs=1e-4)
 
 
-# --------------------------------------------------------------------------------------------------- the weight mirror
+# -------------------------------------------------------------------------------- the weight mirror
 
 
 @pytest.mark.parametrize(
     ("network", "variant", "tolerance", "of_median"),
-    [("resnet18", "", 0.1, 0.01), ("resnet18", "gaussian", 0.1, 0.01), ("resnet50", "", 0.05, 0.02)],
+    [
+        ("resnet18", "", 0.1, 0.01),
+        ("resnet18", "gaussian", 0.1, 0.01),
+        ("resnet50", "", 0.05, 0.02),
+    ],
 )
 def test_the_reference_results_end_at_the_predicted_angles(network, variant, tolerance, of_median):
-    """Digits' learning rate ends at 0, so what is left is the noise; and dead taps, where W has not forgotten them."""
+    """Digits' learning rate ends at 0, so what is left is the noise; and dead taps, where W has not
+    forgotten them."""
     for run in reference("digits", network, variant):
-        expected = planning.expected_angles(run)
+        expected = expected_angles(run)
         assert list(expected["layer"].values) == list(run["layer"].values)
         ratio = last_angles(run) / expected.values
         ratio = ratio[ratio < 3] if network == "resnet50" else ratio  # three layers of dead taps
@@ -104,18 +143,18 @@ def test_the_reference_results_end_at_the_predicted_angles(network, variant, tol
 
 def test_the_layers_of_a_network_are_those_that_were_recorded():
     """Fan-in, samples, and inputs, which a recorded run gives away by its samples alone."""
-    from wtkit.measuring import mirror_layers
+    from wtkit.plan import mirror_layers
 
     for network in ("resnet18", "resnet50"):
         run = reference("digits", network)[0]
-        config = planning.config_of(run)
-        layers = mirror_layers(config, planning.known_facts(config))
+        config = config_of(run)
+        layers = mirror_layers(config, known_facts(config))
         assert [layer.name for layer in layers] == list(run["layer"].values)
         assert [layer.fan_in for layer in layers] == run["fan_in"].values.tolist()
         assert [layer.samples for layer in layers] == run["mirror_samples"].values.tolist()
         method = config.loaded_method()
         assert [layer.inputs for layer in layers] == [
-            planning._inputs(method, layer.fan_in, layer.samples) for layer in layers
+            recorded.existing_inputs(method, layer.fan_in, layer.samples) for layer in layers
         ]
         assert any(layer.inputs < layer.fan_in for layer in layers)
         assert [layer.phi for layer in layers] == ["relu"] * (len(layers) - 1) + ["identity"]
@@ -125,39 +164,51 @@ def test_the_layers_of_a_network_are_those_that_were_recorded():
 @pytest.mark.parametrize("phi", ["identity", "relu", "tanh", "sigmoid"])
 def test_a_mirror_of_a_w_at_rest_stands_at_the_predicted_angle(noise, phi):
     torch.manual_seed(0)
-    options = {"noise": noise, "phi": phi, "mirror_lr": 0.05, "noise_batch": 32, "noise_fraction": 0.25}
-    model = wtkit.convert(nn.Sequential(nn.Linear(120, 400, bias=False), nn.ReLU(), nn.Linear(400, 2)), "weight_mirror",
+    options = {
+        "noise": noise,
+        "phi": phi,
+        "mirror_lr": 0.05,
+        "noise_batch": 32,
+        "noise_fraction": 0.25,
+    }
+    model = wtkit.convert(nn.Sequential(nn.Linear(120, 400, bias=False), nn.ReLU(),
+                          nn.Linear(400, 2)), "weight_mirror",
                           **options)  # fmt: skip
     method = load("weight_mirror", **options)
-    layer = planning.Layer("0", 120, 120, method.samples(120), phi)
+    layer = Layer("0", 120, 120, method.samples(120), phi)
     assert next(iter(feedback_layers(model).values())).method.samples(120) == layer.samples
     wtkit.mirror(model, 100)
     found = []
     for _ in range(30):
         wtkit.mirror(model, 15)
         found.append(float(wtkit.matrix_angles(model)[0]))
-    assert np.mean(found) == pytest.approx(planning.sampling_angle(method, layer), rel=0.03)
+    assert np.mean(found) == pytest.approx(sampling_angle(method, layer), rel=0.03)
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "orthogonal"])
 @pytest.mark.parametrize("before", [0, 1, 3, 5, 40])
 def test_a_mirror_before_training_ends_at_the_predicted_angle(noise, before):
     options = {"noise": noise, "mirror_before": before, "mirror_lr": 0.1, "noise_batch": 32}
-    model = wtkit.convert(nn.Sequential(nn.Linear(160, 400, bias=False), nn.ReLU(), nn.Linear(400, 2)), "weight_mirror",
+    model = wtkit.convert(nn.Sequential(nn.Linear(160, 400, bias=False), nn.ReLU(),
+                          nn.Linear(400, 2)), "weight_mirror",
                           **options)  # fmt: skip
     wtkit.mirror(model, before, settle=True)
     method = load("weight_mirror", **options)
-    layer = planning.Layer("0", 160, 160, method.samples(160), "relu")
-    assert planning.angle_before(method, layer) == pytest.approx(float(wtkit.matrix_angles(model)[0]), rel=0.05, abs=1)
+    layer = Layer("0", 160, 160, method.samples(160), "relu")
+    assert angle_before(method, layer) == pytest.approx(
+        float(wtkit.matrix_angles(model)[0]), rel=0.05, abs=1
+    )
 
 
 def test_the_lag_is_that_of_an_average_behind_a_w_that_forgets_itself():
     """W loses a share lr · wd of itself at every step and gets as much anew."""
-    config = run_config(MLP | {"method": "weight_mirror", "lr": 0.001, "weight_decay": 1.0, "momentum": 0.0})
+    config = run_config(
+        MLP | {"method": "weight_mirror", "lr": 0.001, "weight_decay": 1.0, "momentum": 0.0}
+    )
     rng = np.random.default_rng(0)
     for rate, every in ((0.01, 1), (0.05, 6)):
         method = load("weight_mirror", mirror_lr=rate, mirror_every=every)
-        keep = math.exp(-1 / planning.time_constant(config))
+        keep = math.exp(-1 / time_constant(config))
         W = rng.standard_normal(2_000)
         B, angles = W.copy(), []
         for step in range(2000):
@@ -165,10 +216,12 @@ def test_the_lag_is_that_of_an_average_behind_a_w_that_forgets_itself():
             if step % every == 0:
                 B += rate * (W - B)
             if step > 500 and step % every == every // 2:
-                angles.append(math.degrees(math.acos(W @ B / np.linalg.norm(W) / np.linalg.norm(B))))
-        assert planning.lag_angle(config, method) == pytest.approx(np.mean(angles), abs=1.5)
-    assert planning.lag(method) == pytest.approx(6 / 0.05)
-    assert planning.lag(load("weight_mirror", mirror_steps=0)) == math.inf
+                angles.append(
+                    math.degrees(math.acos(W @ B / np.linalg.norm(W) / np.linalg.norm(B)))
+                )
+        assert lag_angle(config, method) == pytest.approx(np.mean(angles), abs=1.5)
+    assert lag(method) == pytest.approx(6 / 0.05)
+    assert lag(load("weight_mirror", mirror_steps=0)) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -183,7 +236,9 @@ def test_the_lag_is_that_of_an_average_behind_a_w_that_forgets_itself():
 )
 def test_at_the_end_the_lag_is_that_of_such_an_average_over_the_schedule(options, settings):
     config = run_config(
-        MLP | {"method": "weight_mirror", "lr": 0.05, "weight_decay": 1.0, "momentum": 0.0, "epochs": 3} | settings
+        MLP
+        | {"method": "weight_mirror", "lr": 0.05, "weight_decay": 1.0, "momentum": 0.0, "epochs": 3}
+        | settings
     )
     method, steps, rng = load("weight_mirror", **options), 30, np.random.default_rng(0)
     W = rng.standard_normal(50_000)
@@ -195,7 +250,7 @@ def test_at_the_end_the_lag_is_that_of_such_an_average_over_the_schedule(options
             for _ in range(method.mirror_steps):
                 B += method.mirror_lr * W - method.decay * B
     angle = math.degrees(math.acos(W @ B / np.linalg.norm(W) / np.linalg.norm(B)))
-    assert planning.lag_angle_at_end(config, method, steps) == pytest.approx(angle, abs=0.6)
+    assert lag_angle_at_end(config, method, steps) == pytest.approx(angle, abs=0.6)
 
 
 @pytest.mark.slow
@@ -203,18 +258,20 @@ def test_recorded_runs_are_compared_with_what_was_predicted():
     """Also those that have fewer epochs than others of their group, and are filled up."""
     settings = MLP | {"lr": 0.005, "weight_decay": 0.3}
     short = wtkit.train(run_config(settings | {"method": "kolen_pollack", "epochs": 2}), quiet=True)
-    mirrored = wtkit.train(run_config(settings | {"method": "weight_mirror", "epochs": 1}), quiet=True)
+    mirrored = wtkit.train(
+        run_config(settings | {"method": "weight_mirror", "epochs": 1}), quiet=True
+    )
     longer = wtkit.train(run_config(settings | {"method": "backprop", "epochs": 3}), quiet=True)
-    node = trajectory._joined([short, mirrored, longer])
-    table = planning.compared(node)
+    node = store.join_runs([short, mirrored, longer])
+    table = compared(node)
     assert table["quantity"].tolist() == ["steps", *["angle"] * mirrored.sizes["layer"]]
     assert table["measured"].iloc[0] == pytest.approx(table["predicted"].iloc[0], rel=1e-3)
     assert table["measured"].iloc[1:].tolist() == mirrored["matrix_angle"][-1].values.tolist()
     node["status"][:] = "diverged"
-    assert planning.compared(node).empty
+    assert compared(node).empty
 
     digits = wtkit.open_results("digits", quiet=True)["resnet18"].to_dataset()
-    table = planning.compared(digits)
+    table = compared(digits)
     assert table.groupby(["method", "variant"]).size().to_dict() == {
         ("kolen_pollack", ""): 3, ("weight_mirror", ""): 3 * 21, ("weight_mirror", "gaussian"): 21
     }  # fmt: skip
@@ -222,22 +279,25 @@ def test_recorded_runs_are_compared_with_what_was_predicted():
 
 def test_what_a_run_does_not_tell_is_not_a_number():
     node = wtkit.open_results("digits", quiet=True)["resnet18"]
-    backprop, kolen_pollack = (trajectory.select(node, method).isel(run=0) for method in ("backprop", "kolen_pollack"))
-    assert planning.expected_angles(backprop).isnull().all()
-    assert not any(map(math.isnan, planning.time_constants(kolen_pollack)))
+    backprop, kolen_pollack = (
+        select(node, method).isel(run=0) for method in ("backprop", "kolen_pollack")
+    )
+    assert expected_angles(backprop).isnull().all()
+    assert not any(map(math.isnan, time_constants(kolen_pollack)))
     kolen_pollack["weight_norm"][:] = math.nan  # as of runs from before it was recorded
-    assert all(map(math.isnan, planning.time_constants(kolen_pollack)))
+    assert all(map(math.isnan, time_constants(kolen_pollack)))
 
 
-# ------------------------------------------------------------------------------------------------------------ the data
+# ----------------------------------------------------------------------------------------- the data
 
 
 @pytest.mark.parametrize("changes", [{}, {"classes": 4}, {"evaluate_on": "validation"}])
 def test_what_is_known_of_digits_is_so(changes):
     config = run_config(MLP | {"method": "backprop"} | changes)
-    loaded, known = data.load(config), planning.known_facts(config)
+    loaded, known = data.load(config), known_facts(config)
     assert known.classes == loaded.num_classes
-    assert known.held_out == pytest.approx(loaded.number_held_out, rel=0.02)  # ten classes of nearly one size
+    # ten classes of nearly one size
+    assert known.held_out == pytest.approx(loaded.number_held_out, rel=0.02)
     assert known.steps(config) == pytest.approx(loaded.steps(32), abs=1)
     if "classes" not in changes:
         assert (known.training, known.held_out) == (loaded.steps(1), loaded.number_held_out)
@@ -245,5 +305,5 @@ def test_what_is_known_of_digits_is_so(changes):
 
 def test_of_a_folder_nothing_is_known_without_it():
     config = run_config({"method": "backprop", "data": "image_folder"})
-    assert dataclasses.astuple(planning.known_facts(config)) == (None, None, None, 224)
-    assert planning.known_facts(config).steps(config) is None
+    assert dataclasses.astuple(known_facts(config)) == (None, None, None, 224)
+    assert known_facts(config).steps(config) is None

@@ -1,4 +1,5 @@
-"""The figures: style, what is drawn, and what is said of runs that are missing, single or diverged."""
+"""The figures: style, what is drawn, and what is said of runs that are missing, single or
+diverged."""
 
 import functools
 
@@ -10,8 +11,22 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from synthetic import METHODS, altered, diverge, synthetic
 
-from wtkit import methods, paper, plotting
+from wtkit import figures, methods
+from wtkit.claims import claim_table
 from wtkit.errors import WtkitError
+from wtkit.figures import (
+    LAYER_COLORS,
+    LOOKS,
+    angle_columns,
+    angle_grid,
+    angle_note,
+    look_of,
+    method_legend,
+    save_figure,
+    save_table,
+    set_style,
+)
+from wtkit.results import FINAL_ERRORS, error_table, method_label
 
 mpl.use("agg")
 
@@ -19,13 +34,15 @@ mpl.use("agg")
 @pytest.fixture(autouse=True)
 def style():
     with mpl.rc_context():
-        plotting.style()
+        set_style()
         yield
 
 
 @functools.cache
 def base():
-    return synthetic(networks=("resnet18",), seeds=(0, 1), methods=(*METHODS, "weight_mirror:gaussian"))
+    return synthetic(
+        networks=("resnet18",), seeds=(0, 1), methods=(*METHODS, "weight_mirror:gaussian")
+    )
 
 
 def node(*changes):
@@ -48,32 +65,36 @@ def lightness(color):
 
 
 def test_methods_can_be_told_apart_in_grey():
-    steps = np.diff(sorted(lightness(how.color) for how in plotting.LOOKS.values()))
+    steps = np.diff(sorted(lightness(how.color) for how in LOOKS.values()))
     assert steps.min() > 12
-    assert len({how.marker for how in plotting.LOOKS.values()}) == len(METHODS)
+    assert len({how.marker for how in LOOKS.values()}) == len(METHODS)
 
 
 def test_layers_grow_lighter_from_input_to_output():
-    levels = [lightness(color) for color in plotting.LAYER_COLORS(np.linspace(0, 1, 20))[:, :3]]
+    levels = [lightness(color) for color in LAYER_COLORS(np.linspace(0, 1, 20))[:, :3]]
     assert (np.diff(levels) > 0).all()
 
 
 def test_every_method_has_a_look_of_its_own():
-    looks = [plotting.look(name) for name in methods.names()]
+    looks = [look_of(name) for name in methods.names()]
     assert len({how.color for how in looks}) == len({how.marker for how in looks}) == len(looks)
 
 
 def test_a_method_beyond_the_papers_has_a_look():
-    assert plotting.look("a_sixth").color not in {how.color for how in plotting.LOOKS.values()}
+    assert look_of("a_sixth").color not in {how.color for how in LOOKS.values()}
 
 
 def test_error_curves_are_means_with_bands():
     ax = Figure().subplots()
-    plotting.test_error(ax, node())
+    figures.test_error(ax, node())
     curves = [line for line in ax.lines if len(line.get_xdata()) == 17]
     assert len(curves) == len(METHODS)
-    np.testing.assert_allclose(curves[0].get_ydata(), node()["test_error"].isel(run=[0, 1]).mean("run"))
-    assert len([c for c in ax.collections if isinstance(c, mpl.collections.FillBetweenPolyCollection)]) == len(METHODS)
+    np.testing.assert_allclose(
+        curves[0].get_ydata(), node()["test_error"].isel(run=[0, 1]).mean("run")
+    )
+    assert len(
+        [c for c in ax.collections if isinstance(c, mpl.collections.FillBetweenPolyCollection)]
+    ) == len(METHODS)
     assert ax.get_yscale() == "log"
     assert "mean ± standard error of 2 seeds" in texts(ax)
     assert "paper, ImageNet" in texts(ax)
@@ -81,20 +102,22 @@ def test_error_curves_are_means_with_bands():
 
 def test_the_papers_values_stand_at_the_margin():
     ax = Figure().subplots()
-    plotting.test_error(ax, node())
-    drawn = {float(line.get_ydata()[0]) for line in ax.lines if line.get_markerfacecolor() == "white"}
-    assert drawn == {estimate.mean for estimate in paper.FINAL_ERRORS["resnet18", "relu_bn"].values()}
+    figures.test_error(ax, node())
+    drawn = {
+        float(line.get_ydata()[0]) for line in ax.lines if line.get_markerfacecolor() == "white"
+    }
+    assert drawn == {estimate.mean for estimate in FINAL_ERRORS["resnet18", "relu_bn"].values()}
 
 
 def test_one_seed_has_no_band_and_says_so():
     ax = Figure().subplots()
-    plotting.test_error(ax, node(lambda n: n.isel(run=n["seed"].values == 0)))
+    figures.test_error(ax, node(lambda n: n.isel(run=n["seed"].values == 0)))
     assert "one seed: no standard error" in texts(ax)
 
 
 def test_diverged_runs_are_named_and_crossed():
     ax = Figure().subplots()
-    plotting.test_error(ax, node(diverge("kolen_pollack", 1), diverge("feedback_alignment", 0, 1)))
+    figures.test_error(ax, node(diverge("kolen_pollack", 1), diverge("feedback_alignment", 0, 1)))
     assert "KP: 1 of 2 runs diverged" in texts(ax)
     assert "FA: 2 of 2 runs diverged" in texts(ax)
     assert len([line for line in ax.lines if line.get_marker() == "x"]) == 3
@@ -103,8 +126,11 @@ def test_diverged_runs_are_named_and_crossed():
         ("feedback_alignment", "diverged, shown"),
     ):
         ax = Figure().subplots()
-        plotting.angles(
-            ax, node(diverge("kolen_pollack", 1), diverge("feedback_alignment", 0, 1)), method, "matrix_angle"
+        figures.angles(
+            ax,
+            node(diverge("kolen_pollack", 1), diverge("feedback_alignment", 0, 1)),
+            method,
+            "matrix_angle",
         )
         assert words in texts(ax)
 
@@ -112,15 +138,17 @@ def test_diverged_runs_are_named_and_crossed():
 def test_an_error_of_zero_and_errors_of_tens_of_percent():
     zero = node(lambda n: n["test_error"].values.__setitem__((slice(None), -1), 0.0))
     ax = Figure().subplots()
-    plotting.test_error(ax, zero)
+    figures.test_error(ax, zero)
     ax = Figure().subplots()
-    plotting.test_error(ax, node(lambda n: n["test_error"].values.__setitem__((slice(None), -1), 40.0)))
+    figures.test_error(
+        ax, node(lambda n: n["test_error"].values.__setitem__((slice(None), -1), 40.0))
+    )
     assert ax.get_yscale() == "linear"
 
 
 def test_every_layer_is_a_line():
     ax = Figure().subplots()
-    plotting.angles(ax, node(), "weight_mirror", "matrix_angle")
+    figures.angles(ax, node(), "weight_mirror", "matrix_angle")
     layers = [line for line in ax.lines if len(line.get_xdata()) == 17]
     assert len(layers) == node().sizes["layer"]
     assert "paper: < 12°" in texts(ax)
@@ -128,32 +156,41 @@ def test_every_layer_is_a_line():
 
 def test_a_method_that_was_not_run_is_said_to_be_missing():
     ax = Figure().subplots()
-    plotting.angles(
-        ax, node(lambda n: n.isel(run=n["method"].values != "sign_symmetry")), "sign_symmetry", "delta_angle"
+    figures.angles(
+        ax,
+        node(lambda n: n.isel(run=n["method"].values != "sign_symmetry")),
+        "sign_symmetry",
+        "delta_angle",
     )
     assert texts(ax) == "not run"
 
 
 def test_angles_over_all_weights_are_called_that():
     for angles_over, expected in (("live weights", False), ("all weights", True)):
-        made = node(lambda one, word=angles_over: one.assign_coords(angles_over=("run", [word] * one.sizes["run"])))
+        made = node(
+            lambda one, word=angles_over: one.assign_coords(
+                angles_over=("run", [word] * one.sizes["run"])
+            )
+        )
         fig = Figure()
-        plotting.angle_note(fig, [made])
+        angle_note(fig, [made])
         assert ("over all weights" in fig._supxlabel.get_text()) is expected
 
 
 def test_epochs_without_angles_leave_no_gap():
-    sparse = node(lambda n: n["matrix_angle"].values.__setitem__((slice(None), slice(1, 16, 2)), np.nan))
+    sparse = node(
+        lambda n: n["matrix_angle"].values.__setitem__((slice(None), slice(1, 16, 2)), np.nan)
+    )
     ax = Figure().subplots()
-    plotting.angles(ax, sparse, "weight_mirror", "matrix_angle")
+    figures.angles(ax, sparse, "weight_mirror", "matrix_angle")
     assert all(np.isfinite(line.get_ydata()).all() for line in ax.lines)
 
 
 def test_the_grid_has_the_papers_letters_and_what_was_added():
-    columns = plotting.angle_columns([node()])
-    assert [paper.label(*column) for column in columns] == ["WM", "KP", "SS", "FA", "WM gaussian"]
+    columns = angle_columns([node()])
+    assert [method_label(*column) for column in columns] == ["WM", "KP", "SS", "FA", "WM gaussian"]
     axes = Figure().subplots(2, len(columns), sharex=True, sharey=True)
-    plotting.angle_grid(axes, node(), columns)
+    angle_grid(axes, node(), columns)
     titles = [ax.get_title(loc="left") for ax in axes.flat]
     assert [title[5] for title in titles if title.startswith("$")] == ["a", "c", "e", "b", "d", "f"]
     assert "FA (added here)" in titles
@@ -162,33 +199,33 @@ def test_the_grid_has_the_papers_letters_and_what_was_added():
 def test_published_errors_stand_in_their_methods_column():
     tree = synthetic(networks=("resnet18",), seeds=(0, 1), data="cifar10")
     ax = Figure().subplots()
-    plotting.test_error(ax, tree["resnet18"].to_dataset())
+    figures.test_error(ax, tree["resnet18"].to_dataset())
     strokes = [line for line in ax.lines if line.get_marker() == "+"]
     assert {(line.get_ydata()[0], line.get_color()) for line in strokes} == {
-        (8.14, plotting.look("backprop").color), (18.32, plotting.look("direct_feedback_alignment").color),
+        (8.14, look_of("backprop").color), (18.32, look_of("direct_feedback_alignment").color),
     }  # fmt: skip
     assert "DFA" in texts(ax).split("\n"), "also that of a method that was not run here"
     assert "+ Nakajima et al. (2022)" in texts(ax).split("\n")
     assert all(line.get_ydata()[0] > ax.get_ylim()[0] for line in strokes)
     ax = Figure().subplots()
-    plotting.test_error(ax, node())
+    figures.test_error(ax, node())
     assert "et al." not in texts(ax), "nobody published errors on digits"
 
 
 @pytest.mark.parametrize(("data", "drawn"), [("digits", False), ("imagenet", True)])
 def test_the_value_of_xiao_is_drawn_at_imagenet_scale_only(data, drawn):
     ax = Figure().subplots()
-    plotting.norm_order(ax, node(lambda n: n.attrs.update(data=data)))
+    figures.norm_order(ax, node(lambda n: n.attrs.update(data=data)))
     assert any("37.91" in text.get_text() for text in ax.get_legend().get_texts()) == drawn
 
 
 def test_saved_figures_are_the_same_bytes_every_time(tmp_path):
     for name in ("once", "twice"):
         fig = Figure(figsize=(4, 3), layout="constrained")
-        plotting.test_error(fig.subplots(), node())
-        plotting.method_legend(fig, [node()])
-        plotting.save(fig, tmp_path / "new" / name)
-        plotting.save(fig, tmp_path / "new" / f"{name}_again")
+        figures.test_error(fig.subplots(), node())
+        method_legend(fig, [node()])
+        save_figure(fig, tmp_path / "new" / name)
+        save_figure(fig, tmp_path / "new" / f"{name}_again")
     for ending in ("svg", "png"):
         files = sorted((tmp_path / "new").glob(f"*.{ending}"))
         assert len(files) == 4
@@ -198,35 +235,36 @@ def test_saved_figures_are_the_same_bytes_every_time(tmp_path):
 def test_tables(tmp_path):
     table = pd.DataFrame({"method": ["WM"], "error %": ["1.50 ± 0.10"]})
     for ending in ("html", "csv", "tex"):
-        plotting.save_table(table, tmp_path / f"t.{ending}", "Errors")
+        save_table(table, tmp_path / f"t.{ending}", "Errors")
     assert 'charset="utf-8"' in (tmp_path / "t.html").read_text()
     assert (tmp_path / "t.csv").read_text() == "method,error %\nWM,1.50 ± 0.10\n"
     assert r"error \%" in (tmp_path / "t.tex").read_text()
     assert r"1.50 $\pm$ 0.10" in (tmp_path / "t.tex").read_text()
     with pytest.raises(WtkitError, match=r"endings are \.html, \.csv and \.tex"):
-        plotting.save_table(table, tmp_path / "t.xls")
+        save_table(table, tmp_path / "t.xls")
 
 
 def test_another_network_is_drawn_under_its_own_name():
-    """And in the order of BatchNorm and ReLU that it has, which no figure may say is the paper's."""
+    """And in the order of BatchNorm and ReLU that it has, which no figure may say is the
+    paper's."""
     tree = synthetic(networks=("resnet18", "wide_resnet50_2"), seeds=(0, 1))
     other = tree["wide_resnet50_2"].to_dataset()
     left, right = Figure().subplots(1, 2)
-    plotting.test_error(left, other)
+    figures.test_error(left, other)
     assert left.get_title(loc="left") == "wide_resnet50_2, digits"
     assert len([line for line in left.lines if len(line.get_xdata()) == 17]) == len(METHODS)
-    plotting.norm_order(right, other)
+    figures.norm_order(right, other)
     assert "this network has an order of its own" in texts(right)
     fig = Figure()
-    plotting.method_legend(fig, [other])
+    method_legend(fig, [other])
     assert len(fig.legends[0].get_texts()) == len(METHODS)
     axes = Figure().subplots(2, 4)
-    plotting.angle_grid(axes, other, plotting.angle_columns([other]))
+    angle_grid(axes, other, angle_columns([other]))
     assert axes[0, 0].get_ylabel().startswith("wide_resnet50_2\n")
     assert "not run" not in "".join(texts(ax) for ax in axes.flat)
-    rows = paper.error_table(tree)
+    rows = error_table(tree)
     assert set(rows[rows["network"] == "wide_resnet50_2"]["BatchNorm"]) == {"the network's own"}
-    found = paper.verdicts(tree)
+    found = claim_table(tree)
     found = found[found["network"] == "wide_resnet50_2"]
     assert (found["verdict"] == "holds").sum() > 5
     assert "not run with relu_bn: SS" in " ".join(found["remarks"])
@@ -235,4 +273,4 @@ def test_another_network_is_drawn_under_its_own_name():
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WtkitError, match=r"cannot write .*file/fig"):
-        plotting.save(Figure(), tmp_path / "file" / "fig")
+        save_figure(Figure(), tmp_path / "file" / "fig")

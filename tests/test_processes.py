@@ -1,4 +1,5 @@
-"""Processes of one run: what becomes of them when one is gone, and what is said of it, by gloo with two of them."""
+"""Processes of one run: what becomes of them when one is gone, and what is said of it, by gloo with
+two of them."""
 
 import os
 import signal
@@ -10,10 +11,11 @@ import psutil
 import pytest
 
 import wtkit
-from wtkit import files, processes
-from wtkit.config import RunConfig
+from wtkit import files
+from wtkit.experiments import RunConfig
+from wtkit.processes import is_first
 
-OURS = ["-m", "wtkit.gpus", "2"]
+OURS = ["-m", "wtkit.processes", "2"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TRAIN = ["-m", "wtkit", "train", "--device=cpu", "--method=backprop"]
 LONG = [*TRAIN, "--network=mlp", "--network-option=hidden=[8]", "--image-size=8", "--epochs=100000"]
@@ -21,7 +23,9 @@ LONG = [*TRAIN, "--network=mlp", "--network-option=hidden=[8]", "--image-size=8"
 
 def begun(launcher, words, folder, **pipes):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *launcher, *words], cwd=folder, env=environment, text=True, **pipes)
+    return subprocess.Popen(
+        [sys.executable, *launcher, *words], cwd=folder, env=environment, text=True, **pipes
+    )
 
 
 def said(words, folder):
@@ -34,9 +38,17 @@ def said(words, folder):
     ("words", "status", "text"),
     [
         (["--option", "scale=2"], 1, "wtkit: unknown option of backprop 'scale'"),
-        (["--metod", "frozen"], 2, "wtkit train: unrecognized argument --metod (did you mean '--method'?)"),
-        pytest.param(["--batch-size=9"], 1, "wtkit: setting 'batch_size': 9 images", marks=pytest.mark.slow),
-        pytest.param(["--data=imagenet"], 1, "wtkit: no images in data/imagenet/", marks=pytest.mark.slow),
+        (
+            ["--metod", "frozen"],
+            2,
+            "wtkit train: unrecognized argument --metod (did you mean '--method'?)",
+        ),
+        pytest.param(
+            ["--batch-size=9"], 1, "wtkit: setting 'batch_size': 9 images", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["--data=imagenet"], 1, "wtkit: no images in data/imagenet/", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_all_processes_find_wrong_is_said_once(tmp_path, words, status, text):
@@ -47,7 +59,9 @@ def test_what_all_processes_find_wrong_is_said_once(tmp_path, words, status, tex
 
 def train_until_saved(launcher, folder):
     """A launcher and its two processes, of which one has written a checkpoint."""
-    process = begun(launcher, [*LONG, "--output=run"], folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = begun(
+        launcher, [*LONG, "--output=run"], folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     while not (folder / "run/checkpoint.pt").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
@@ -61,7 +75,8 @@ def test_a_launcher_that_is_killed_takes_its_processes_with_it(tmp_path, launche
     process.kill()
     gone, alive = psutil.wait_procs(ours, timeout=30)
     assert (len(gone), alive) == (2, [])
-    (line,) = process.stderr.read().splitlines()  # they had time to say it, and to write a checkpoint
+    # they had time to say it, and to write a checkpoint
+    (line,) = process.stderr.read().splitlines()
     process.stderr.close(), process.wait()
     assert line.startswith("wtkit: run: stopped by SIGTERM after step ")
     with files.held(tmp_path / "run", "is held still"):
@@ -103,7 +118,8 @@ time.sleep(60)
 
 
 def test_a_signal_is_handed_on_and_the_status_handed_back(tmp_path):
-    with begun(["-c", f"import sys; from wtkit.processes import launch; sys.exit(launch(2, ['-c', {GROUP!r}]))"],
+    with begun(["-c", "import sys; from wtkit.processes import launch; sys.exit(launch(2, ['-c', "
+                      f"{GROUP!r}]))"],
                [], tmp_path) as process:  # fmt: skip
         while not all((tmp_path / rank).exists() for rank in "01"):
             time.sleep(0.02)
@@ -117,7 +133,8 @@ import sys
 from wtkit import processes
 processes.LEAVE = processes.GRACE = 0.2
 stay = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-sys.exit(processes.launch(2, ["-c", stay + "os.environ['RANK'] == '1' and os._exit(3); time.sleep(60)"]))
+words = ["-c", stay + "os.environ['RANK'] == '1' and os._exit(3); time.sleep(60)"]
+sys.exit(processes.launch(2, words))
 """
     with begun(["-c", code], [], tmp_path) as process:
         assert process.wait(20) == 3
@@ -126,8 +143,8 @@ sys.exit(processes.launch(2, ["-c", stay + "os.environ['RANK'] == '1' and os._ex
 def test_alone_a_process_is_the_first(monkeypatch):
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert processes.is_first()
+    assert is_first()
     monkeypatch.setenv("RANK", "1")  # whatever it means to others
-    assert processes.is_first()
+    assert is_first()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not processes.is_first()
+    assert not is_first()

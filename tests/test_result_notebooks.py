@@ -1,4 +1,5 @@
-"""The notebooks that read results: tidy in the repository, and executed on results of every shape."""
+"""The notebooks that read results: tidy in the repository, and executed on results of every
+shape."""
 
 import ast
 from pathlib import Path
@@ -7,8 +8,9 @@ import nbformat
 import pytest
 from synthetic import METHODS, altered, diverge, labels_of, layers, records, synthetic
 
-from wtkit import trajectory
-from wtkit.config import run_config
+from wtkit import results
+from wtkit.experiments import run_config
+from wtkit.results import open_results, settings
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 FILES = {
@@ -42,36 +44,55 @@ def test_code_is_thin_and_free_of_torch(name):
     code = [cell.source for cell in read(name).cells if cell.cell_type == "code"]
     assert all(source.count("\n") < 15 for source in code)
     tree = ast.parse("\n".join(code))
-    imported = {alias.name for step in ast.walk(tree) if isinstance(step, ast.Import) for alias in step.names}
+    imported = {
+        alias.name
+        for step in ast.walk(tree)
+        if isinstance(step, ast.Import)
+        for alias in step.names
+    }
     assert imported <= {"matplotlib.pyplot", "wtkit"}
 
 
 def all_networks():
     """The paper's two, and one without the choice of norm order."""
     networks = ("resnet18", "resnet50", "vgg11")
-    return synthetic(networks=networks, methods=(*METHODS, "weight_mirror:gaussian"), seeds=(0, 1), epochs=6, drop=4)
+    return synthetic(
+        networks=networks,
+        methods=(*METHODS, "weight_mirror:gaussian"),
+        seeds=(0, 1),
+        epochs=6,
+        drop=4,
+    )
 
 
 def smoke():
     """One network and seed, a method missing, one diverged."""
-    tree = synthetic(networks=("resnet18",), seeds=(0,), methods=METHODS[:4], both_orders=(), epochs=3, drop=3)
+    tree = synthetic(
+        networks=("resnet18",), seeds=(0,), methods=METHODS[:4], both_orders=(), epochs=3, drop=3
+    )
     return altered(tree, diverge("weight_mirror", 0, epoch=1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [all_networks, smoke])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:(papermill|nbclient|jupyter_client|traitlets|zmq).*")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:(papermill|nbclient|jupyter_client|traitlets|zmq).*"
+)
 @pytest.mark.filterwarnings("ignore::FutureWarning:papermill.*")
 def test_executes_and_saves(make, tmp_path, monkeypatch):
     papermill = pytest.importorskip("papermill")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
-    trajectory.save(make(), tmp_path / "results.nc")
+    results.save(make(), tmp_path / "results.nc")
     for name, files in FILES.items():
         checked = read(name)
-        checked.cells.append(nbformat.v4.new_code_cell("import sys\nassert 'torch' not in sys.modules"))
+        checked.cells.append(
+            nbformat.v4.new_code_cell("import sys\nassert 'torch' not in sys.modules")
+        )
         if files[0].endswith(".svg"):
-            checked.cells.append(nbformat.v4.new_code_cell("plotting.save(fig, Path(figures) / 'second')"))
+            checked.cells.append(
+                nbformat.v4.new_code_cell("plotting.save(fig, Path(figures) / 'second')")
+            )
         nbformat.write(checked, tmp_path / f"{name}.ipynb")
         papermill.execute_notebook(
             tmp_path / f"{name}.ipynb",
@@ -84,7 +105,9 @@ def test_executes_and_saves(make, tmp_path, monkeypatch):
         for file in files:
             assert (tmp_path / "figures" / file).stat().st_size > 0
         if files[0].endswith(".svg"):
-            assert (tmp_path / "figures" / files[0]).read_bytes() == (tmp_path / "figures/second.svg").read_bytes()
+            assert (tmp_path / "figures" / files[0]).read_bytes() == (
+                tmp_path / "figures/second.svg"
+            ).read_bytes()
 
 
 @pytest.mark.slow
@@ -95,10 +118,12 @@ def test_names_survive_gathering_saving_and_opening(tmp_path):
     for method in ("backprop", "weight_mirror"):  # the first is the shorter name
         config = run_config({"method": method, "epochs": 2})
         values = records(config, 1.0, np.random.default_rng(0), 2)
-        run = trajectory.dataset(values, layers("resnet18"), labels_of(config), network="resnet18", data="digits")
+        run = results.dataset(
+            values, layers("resnet18"), labels_of(config), network="resnet18", data="digits"
+        )
         paths.append(tmp_path / f"{method}.nc")
-        trajectory.save(run, paths[-1])
-    trajectory.save(trajectory.gather(paths, "names"), tmp_path / "results.nc")
-    opened = trajectory.open_results(tmp_path / "results.nc", quiet=True)["resnet18"]
+        results.save(run, paths[-1])
+    results.save(results.gather(paths, "names"), tmp_path / "results.nc")
+    opened = open_results(tmp_path / "results.nc", quiet=True)["resnet18"]
     assert opened["method"].values.tolist() == ["backprop", "weight_mirror"]
-    assert trajectory.settings(opened.to_dataset().isel(run=1))["method"] == "weight_mirror"
+    assert settings(opened.to_dataset().isel(run=1))["method"] == "weight_mirror"

@@ -6,8 +6,9 @@ from images import image_folder
 from torch.nn import functional as F
 
 import wtkit
-from wtkit import data, resnet
-from wtkit.layers import feedback_layers
+from wtkit import data
+from wtkit.feedback import feedback_layers
+from wtkit.networks import build_resnet
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,13 @@ def images(tmp_path_factory):
 
 
 def run(images, method, **settings):
-    tiny = {"data": "image_folder", "data_root": str(images), "image_size": 8, "batch_size": 20, "lr": 0.02}
+    tiny = {
+        "data": "image_folder",
+        "data_root": str(images),
+        "image_size": 8,
+        "batch_size": 20,
+        "lr": 0.02,
+    }
     return wtkit.train(wtkit.RunConfig(method=method, **tiny | settings), quiet=True)
 
 
@@ -35,14 +42,18 @@ def test_the_weight_mirror_switched_off_is_feedback_alignment(images):
         "delta_norm_ratio",
     ):
         torch.testing.assert_close(
-            torch.tensor(off[name].values), torch.tensor(aligned[name].values), rtol=0, atol=0, equal_nan=True
+            torch.tensor(off[name].values),
+            torch.tensor(aligned[name].values),
+            rtol=0,
+            atol=0,
+            equal_nan=True,
         )
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_kolen_pollack_without_decay_keeps_its_mismatch(precision):
     torch.manual_seed(0)
-    model = wtkit.convert(resnet.build("resnet18", num_classes=3), "kolen_pollack")
+    model = wtkit.convert(build_resnet("resnet18", num_classes=3), "kolen_pollack")
     layers = feedback_layers(model).values()
     start = [(layer.weight - layer.B).detach().clone() for layer in layers]
     before = [layer.weight.detach().clone() for layer in layers]
@@ -55,7 +66,8 @@ def test_kolen_pollack_without_decay_keeps_its_mismatch(precision):
         optimizer.zero_grad()
     for layer, gap, W in zip(layers, start, before, strict=True):
         assert (layer.weight - W).norm() > 1e-3 * W.norm()  # it learned …
-        assert (layer.weight - layer.B - gap).norm() < 1e-6 * gap.norm()  # … and no mismatch is gone
+        # … and no mismatch is gone
+        assert (layer.weight - layer.B - gap).norm() < 1e-6 * gap.norm()
 
 
 @pytest.mark.parametrize("shuffled", [True, False], ids=["labels shuffled", "as they are"])
@@ -69,7 +81,7 @@ def test_shuffled_labels_give_chance(images, shuffled, monkeypatch):
             loaded.labels = loaded.labels[order]
         return loaded
 
-    monkeypatch.setattr(data, "load", shuffling)
+    monkeypatch.setattr("wtkit.data.load", shuffling)
     error = float(run(images, "backprop", epochs=4).test_error[-1])
     if shuffled:
         assert abs(error - 200 / 3) < 8  # a standard error of guessing is 1.9

@@ -1,4 +1,5 @@
-"""The sign-symmetry family: the scalings, the angles that independent weights must give, and when magnitudes change."""
+"""The sign-symmetry family: the scalings, the angles that independent weights must give, and when
+magnitudes change."""
 
 import copy
 import math
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit.layers import feedback_layers
+from wtkit.feedback import feedback_layers
 
 SCALES = ["initial", "strict", "xavier", "unit"]
 
@@ -24,15 +25,21 @@ def rms(W):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(
     ("draw", "cosine"),
-    [(nn.init.normal_, math.sqrt(2 / math.pi)), (lambda W: nn.init.uniform_(W, -1, 1), math.sqrt(3) / 2)],
+    [
+        (nn.init.normal_, math.sqrt(2 / math.pi)),
+        (lambda W: nn.init.uniform_(W, -1, 1), math.sqrt(3) / 2),
+    ],
     ids=["gaussian", "uniform"],
 )
 def test_angle_to_the_signs_of_independent_weights(draw, cosine, scale):
-    """arccos √(2/π) = 37.1° for Gaussian weights, arccos √3/2 = 30.0° for uniform ones, whatever the scale."""
+    """arccos √(2/π) = 37.1° for Gaussian weights, arccos √3/2 = 30.0° for uniform ones, whatever
+    the scale."""
     layer = nn.Linear(600, 500)
     draw(layer.weight)
     wtkit.convert(layer, "sign_symmetry", scale=scale)
-    assert wtkit.matrix_angles(layer).item() == pytest.approx(math.degrees(math.acos(cosine)), abs=0.2)
+    assert wtkit.matrix_angles(layer).item() == pytest.approx(
+        math.degrees(math.acos(cosine)), abs=0.2
+    )
     assert round(math.degrees(math.acos(cosine)), 1) in (37.1, 30.0)
 
 
@@ -68,14 +75,20 @@ def test_the_scales_and_how_they_follow_W():
 @pytest.mark.parametrize("scale", SCALES)
 def test_gradients_go_through_the_signs_and_no_gradient_through_taking_them(scale):
     model, (inputs, targets) = contract.converted("sign_symmetry", scale=scale), contract.batch()
-    found, expected = contract.gradients(model, inputs, targets), contract.reference_gradients(model, inputs, targets)
+    found, expected = (
+        contract.gradients(model, inputs, targets),
+        contract.reference_gradients(model, inputs, targets),
+    )
     for key, value in expected.items():
         np.testing.assert_allclose(array(found[key]), value, rtol=1e-9, atol=1e-12, err_msg=key)
 
 
 def test_the_norm_of_B_follows_that_of_W_or_stays_where_it_starts():
     def norms(model, tensor):
-        return [float(getattr(layer, tensor).detach().norm()) for layer in feedback_layers(model).values()]
+        return [
+            float(getattr(layer, tensor).detach().norm())
+            for layer in feedback_layers(model).values()
+        ]
 
     for options in ({}, {"scale": "initial"}):
         model = contract.converted("sign_symmetry", **options)
@@ -90,7 +103,9 @@ def test_B_follows_a_sign_as_soon_as_it_turns():
     before = layer.B.clone()
     with torch.no_grad():
         layer.weight[0, 1].neg_()
-    assert torch.equal(before != layer.B, torch.tensor([[False, True, False], [False, False, False]]))
+    assert torch.equal(
+        before != layer.B, torch.tensor([[False, True, False], [False, False, False]])
+    )
 
 
 def test_a_zero_weight_has_no_sign_and_sends_nothing():
@@ -111,7 +126,10 @@ def test_a_layer_that_starts_at_zero_sends_delta_once_it_has_learned():
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_checkpoint_keeps_the_scale(scale):
-    model, other = contract.converted("sign_symmetry", scale=scale), contract.converted("sign_symmetry", scale=scale)
+    model, other = (
+        contract.converted("sign_symmetry", scale=scale),
+        contract.converted("sign_symmetry", scale=scale),
+    )
     contract.train(model)
     other.load_state_dict(model.state_dict())
     for a, b in zip(feedback_layers(model).values(), feedback_layers(other).values(), strict=True):
@@ -125,7 +143,7 @@ def test_the_scale_is_kept_in_the_precision_of_the_layer(dtype):
     assert wtkit.convert(nn.Linear(8, 8).to(dtype), "sign_symmetry").B.dtype == dtype
 
 
-# ------------------------------------------------------------------------------------- random magnitudes: frSF and brSF
+# ----------------------------------------------------------------- random magnitudes: frSF and brSF
 
 RANDOM = ["sign_symmetry_fixed", "sign_symmetry_batchwise"]
 
@@ -137,7 +155,10 @@ def magnitudes(model):
 @pytest.mark.parametrize("name", RANDOM)
 @pytest.mark.parametrize(
     ("draw", "cosine"),
-    [(nn.init.normal_, math.sqrt(2 / math.pi)), (lambda W: nn.init.uniform_(W, -1, 1), math.sqrt(3) / 2)],
+    [
+        (nn.init.normal_, math.sqrt(2 / math.pi)),
+        (lambda W: nn.init.uniform_(W, -1, 1), math.sqrt(3) / 2),
+    ],
     ids=["gaussian", "uniform"],
 )
 def test_angle_to_the_signs_of_independent_weights_with_random_magnitudes(draw, cosine, name):
@@ -155,7 +176,9 @@ def test_random_magnitudes_are_uniform_above_zero_and_have_the_norm_of_W(name):
     layer = wtkit.convert(nn.Linear(600, 500), name)
     assert float(layer.B.norm()) == pytest.approx(float(layer.weight.detach().norm()), rel=1e-5)
     quarters = array(layer.B.abs() / layer.B.abs().max()).ravel()
-    np.testing.assert_allclose(np.histogram(quarters, 4, (0, 1))[0] / quarters.size, 0.25, atol=0.005)
+    np.testing.assert_allclose(
+        np.histogram(quarters, 4, (0, 1))[0] / quarters.size, 0.25, atol=0.005
+    )
     assert torch.equal(layer.B.sign(), layer.weight.sign())
 
 
@@ -174,7 +197,9 @@ def test_fixed_magnitudes_stay_and_batchwise_ones_change_with_every_update_alone
             seen.append(magnitudes(model))
         for key in seen[0]:
             values = torch.stack([m[key].flatten() for m in seen])
-            torch.testing.assert_close(values.norm(dim=1), values[0].norm().expand(4), rtol=1e-6, atol=0)
+            torch.testing.assert_close(
+                values.norm(dim=1), values[0].norm().expand(4), rtol=1e-6, atol=0
+            )
             if name == "sign_symmetry_fixed":
                 assert torch.equal(values, values[:1].expand_as(values))
             else:
@@ -201,19 +226,24 @@ def test_a_draw_is_that_of_the_layers_seed_and_the_number_of_the_update():
     contract.train(one, steps=2)
     torch.rand(100)
     inputs, targets = contract.batch()
-    lower, upper = (torch.optim.AdamW(two[part].parameters(), lr=0.1) for part in (slice(0, 3), slice(3, 8)))
+    lower, upper = (
+        torch.optim.AdamW(two[part].parameters(), lr=0.1) for part in (slice(0, 3), slice(3, 8))
+    )
     for step, optimizer in enumerate((lower, upper, lower, upper), 1):
         F.cross_entropy(two(inputs), targets).backward()
         optimizer.step()
-        assert [layer.update_count for layer in feedback_layers(two).values()] == [(step + 1) // 2] * 2 + [
-            step // 2
-        ] * 2
+        assert [layer.update_count for layer in feedback_layers(two).values()] == [
+            (step + 1) // 2
+        ] * 2 + [step // 2] * 2
     torch.testing.assert_close(magnitudes(one), magnitudes(two), rtol=0, atol=0)
 
 
 def test_a_step_that_the_scaler_skips_draws_nothing():
     layer = wtkit.convert(nn.Linear(3, 2), "sign_symmetry_batchwise")
-    optimizer, scaler = torch.optim.SGD(layer.parameters(), lr=1.0), torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer, scaler = (
+        torch.optim.SGD(layer.parameters(), lr=1.0),
+        torch.amp.GradScaler("cpu", init_scale=4.0),
+    )
     before = layer.B.clone()
     for factor, changes in ((math.inf, False), (1.0, True)):
         optimizer.zero_grad()
@@ -232,13 +262,15 @@ def test_frozen_weights_are_not_followed():
     assert torch.equal(layer.B, before) and layer.update_count == 0
 
 
-# -------------------------------------------------------------------------------------- what follows W in another way
+# -------------------------------------------------------------------- what follows W in another way
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_symmetric_alignment_averages_over_the_latest_weights(noise):
     """Against the sum written out; with noise in distribution."""
-    model = wtkit.convert(nn.Linear(400, 300).double(), "symmetric_alignment", rate=0.2, noise=noise)
+    model = wtkit.convert(
+        nn.Linear(400, 300).double(), "symmetric_alignment", rate=0.2, noise=noise
+    )
     B, weights = model.B.clone(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     for _ in range(10):
@@ -274,4 +306,7 @@ def test_a_model_that_is_converted_to_something_else_is_followed_no_more():
     wtkit.convert(model, "feedback_alignment")
     before = copy.deepcopy(model.state_dict())
     contract.train(model)
-    assert all(torch.equal(layer.B, before[f"{name}.feedback"]) for name, layer in feedback_layers(model).items())
+    assert all(
+        torch.equal(layer.B, before[f"{name}.feedback"])
+        for name, layer in feedback_layers(model).items()
+    )

@@ -1,4 +1,5 @@
-"""The documentation site is built without a warning, fetches nothing, and lists every method and public name."""
+"""The documentation site is built without a warning, fetches nothing, and lists every method and
+public name."""
 
 import importlib.util
 import json
@@ -26,14 +27,18 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     options = ["--fail-on-warning", "--keep-going", "--quiet", "--doctree-dir", folder / "doctrees"]
     command = [sys.executable, "-m", "sphinx", *options, DOCS, folder / "html"]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "html"
 
 
 @pytest.mark.slow
 def test_no_page_fetches_anything(site):
-    fetched = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=\"(?:https?:)?//", re.I)
+    fetched = re.compile(
+        r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=\"(?:https?:)?//", re.I
+    )
     pages = list(site.rglob("*.html"))
     assert len(pages) > 50
     for path in pages:
@@ -46,7 +51,9 @@ def test_no_page_fetches_anything(site):
 def test_equations_are_mathml_and_interface_and_notebooks_have_pages(site):
     assert (site / "methods.html").read_text().count("<math") > 20
     assert "$" not in re.sub(
-        r"<[^>]*>", "", (site / "methods.html").read_text().split("<article")[1].split("</article")[0]
+        r"<[^>]*>",
+        "",
+        (site / "methods.html").read_text().split("<article")[1].split("</article")[0],
     )
     for name in public_names():
         assert (site / f"api/{name}.html").exists()
@@ -77,22 +84,36 @@ def test_the_gallery_shows_all_reference_results():
 
 @pytest.fixture
 def shown_notebooks():
-    spec = importlib.util.spec_from_file_location("shown_notebooks", DOCS / "_extensions/shown_notebooks.py")
+    spec = importlib.util.spec_from_file_location(
+        "shown_notebooks", DOCS / "_extensions/shown_notebooks.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_newest_executed_notebook_is_shown_or_else_the_committed_figure(shown_notebooks, tmp_path):
+def test_the_newest_executed_notebook_is_shown_or_else_the_committed_figure(
+    shown_notebooks, tmp_path
+):
     def notebook(words):
         cell = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": words}
-        return json.dumps({"cells": [cell, cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+        return json.dumps(
+            {"cells": [cell, cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        )
 
     def shown():
         shown_notebooks.write(tmp_path, tmp_path / "shown")
-        return [cell["source"] for cell in json.loads((tmp_path / "shown/fig.ipynb").read_text())["cells"]]
+        return [
+            cell["source"]
+            for cell in json.loads((tmp_path / "shown/fig.ipynb").read_text())["cells"]
+        ]
 
-    for name in ("notebooks", "results/reference/digits", "results/one/notebooks", "results/two/notebooks"):
+    for name in (
+        "notebooks",
+        "results/reference/digits",
+        "results/one/notebooks",
+        "results/two/notebooks",
+    ):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "notebooks/fig.ipynb").write_text(notebook("committed"))
     (tmp_path / "results/reference/digits/fig.png").touch()

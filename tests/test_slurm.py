@@ -13,8 +13,8 @@ import pytest
 from pipeline import ROOT, command, experiment
 
 import wtkit
-from wtkit import trajectory
-from wtkit.config import expand
+from wtkit.experiments import expand
+from wtkit.results import open_run
 
 if "WTKIT_TEST_SLURM" not in os.environ:
     pytest.skip("needs the cluster of `make test-slurm`", allow_module_level=True)
@@ -24,13 +24,18 @@ WAIT = 240  # seconds for anything that must come
 
 @pytest.fixture(scope="module", autouse=True)
 def plugin(tmp_path_factory):
-    """Snakemake's plugin, in a folder of its own: where it is, every start of Snakemake takes a second more."""
+    """Snakemake's plugin, in a folder of its own: where it is, every start of Snakemake takes a
+    second more."""
     if importlib.util.find_spec("snakemake_executor_plugin_slurm"):
         yield
         return
-    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["slurm"]
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]["slurm"]
     folder = tmp_path_factory.mktemp("plugin")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--prefix", folder, *extra], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--prefix", folder, *extra], check=True
+    )
     (packages,) = folder.glob("lib/python*/site-packages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
@@ -48,8 +53,10 @@ class Pipeline:
         words += ("--slurm-init-seconds-before-status-checks", "3")
         self.output = open(folder / "output", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            command(folder, f"results/{path.stem}/results.nc", *words, "--config", f"experiment={path}"),
-            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=self.output, stderr=subprocess.STDOUT,
+            command(folder, f"results/{path.stem}/results.nc", *words, "--config",
+                f"experiment={path}"),
+            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=self.output,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def __enter__(self):
@@ -85,8 +92,9 @@ class Pipeline:
         assert self.process.returncode == 0, self.said()[-6000:]
         folder = self.folder / "results" / self.path.stem
         assert (folder / "results.nc").exists()
-        assert set(re.findall(r"slurm_logs/(\w+)/", self.said())) == {"rule_train"}  # the others ran here
-        return {run: trajectory.open_run(folder / "runs" / run / "trajectory.nc") for run in self.runs}
+        # the others ran here
+        assert set(re.findall(r"slurm_logs/(\w+)/", self.said())) == {"rule_train"}
+        return {run: open_run(folder / "runs" / run / "trajectory.nc") for run in self.runs}
 
 
 def slurm(*words):
@@ -103,14 +111,18 @@ def assert_equal(recorded, expected):
 
 
 def test_runs_that_are_disturbed_end_as_if_they_had_not_been(tmp_path):
-    path = experiment(tmp_path, methods=["weight_mirror"], seeds=[0, 1, 2, 3], settings={"epochs": 20})
+    path = experiment(
+        tmp_path, methods=["weight_mirror"], seeds=[0, 1, 2, 3], settings={"epochs": 20}
+    )
     disturbances = [
         lambda job: slurm("scontrol", "requeue", job),
         # as --signal=TERM@120 and --signal=USR1@120 have it sent before the time is over
         lambda job: slurm("scancel", "--signal=TERM", job),
         lambda job: slurm("scancel", "--signal=USR1", job),
         # a job that comes before all others preempts them: SIGTERM, some seconds of grace, SIGKILL
-        lambda job: slurm("sbatch", "--partition=high", "--gpus=2", "--output=/dev/null", "--wrap=sleep 1"),
+        lambda job: slurm(
+            "sbatch", "--partition=high", "--gpus=2", "--output=/dev/null", "--wrap=sleep 1"
+        ),
     ]
     with Pipeline(tmp_path, path) as pipeline:
         undisturbed = list(pipeline.runs)
@@ -138,7 +150,8 @@ def test_a_run_on_several_gpus_is_disturbed_as_little(tmp_path):
         slurm("scancel", "--signal=USR1", job)
         recorded = pipeline.finished()[name]
     assert pipeline.log(name).startswith("Going on after epoch")
-    # not the run on one, whose BatchNorm has the whole batch: on processors, each process normalises with its share
+    # not the run on one, whose BatchNorm has the whole batch: on processors, each process
+    # normalises with its share
     by_hand = [
         sys.executable,
         "-m",
@@ -151,5 +164,10 @@ def test_a_run_on_several_gpus_is_disturbed_as_little(tmp_path):
     ]
     folder = tmp_path / "by_hand"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*by_hand, *run.arguments(), "--output", folder], env=environment, check=True, capture_output=True)
-    assert_equal(recorded, trajectory.open_run(folder / "trajectory.nc"))
+    subprocess.run(
+        [*by_hand, *run.arguments(), "--output", folder],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    assert_equal(recorded, open_run(folder / "trajectory.nc"))

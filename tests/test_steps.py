@@ -9,7 +9,8 @@ import torch
 from test_performance import steps
 
 TINY = steps.Case(
-    "tiny", "resnet18", 16, 2, 2, "digits", classes=4, contestants=("backprop", "kolen_pollack", "weight_mirror"),
+    "tiny", "resnet18", 16, 2, 2, "digits", classes=4,
+    contestants=("backprop", "kolen_pollack", "weight_mirror"),
     goals={"backprop": 1.0, "weight_mirror": 1e-6},
 )  # fmt: skip
 
@@ -34,8 +35,16 @@ def test_a_case_is_measured_and_told(record, tmp_path):
     (tmp_path / "cases").mkdir()
     (tmp_path / "cases/tiny.json").write_text(json.dumps(record))
     steps.report(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"cases", "steps.md", "steps.json", "steps.svg", "steps.png"}
-    rows = {row["contestant"]: row for row in json.loads((tmp_path / "steps.json").read_text())["rows"]}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "cases",
+        "steps.md",
+        "steps.json",
+        "steps.svg",
+        "steps.png",
+    }
+    rows = {
+        row["contestant"]: row for row in json.loads((tmp_path / "steps.json").read_text())["rows"]
+    }
     assert rows["plain"]["ratio"] == 1
     assert rows["weight_mirror"]["ratio"] > 1
     assert not rows["weight_mirror"]["within_noise"]
@@ -45,7 +54,8 @@ def test_a_case_is_measured_and_told(record, tmp_path):
 
 
 def test_memory_counts_weights_momentum_and_what_passes(record):
-    """Bytes by hand: W and its momentum stay, B is one copy more, B that learns has a momentum of its own."""
+    """Bytes by hand: W and its momentum stay, B is one copy more, B that learns has a momentum of
+    its own."""
     weights = record["weights"]
     lasting = {who: bytes / weights for who, bytes in record["lasting"].items()}
     assert lasting["plain"] == pytest.approx(2, abs=0.01)  # BatchNorm's statistics are the rest
@@ -69,11 +79,15 @@ def test_plain_is_torchvisions_own_network_and_all_take_the_same_step():
     contestants = {who: steps.contestant(case, who) for who in ("plain", "backprop")}
     plain = contestants["plain"].model
     assert type(plain).__module__ == "torchvision.models.resnet"
-    assert all(type(module).__module__.startswith(("torch.", "torchvision.")) for module in plain.modules())
+    assert all(
+        type(module).__module__.startswith(("torch.", "torchvision.")) for module in plain.modules()
+    )
     before = [p.detach().clone() for p in plain.parameters()]
     for one in contestants.values():
         one.step()
-    for ours, theirs in zip(contestants["backprop"].model.parameters(), plain.parameters(), strict=True):
+    for ours, theirs in zip(
+        contestants["backprop"].model.parameters(), plain.parameters(), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
     assert not all(map(torch.equal, before, plain.parameters()))
 
@@ -92,7 +106,9 @@ def test_ratios_are_of_whole_rounds():
 
 
 def test_an_interrupted_bench_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(steps, "CPU", [dataclasses.replace(TINY, name=name) for name in ("one", "two")])
+    monkeypatch.setattr(
+        steps, "CPU", [dataclasses.replace(TINY, name=name) for name in ("one", "two")]
+    )
     monkeypatch.setattr(steps, "SURROUNDINGS", {})
     times = {who: [1.0, 1.0, 2.0, 2.0] for who in ("plain", *TINY.contestants)}
     bytes_ = dict.fromkeys(times, 8)
@@ -104,7 +120,15 @@ def test_an_interrupted_bench_goes_on(tmp_path, monkeypatch, capsys):
         if measured == ["one", "two"]:
             return SimpleNamespace(returncode=1)
         case = dataclasses.asdict(TINY)
-        made = {"name": name, "quick": False, "case": case, "times": times, "bytes": bytes_, "weights": 4, "failed": {}}
+        made = {
+            "name": name,
+            "quick": False,
+            "case": case,
+            "times": times,
+            "bytes": bytes_,
+            "weights": 4,
+            "failed": {},
+        }
         made |= {"sources": steps._sources(name), "device": "none"}
         return SimpleNamespace(returncode=0, stdout=f"words\n{json.dumps(made)}\n")
 
@@ -161,6 +185,8 @@ def test_gpu_cases_have_the_goals_in_front():
     assert [(case.network, case.size, case.images) for case in first] == [
         ("resnet50", 224, 5000), ("resnet18", 224, 18000), ("resnet18", 32, 60000),
     ]  # fmt: skip
-    assert all(case.mode == "default" and case.precision == "bf16" and case.batch >= 128 for case in first)
+    assert all(
+        case.mode == "default" and case.precision == "bf16" and case.batch >= 128 for case in first
+    )
     assert all((case.network, case.size) in steps.LIMITS for case in steps.GPU)
     assert len({case.name for case in steps.GPU + steps.CPU}) == len(steps.GPU + steps.CPU)

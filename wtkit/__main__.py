@@ -13,19 +13,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, config
+from . import __version__
 from .errors import Stopped, WtkitError
+from .experiments import DATA_SETS, RunConfig, as_argument, expand, run_config
 from .processes import is_first, said_once
-from .settings import described, known, nearest
+from .validation import described, known, nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0; 1 after an error that the user can mend; 75 (try again) for a run that was told to stop and can be resumed; 130
-    when interrupted.
+    0; 1 after an error that the user can mend; 75 (try again) for a run that was told to stop and
+    can be resumed; 130 when interrupted.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
         sys.stdout.flush()  # here, where it may fail
@@ -34,19 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"wtkit: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, Stopped) else 1
     except BrokenPipeError:  # whoever read our output has gone: `wtkit runs … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails as well
+        # or Python's own last flush fails as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         if is_first():
             print(
-                "wtkit: interrupted; the same command goes on after the last finished epoch or shard", file=sys.stderr
+                "wtkit: interrupted; the same command goes on after the last finished epoch or "
+                "shard",
+                file=sys.stderr,
             )
         return 130
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, but an error is a line, with the nearest command or option where one was misspelt."""
+    """argparse's, but an error is a line, with the nearest command or option where one was
+    misspelt."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n" if is_first() else None)
@@ -62,21 +67,32 @@ class _Parser(argparse.ArgumentParser):
         parsed, unknown = super().parse_known_args(args, namespace)
         for argument in unknown:  # here, where the options of the command in question are known
             option = argument.partition("=")[0]
-            self.error(f"unrecognized argument {argument}{nearest(option, self._option_string_actions)}")
+            self.error(
+                f"unrecognized argument {argument}{nearest(option, self._option_string_actions)}"
+            )
         return parsed, unknown
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("wtkit", description="Deep learning without weight transport.", allow_abbrev=False)
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "wtkit", description="Deep learning without weight transport.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"wtkit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser(
-        "train", help="train one run", description="Train one run and save its trajectory.", allow_abbrev=False
+        "train",
+        help="train one run",
+        description="Train one run and save its trajectory.",
+        allow_abbrev=False,
     )
     command.set_defaults(run=_train)
-    command.add_argument("--output", type=Path, help="the run's folder; default: runs/<name of the run>")
-    command.add_argument("--device", help="cpu, cuda, …; default: a free GPU if there is any, waited for")
+    command.add_argument(
+        "--output", type=Path, help="the run's folder; default: runs/<name of the run>"
+    )
+    command.add_argument(
+        "--device", help="cpu, cuda, …; default: a free GPU if there is any, waited for"
+    )
     for option, whose in (("--option", "method"), ("--network-option", "network")):
         command.add_argument(
             option,
@@ -85,15 +101,18 @@ def _parser() -> argparse.ArgumentParser:
             metavar="NAME=VALUE",
             help=f"one of the {whose}'s own options; repeatable",
         )
-    what = described(config.RunConfig)
-    for field in dataclasses.fields(config.RunConfig):
+    what = described(RunConfig)
+    for field in dataclasses.fields(RunConfig):
         if field.name not in ("options", "network_options"):
-            # what is required is missed with the other settings, when a misspelt option has already been named
+            # what is required is missed with the other settings, when a misspelt option has already
+            # been named
             required = field.default is dataclasses.MISSING
-            left = "none" if field.default in (None, "", ()) else config._typed(field.default)
+            left = "none" if field.default in (None, "", ()) else as_argument(field.default)
             how = "required" if required else f"default: {left}"
             text = f"{what[field.name]}; {how}".replace("%", "%%")
-            command.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text, action=_Once)
+            command.add_argument(
+                f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text, action=_Once
+            )
 
     command = commands.add_parser("runs", help="list the runs of an experiment file")
     command.set_defaults(run=_runs)
@@ -102,12 +121,17 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "plan",
         help="say what an experiment will take and how well B will align, before it is run",
-        description="Runs, time and memory by a few steps of each, and the matrix angles to expect, with warnings.",
+        description="Runs, time and memory by a few steps of each, and the matrix angles to "
+        "expect, with warnings.",
     )
     command.set_defaults(run=_plan)
-    command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml, or an ablation's file")
     command.add_argument(
-        "--no-measure", action="store_true", help="take no steps: no time and memory, and no data read"
+        "experiment", type=Path, help="e.g. config/digits.yaml, or an ablation's file"
+    )
+    command.add_argument(
+        "--no-measure",
+        action="store_true",
+        help="take no steps: no time and memory, and no data read",
     )
     command.add_argument("--device", help="to measure on; as for train")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write all figures there, too")
@@ -116,21 +140,31 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_gather)
     command.add_argument("trajectories", nargs="+", type=Path, help="trajectory.nc files")
     command.add_argument("--experiment", required=True, help="its name")
-    command.add_argument("--output", required=True, type=Path, help="the file to write, e.g. results/mine/results.nc")
+    command.add_argument(
+        "--output", required=True, type=Path, help="the file to write, e.g. results/mine/results.nc"
+    )
 
-    command = commands.add_parser("data", help="fetch a data set, say how to, or pack a folder of images")
-    kinds = command.add_subparsers(required=True, metavar="DATA_SET", help=f"{', '.join(config.DATA_SETS)}, or pack")
-    for name in config.DATA_SETS:
+    command = commands.add_parser(
+        "data", help="fetch a data set, say how to, or pack a folder of images"
+    )
+    kinds = command.add_subparsers(
+        required=True, metavar="DATA_SET", help=f"{', '.join(DATA_SETS)}, or pack"
+    )
+    for name in DATA_SETS:
         kind = kinds.add_parser(name, description="Fetch the data set, or say how to.")
         kind.set_defaults(run=_data, name=name)
         kind.add_argument("--data-root", default="data", help="folder of data sets; default: data")
     kind = kinds.add_parser(
         "pack",
-        description="Store a folder of images once, smaller, in a few large files. Training reads it in the folder's "
-        "place. The same command goes on with a pack that was interrupted, and mends one that is damaged.",
+        description="Store a folder of images once, smaller, in a few large files. Training reads "
+        "it in the folder's "
+        "place. The same command goes on with a pack that was interrupted, and mends one that is "
+        "damaged.",
     )
     kind.set_defaults(run=_pack)
-    kind.add_argument("source", type=Path, help="the folder that holds train/<class>/ and val/<class>/")
+    kind.add_argument(
+        "source", type=Path, help="the folder that holds train/<class>/ and val/<class>/"
+    )
     kind.add_argument("target", type=Path, help="a new folder, e.g. data/imagenet")
     for option, default, range_, text in (
         ("--short-side", 256, (1, 65535), "pixels; larger images are shrunk to it"),
@@ -139,7 +173,11 @@ def _parser() -> argparse.ArgumentParser:
         ("--workers", 4, (0, 1024), "processes that decode and encode"),
     ):
         kind.add_argument(
-            option, type=_between(*range_), default=default, metavar="NUMBER", help=f"{text}; default: {default}"
+            option,
+            type=_between(*range_),
+            default=default,
+            metavar="NUMBER",
+            help=f"{text}; default: {default}",
         )
     return parser
 
@@ -148,14 +186,16 @@ def _between(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if text.isdecimal() and least <= int(text) <= most:
             return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number from {least} to {most}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, expected a whole number from {least} to {most}"
+        )
 
     return number
 
 
 def _train(parsed: argparse.Namespace) -> None:
     given: dict[str, Any] = {
-        field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(config.RunConfig)
+        field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(RunConfig)
     }
     settings = {name: value for name, value in given.items() if value is not None}
     for listed in {"lr_drops", "backprop"} & settings.keys():
@@ -163,22 +203,28 @@ def _train(parsed: argparse.Namespace) -> None:
     with said_once():
         settings["options"] = _options("--option", parsed.option)
         settings["network_options"] = _options("--network-option", parsed.network_option)
-        run = config.run_config(settings)
+        run = run_config(settings)
 
-    from . import gpus
+    from .processes import gpus
 
     with contextlib.nullcontext() if parsed.device else gpus.claimed():
-        from .training import train  # after the settings are known to be right: torch takes seconds to load
+        from .training import (
+            train,  # after the settings are known to be right: torch takes seconds to load
+        )
 
         train(run, parsed.output or Path("runs", run.name), device=parsed.device)
 
 
 class _Once(argparse.Action):
-    """Stores a value, and refuses a second one, which would silently take the place of the first."""
+    """Stores a value, and refuses a second one, which would silently take the place of the
+    first."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option_string}: given twice; leave one out (values of a list are parted by commas)")
+            parser.error(
+                f"{option_string}: given twice; leave one out (values of a list are parted by "
+                "commas)"
+            )
         setattr(namespace, self.dest, values)
 
 
@@ -198,46 +244,49 @@ def _options(flag: str, texts: list[str]) -> dict[str, Any]:
 
 
 def _runs(parsed: argparse.Namespace) -> None:
-    for run in config.expand(parsed.experiment):
+    for run in expand(parsed.experiment):
         print(run.name, shlex.join(run.arguments()))
 
 
 def _plan(parsed: argparse.Namespace) -> None:
-    runs = config.expand(parsed.experiment)
+    runs = expand(parsed.experiment)
 
-    from . import gpus
+    from .processes import gpus
 
     with contextlib.nullcontext() if parsed.device or parsed.no_measure else gpus.claimed():
-        from . import advice, measuring  # torch takes seconds to load
+        from . import plan
+        from .plan import name_of  # torch takes seconds to load
 
-        found = list(measuring.survey(runs, measured=not parsed.no_measure, device=parsed.device))
-    rows = [advice.row(group, what) for group, what in found]
+        found = list(plan.survey(runs, measured=not parsed.no_measure, device=parsed.device))
+    rows = [plan.row(group, what) for group, what in found]
     told = [
-        (advice.name_of(row), sentence)
+        (name_of(row), sentence)
         for row, (group, what) in zip(rows, found, strict=True)
-        for sentence in advice.warnings(group[0], what)
+        for sentence in plan.warnings(group[0], what)
     ]
     if parsed.csv:
-        advice.save(rows, parsed.csv)
-    print(advice.text(str(parsed.experiment), rows, told))
+        plan.save(rows, parsed.csv)
+    print(plan.text(str(parsed.experiment), rows, told))
 
 
 def _gather(parsed: argparse.Namespace) -> None:
-    from . import trajectory  # here, for the other commands should not wait for xarray
+    from . import results  # here, for the other commands should not wait for xarray
 
-    trajectory.save(trajectory.gather(parsed.trajectories, parsed.experiment), parsed.output)
+    results.save(results.gather(parsed.trajectories, parsed.experiment), parsed.output)
 
 
 def _data(parsed: argparse.Namespace) -> None:
-    from .data import fetch
+    from . import data
 
-    print(fetch(parsed.name, parsed.data_root))
+    print(data.fetch(parsed.name, parsed.data_root))
 
 
 def _pack(parsed: argparse.Namespace) -> None:
-    from .packing import pack
+    from .data import pack
 
-    options = {name: getattr(parsed, name) for name in ("short_side", "quality", "shard_images", "workers")}
+    options = {
+        name: getattr(parsed, name) for name in ("short_side", "quality", "shard_images", "workers")
+    }
     print(pack(parsed.source, parsed.target, **options))
 
 

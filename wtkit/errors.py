@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 
 class WtkitError(ValueError):
-    """Something a user can mend: its text names the key, file or value, what was expected, and the fix.
+    """Something a user can mend: its text names the key, file or value, what was expected, and the
+    fix.
 
     The command line prints it in one or two lines, without a traceback.
     """
@@ -18,7 +19,8 @@ class Stopped(WtkitError):
 
 
 class MissingExtra(WtkitError, ImportError):
-    """A package is not installed that only one of wtkit's extras needs, such as ``wtkit[figures]``."""
+    """A package is not installed that only one of wtkit's extras needs, such as
+    ``wtkit[figures]``."""
 
 
 @contextlib.contextmanager
@@ -35,8 +37,10 @@ def imports_of(extra: str) -> Iterator[None]:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out; torch has a type for that, but only for its own memory of a GPU."""
-    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # CUDA's, the CPU's, and that of CUDA's libraries
+    """Whether ``error`` says that memory ran out; torch has a type for that, but only for its own
+    memory of a GPU."""
+    # CUDA's, the CPU's, and that of CUDA's libraries
+    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -12,7 +12,8 @@ from .errors import WtkitError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BufferedWriter]:
-    """A file to write, which takes the name ``path`` when it is whole and on the disk: no reader meets half of it."""
+    """A file to write, which takes the name ``path`` when it is whole and on the disk: no reader
+    meets half of it."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -26,14 +27,17 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
         raise
 
 
-def write_whole(path: Path, content: bytes | memoryview, remedy: str = "free some space or check the folder") -> None:
+def write_whole(
+    path: Path, content: bytes | memoryview, remedy: str = "free some space or check the folder"
+) -> None:
     """Write ``content`` to ``path``, whose folder is made if need be.
 
-    Libraries that write straight to disk say of a full one what their own buffers met, or crash; so content is made in
-    memory, and only written here.
+    Libraries that write straight to disk say of a full one what their own buffers met, or crash; so
+    content is made in memory, and only written here.
 
     Raises:
-        WtkitError: naming the file, what the system said, and the remedy; what stood at ``path`` is still there.
+        WtkitError: naming the file, what the system said, and the remedy; what stood at ``path`` is
+            still there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,8 @@ def held(folder: Path, otherwise: str) -> Iterator[None]:
         OSError: if nothing can be written there.
     """
     with open(folder / ".lock", "w") as lock:
-        os.register_at_fork(after_in_child=lock.close)  # or processes that decode images would hold it on after us
+        # or processes that decode images would hold it on after us
+        os.register_at_fork(after_in_child=lock.close)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,4 +1,5 @@
-"""Equations as MathML, made when the site is built: browsers show it without a script or a font from elsewhere."""
+"""Equations as MathML, made when the site is built: browsers show it without a script or a font
+from elsewhere."""
 
 from docutils import nodes
 from math_core import LatexError, LatexToMathML
@@ -11,7 +12,9 @@ def convert(node, display):
     try:
         return CONVERTER.convert_with_local_state(node.astext(), displaystyle=display)
     except LatexError as error:
-        raise ExtensionError(f"{node.source}:{node.line}: cannot convert {node.astext()!r}: {error}") from error
+        raise ExtensionError(
+            f"{node.source}:{node.line}: cannot convert {node.astext()!r}: {error}"
+        ) from error
 
 
 def inline(translator, node):
@@ -27,5 +30,7 @@ def block(translator, node):
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(inline, None), block_renderers=(block, None)
+    )
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,10 @@
-"""The notebooks that the site shows, written to docs/notebooks/ before Sphinx reads it. None is executed.
+"""The notebooks that the site shows, written to docs/notebooks/ before Sphinx reads it. None is
+executed.
 
-An executed notebook is taken from results/<experiment>/notebooks/, where the pipeline leaves it: the newest, if there
-are several. Of a notebook that has not been executed here the committed copy is shown, without outputs, below the
-committed figures of results/reference/. A line at the top of the page says which.
+An executed notebook is taken from results/<experiment>/notebooks/, where the pipeline leaves it:
+the newest, if there are several. Of a notebook that has not been executed here the committed copy
+is shown, without outputs, below the committed figures of results/reference/. A line at the top of
+the page says which.
 """
 
 import json
@@ -14,7 +16,8 @@ REFERENCE = {"ablation": "kp_decay"}  # where the committed figures are from, if
 
 
 def write(root: Path, folder: Path) -> None:
-    """Write all notebooks to ``folder``. Files that would not change stay, so that Sphinx need not read them again."""
+    """Write all notebooks to ``folder``. Files that would not change stay, so that Sphinx need not
+    read them again."""
     folder.mkdir(exist_ok=True)
     for source in sorted((root / "notebooks").glob("*.ipynb")):
         text = json.dumps(page(root, source), ensure_ascii=False, indent=1)
@@ -24,8 +27,11 @@ def write(root: Path, folder: Path) -> None:
 
 
 def page(root: Path, source: Path) -> dict:
-    """The notebook with a second cell that says where it is from, and that has the committed figures if need be."""
-    executed = sorted(root.glob(f"results/*/notebooks/{source.name}"), key=lambda path: path.stat().st_mtime)
+    """The notebook with a second cell that says where it is from, and that has the committed
+    figures if need be."""
+    executed = sorted(
+        root.glob(f"results/*/notebooks/{source.name}"), key=lambda path: path.stat().st_mtime
+    )
     notebook = json.loads((executed[-1] if executed else source).read_text())
     words = came_from(root, executed[-1]) if executed else committed(root, source)
     cell = {"cell_type": "markdown", "id": "where-it-is-from", "metadata": {}, "source": words}
@@ -51,11 +57,17 @@ def committed(root: Path, source: Path) -> str:
         note += f" The {what} below is committed with wtkit, in `{folder.relative_to(root)}`."
     parts = [f":::{{note}}\n{note}\n:::\n"]
     parts += [f"![{path.stem}](../../{path.relative_to(root)})\n" for path in figures]
-    parts += [scrolled(re.search(r"<table.*</table>", path.read_text(), re.DOTALL)[0]) for path in tables]
+    parts += [
+        scrolled(re.search(r"<table.*</table>", path.read_text(), re.DOTALL)[0]) for path in tables
+    ]
     return "\n".join(parts)
 
 
 def scrolled(table: str) -> str:
     """A table as MyST takes it: HTML without blank lines, in a box that scrolls sideways."""
-    lines = (line for line in table.replace('class="dataframe"', 'class="table"').splitlines() if line.strip())
+    lines = (
+        line
+        for line in table.replace('class="dataframe"', 'class="table"').splitlines()
+        if line.strip()
+    )
     return "\n".join(['<div class="pst-scrollable-table-container">', *lines, "</div>"]) + "\n"

@@ -5,7 +5,8 @@ localrules:
 rule gather:
     input:
         lambda wildcards: [
-            f"results/{wildcards.experiment}/runs/{run}/trajectory.nc" for run in runs_of(wildcards.experiment)
+            f"results/{wildcards.experiment}/runs/{run}/trajectory.nc"
+            for run in runs_of(wildcards.experiment)
         ],
     output:
         "results/{experiment}/results.nc",

@@ -9,12 +9,20 @@ class Notebook(NamedTuple):
 
 
 OF_EXPERIMENTS = {
-    "fig1_weight_mirror": Notebook(False, ["fig1_weight_mirror.svg", "fig1_weight_mirror.png"], "Circuits"),
-    "fig2_kolen_pollack": Notebook(False, ["fig2_kolen_pollack.svg", "fig2_kolen_pollack.png"], "Circuits"),
+    "fig1_weight_mirror": Notebook(
+        False, ["fig1_weight_mirror.svg", "fig1_weight_mirror.png"], "Circuits"
+    ),
+    "fig2_kolen_pollack": Notebook(
+        False, ["fig2_kolen_pollack.svg", "fig2_kolen_pollack.png"], "Circuits"
+    ),
     "fig3_test_error": Notebook(True, ["fig3_test_error.svg", "fig3_test_error.png"], "Results"),
     "fig4_angles": Notebook(True, ["fig4_angles.svg", "fig4_angles.png"], "Results"),
-    "fig_d3_norm_order": Notebook(True, ["fig_d3_norm_order.svg", "fig_d3_norm_order.png"], "Results"),
-    "table1_errors": Notebook(True, ["table1_errors.html", "table1_errors.csv", "table1_errors.tex"], "Results"),
+    "fig_d3_norm_order": Notebook(
+        True, ["fig_d3_norm_order.svg", "fig_d3_norm_order.png"], "Results"
+    ),
+    "table1_errors": Notebook(
+        True, ["table1_errors.html", "table1_errors.csv", "table1_errors.tex"], "Results"
+    ),
     "claims": Notebook(True, ["claims.html", "claims.csv"], "Claims"),
 }
 OF_ABLATIONS = {
@@ -62,11 +70,19 @@ for notebook, described in NOTEBOOKS.items():
             drawn_by=DRAWN_BY,
         output:
             report(
-                [f"results/{{experiment}}/figures/{file}" for file in described.files if not file.endswith(".tex")],
+                [
+                    f"results/{{experiment}}/figures/{file}"
+                    for file in described.files
+                    if not file.endswith(".tex")
+                ],
                 category=described.category,
                 labels={"experiment": "{experiment}", "notebook": notebook},
             ),
-            *[f"results/{{experiment}}/figures/{file}" for file in described.files if file.endswith(".tex")],
+            *[
+                f"results/{{experiment}}/figures/{file}"
+                for file in described.files
+                if file.endswith(".tex")
+            ],
             notebook=f"results/{{experiment}}/notebooks/{notebook}.ipynb",
             page=report(
                 f"results/{{experiment}}/notebooks/{notebook}.html",
@@ -81,7 +97,9 @@ for notebook, described in NOTEBOOKS.items():
         conda:
             "../../environment.yml"
         params:
-            given=lambda wildcards, input: " ".join(shlex.quote(f"results={path}") for path in input.results),
+            given=lambda wildcards, input: " ".join(
+                shlex.quote(f"results={path}") for path in input.results
+            ),
             figures=subpath(output[0], parent=True),
             pages=subpath(output.page, parent=True),
         shell:

@@ -1,20 +1,24 @@
 import shlex
 import signal
 
-from wtkit import gpus
+from wtkit.processes import gpus
 
 # Where a job is warned of its end by USR1, all its processes get it, this one too: only runs act on it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 try:
     if "runs_per_gpu" in config:
-        os.environ[gpus.RUNS_PER_GPU] = str(gpus.number_of_runs(config["runs_per_gpu"], "config key 'runs_per_gpu'"))
+        os.environ[gpus.RUNS_PER_GPU] = str(
+            gpus.number_of_runs(config["runs_per_gpu"], "config key 'runs_per_gpu'")
+        )
     slots = gpus.slots()
 except WtkitError as error:
     sys.exit(f"wtkit: {error}")
 if workflow.is_main_process and workflow.nodes is None and "gpu" not in workflow.global_resources:
     at_a_time = len(gpus.devices()) * slots
-    if at_a_time:  # or Snakemake would start more runs than there is room for, to wait for each other
+    if (
+        at_a_time
+    ):  # or Snakemake would start more runs than there is room for, to wait for each other
         workflow.register_resource("gpu", at_a_time)
 
 
@@ -42,4 +46,4 @@ rule train:
         revision=lambda wildcards: run_of(wildcards).revision,
         folder=subpath(output[0], parent=True),
     shell:
-        "logged {log:q} python -m wtkit.gpus {resources.gpu} -m wtkit train {params.arguments} --output {params.folder:q}"
+        "logged {log:q} python -m wtkit.processes {resources.gpu} -m wtkit train {params.arguments} --output {params.folder:q}"

@@ -1,7 +1,7 @@
 """Execute a notebook with papermill: execute.py INPUT OUTPUT [PARAMETER=VALUE …].
 
-Beyond papermill's own command line: an unknown parameter is an error rather than a line in a log, and the kernel is
-the one of this very environment, reached without opening a port.
+Beyond papermill's own command line: an unknown parameter is an error rather than a line in a log,
+and the kernel is the one of this very environment, reached without opening a port.
 """
 
 import os
@@ -32,17 +32,23 @@ class PrivateKernel(AsyncKernelManager):
 
 
 def main(source: str, target: str, *assignments: str) -> None:
-    parameters = {name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in assignments)}
+    parameters = {
+        name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in assignments)
+    }
     unknown = parameters.keys() - papermill.inspect_notebook(source).keys()
     if unknown:
-        sys.exit(f"{source}: no parameter {', '.join(sorted(unknown))} in its cell tagged 'parameters'")
+        sys.exit(
+            f"{source}: no parameter {', '.join(sorted(unknown))} in its cell tagged 'parameters'"
+        )
     try:
         papermill.execute_notebook(
-            source, target, parameters, kernel_name="python3", language="python", progress_bar=False,
-            kernel_manager_class=PrivateKernel,
+            source, target, parameters, kernel_name="python3", language="python",
+            progress_bar=False, kernel_manager_class=PrivateKernel,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        sys.exit(f"{source}: {error.ename}: {error.evalue}\nThe notebook with its traceback: {target}")
+        sys.exit(
+            f"{source}: {error.ename}: {error.evalue}\nThe notebook with its traceback: {target}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Run a command; at its end print how long it took and how much memory it and all its children held at most.
+"""Run a command; at its end print how long it took and how much memory it and all its children held
+at most.
 
     python workflow/scripts/measure.py --since SECONDS command ...
 
-``--since`` is the time at which the work began, as ``date +%s`` prints it: what passed until now counts as set-up.
-The exit status is the command's. Memory is the sum of the processes' resident sets, taken every half second; pages
-that they share count once for each.
+``--since`` is the time at which the work began, as ``date +%s`` prints it: what passed until now
+counts as set-up. The exit status is the command's. Memory is the sum of the processes' resident
+sets, taken every half second; pages that they share count once for each.
 """
 
 import argparse
@@ -25,7 +26,8 @@ def main() -> int:
 
     start = time.time()
     since = start if args.since is None else args.since
-    # Ctrl-C reaches the command by itself: wait for it to end, rather than leave it behind. SIGTERM is handed on.
+    # Ctrl-C reaches the command by itself: wait for it to end, rather than leave it behind. SIGTERM
+    # is handed on.
     signal.signal(signal.SIGINT, lambda *_: None)
     command = subprocess.Popen(args.command)
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())

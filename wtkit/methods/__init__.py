@@ -7,8 +7,8 @@ import pkgutil
 from typing import Any
 
 from ..errors import WtkitError
-from ..settings import known
-from .base import Method
+from ..methods.base import Method
+from ..validation import known
 
 __all__ = ["Method", "load", "method_class", "names"]
 
@@ -32,13 +32,17 @@ def method_class(name: str) -> type[Method]:
     found = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Method) and value.__module__ == module.__name__
+        if inspect.isclass(value)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
     ]
     if len(found) != 1:
         raise WtkitError(f"{where}: expected one class that is a Method, found {len(found)}")
     if not dataclasses.is_dataclass(found[0]):
         raise WtkitError(f"{where}: {found[0].__name__} has no decorator; write @frozen above it")
-    missing = sorted(found[0].__abstractmethods__) + ([] if hasattr(found[0], "label") else ["label"])
+    missing = sorted(found[0].__abstractmethods__) + (
+        [] if hasattr(found[0], "label") else ["label"]
+    )
     if missing:
         raise WtkitError(f"{where}: {found[0].__name__} lacks {', '.join(missing)}")
     return found[0]
@@ -48,6 +52,7 @@ def load(name: str, **options: Any) -> Method:
     """The method ``name`` with these hyper-parameters.
 
     Raises:
-        WtkitError: for an unknown method, an option that it does not have, or a value that the option refuses.
+        WtkitError: for an unknown method, an option that it does not have, or a value that the
+            option refuses.
     """
     return method_class(name)(**options)

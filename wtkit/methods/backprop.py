@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from ..settings import frozen
+from ..validation import frozen
 from .base import Method
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ..settings import frozen
+from ..validation import frozen
 from .base import Method, random_like
 
 
@@ -14,8 +14,8 @@ class FeedbackAlignment(Method):
 
         δ_l = φ'(y_l) B_{l+1} δ_{l+1}
 
-    B is drawn with the scale of W, times a factor that is its one hyper-parameter. Reference: Lillicrap et al., Nature
-    Communications 7 (2016).
+    B is drawn with the scale of W, times a factor that is its one hyper-parameter. Reference:
+    Lillicrap et al., Nature Communications 7 (2016).
 
     Attributes:
         scale: the root mean square of B over that of W at conversion.

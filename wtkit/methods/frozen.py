@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from ..settings import frozen
+from ..validation import frozen
 from .base import Method
 
 
@@ -12,10 +12,11 @@ class Frozen(Method):
 
         δ_l = 0,    ΔW_l = 0    below the output layer
 
-    so that what a network achieves by its output layer alone is known before an error or an angle is read as a method's
-    doing. The output layer learns as with every method; all parameters below are handed no gradient, and stay as they
-    are: weights and biases, BatchNorm's scales and shifts, whatever the weight decay. BatchNorm's running statistics,
-    which are no matter of δ, go on. In your own DistributedDataParallel say ``find_unused_parameters=True``.
+    so that what a network achieves by its output layer alone is known before an error or an angle
+    is read as a method's doing. The output layer learns as with every method; all parameters below
+    are handed no gradient, and stay as they are: weights and biases, BatchNorm's scales and shifts,
+    whatever the weight decay. BatchNorm's running statistics, which are no matter of δ, go on. In
+    your own DistributedDataParallel say ``find_unused_parameters=True``.
 
     No angle is defined: all are NaN. Adds no hyper-parameter. Reference: none; a baseline.
     """

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from ..settings import frozen
+from ..validation import frozen
 from .base import Method, initial_scale
 
 
@@ -12,14 +12,16 @@ class SignSymmetry(Method):
 
         δ_l = φ'(y_l) s_{l+1} sign(W_{l+1})ᵀ δ_{l+1}
 
-    The scale s is one number a layer; without it δ grows or shrinks by a factor a layer. Adds one hyper-parameter,
-    the choice of s. Reference: Liao, Leibo & Poggio, AAAI (2016), whose uSF this is.
+    The scale s is one number a layer; without it δ grows or shrinks by a factor a layer. Adds one
+    hyper-parameter, the choice of s. Reference: Liao, Leibo & Poggio, AAAI (2016), whose uSF this
+    is.
 
     Attributes:
-        scale: ``strict`` (default), the root mean square of W as it is now, so that ‖B‖ = ‖W‖, which transports one
-            number a layer beside the signs, and ``initial``, the root mean square of W at conversion, which stays: the
-            two normalisations of Moskovitz, Litwin-Kumar & Abbott (2018); ``xavier``, √(2/(fan_in + fan_out)), as
-            BioTorch has it; ``unit``, 1. Under a decay that makes W small a scale that stays learns far worse.
+        scale: ``strict`` (default), the root mean square of W as it is now, so that ‖B‖ = ‖W‖,
+            which transports one number a layer beside the signs, and ``initial``, the root mean
+            square of W at conversion, which stays: the two normalisations of Moskovitz,
+            Litwin-Kumar & Abbott (2018); ``xavier``, √(2/(fan_in + fan_out)), as BioTorch has it;
+            ``unit``, 1. Under a decay that makes W small a scale that stays learns far worse.
     """
 
     label: ClassVar[str] = "SS"

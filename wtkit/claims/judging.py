@@ -1,0 +1,213 @@
+"""How errors and angles are compared for a claim, and our thresholds.
+
+Where the paper gives no number, the threshold is ours: the capitals below that say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+import xarray as xr
+
+from ..experiments import known_facts
+from ..plan import LEAST, mismatch
+from ..results import (
+    FINAL_ERRORS,
+    KP,
+    MAIN_ORDER,
+    METHODS,
+    Estimate,
+    complete,
+    config_of,
+    data_label,
+    evaluated_on,
+    final_error,
+    held_out_images,
+    main_order,
+    mean_and_error,
+    method_label,
+    select,
+    whole_sets,
+)
+from .claim import CannotTestError, Finding, all_of, listed
+from .comparison import Comparison, binomial_variance, welch
+
+NEAR_ZERO = 1.0
+"""Ours: what we call "near zero" of an angle, in degrees."""
+LATE = 0.9
+"""Ours: "late in the run" is what comes after this share of its epochs."""
+MARGIN = 0.1
+"""Ours: an error nearly matches another if it is above it by less than this share of it."""
+NORM_BOUND = 2.0
+"""Ours: a norm ratio of feedback to forward weights between 1/2 and this is reasonable."""
+
+
+def errors_of(
+    node: xr.Dataset, wanted: Iterable[str], norm_order: str | None = None
+) -> dict[str, Estimate]:
+    norm_order = norm_order or main_order(node)
+    if evaluated_on(node) != "test":
+        raise CannotTestError(f"errors were measured on {evaluated_on(node)} images")
+    errors = {method: final_error(node, method, norm_order) for method in wanted}
+    for method, error in errors.items():
+        images = held_out_images(select(node, method, norm_order=norm_order))
+        errors[method] = dataclasses.replace(error, images=images)
+    missing = [method_label(method) for method, error in errors.items() if not error.runs]
+    if missing:
+        raise CannotTestError(f"not run with {norm_order}: {', '.join(missing)}")
+    return errors
+
+
+def as_text(errors: Mapping[str, Estimate]) -> str:
+    return ", ".join(f"{error.name} {error}" for error in errors.values()) + " %"
+
+
+def _unsure(*errors: Estimate) -> bool:
+    return any(math.isnan(error.error) for error in errors)
+
+
+NO_ERROR = "one seed gives no standard error"
+NO_SIZE = "the size of the test set was not recorded, so its binomial error is left out"
+
+
+def is_below(
+    a: Estimate, b: Estimate, factor: float = 1.0, unit: str = " points"
+) -> Finding | Comparison:
+    """Whether ``a`` is below ``factor`` times ``b``."""
+    if a.diverged:
+        return Finding("fails", why=_diverged(a))
+    if 0 < b.runs == b.diverged:
+        return Finding("holds", why=_diverged(b))
+    if _unsure(a, b):
+        return Finding("cannot be tested here", why=NO_ERROR)
+    error, df = welch((a.error, a.df), (factor * b.error, b.df))
+    # the test set is the same for both, which takes some of its error from their difference; how
+    # much is not recorded
+    images = binomial_variance(a.mean, a.images) + factor**2 * binomial_variance(b.mean, b.images)
+    claim = f"{a.name} below {f'{factor:g} × ' * (factor != 1)}{b.name}"
+    return Comparison(claim, factor * b.mean - a.mean, error, df, math.sqrt(images), unit)
+
+
+def nearly_matches(a: Estimate, b: Estimate) -> Finding | Comparison:
+    """Whether ``a`` is above ``b`` by less than :data:`MARGIN`; one that is below it is welcome."""
+    if 0 < b.runs == b.diverged:
+        return Finding("cannot be tested here", why=_diverged(b))
+    return is_below(a, b, 1 + MARGIN)
+
+
+def alike(a: Estimate, b: Estimate) -> list[Finding | Comparison]:
+    """Whether each of two errors nearly matches the other."""
+    return [nearly_matches(a, b), nearly_matches(b, a)]
+
+
+def of_errors(errors: Iterable[Estimate], shown: str, *parts: Finding | Comparison) -> Finding:
+    """All parts together, with a word on runs that diverged, and where a test set's binomial error
+    is left out."""
+    found, errors = all_of(shown, *parts), list(errors)
+    remarks = [_diverged(error) for error in errors] + [NO_SIZE] * any(
+        not error.images for error in errors
+    )
+    return dataclasses.replace(found, why=listed(found.why, *remarks))
+
+
+def why_misaligned(node: xr.Dataset) -> str:
+    """Why KP's B cannot align in these runs, whatever they measure; empty where it can, or where
+    nobody knows."""
+    runs = complete(select(node, KP, norm_order=main_order(node)))
+    if not runs.sizes["run"]:
+        return ""
+    config = config_of(runs.isel(run=0))
+    steps = known_facts(config).steps(config)
+    if steps is None:
+        return ""
+    foldings = -math.log(max(float(mismatch(config, steps)[-1]), 1e-300))
+    plan = (
+        f"{method_label(KP)}'s plan gives {foldings:.1f} e-foldings of its mismatch, fewer "
+        "than "
+        f"{LEAST:g}"
+    )
+    return f"{DECIDED}: {plan}" if foldings < LEAST else ""
+
+
+DECIDED = "decided by the configuration"
+
+
+def _diverged(*errors: Estimate) -> str:
+    return ", ".join(
+        f"{e.diverged} of {e.runs} runs of {e.name} diverged" for e in errors if e.diverged
+    )
+
+
+def as_printed(node: xr.Dataset, network: str) -> Finding:
+    """Whether the five final errors agree with those that the paper prints; only at the paper's
+    scale."""
+    printed = FINAL_ERRORS[network, MAIN_ORDER]
+    errors = errors_of(node, METHODS)
+    if whole_sets(node) != {"imagenet"}:
+        why = f"these runs are on {data_label(node)}, the paper's on ImageNet"
+        return Finding("cannot be tested here", as_text(errors), why)
+    papers = {
+        m: dataclasses.replace(printed[m], name=f"the paper's {errors[m].name}") for m in METHODS
+    }
+    parts = [part for m in METHODS for part in alike(errors[m], papers[m])]
+    return of_errors(errors.values(), as_text(errors), *parts)
+
+
+def by_layer(
+    node: xr.Dataset, method: str, quantity: str = "matrix_angle", *, output: bool = True
+) -> xr.DataArray:
+    """A quantity of a method's complete runs, over ``run``, ``epoch`` (as measured) and ``layer``.
+
+    Args:
+        output: whether to keep the output layer, whose δ angle is 0 by construction.
+    """
+    runs = select(node, method, norm_order=main_order(node))
+    if not runs.sizes["run"]:
+        order = main_order(node)
+        raise CannotTestError(
+            f"{method_label(method)} was not run" + f" with {order}" * (order == MAIN_ORDER)
+        )
+    if not complete(runs).sizes["run"]:
+        raise CannotTestError(f"all runs of {method_label(method)} diverged")
+    values = complete(runs)[quantity].dropna("epoch", how="all").transpose("run", "epoch", "layer")
+    if values.sizes["epoch"] < 2:
+        raise CannotTestError(
+            f"no {quantity} of {method_label(method)} was recorded after the start"
+        )
+    return values if output else values.isel(layer=slice(None, -1))
+
+
+def after_start(angles: xr.DataArray) -> xr.DataArray:
+    return angles.sel(epoch=angles["epoch"] >= 1)
+
+
+def late_part(angles: xr.DataArray) -> xr.DataArray:
+    last = angles["epoch"].max()
+    return angles.sel(epoch=angles["epoch"] > LATE * last)
+
+
+def largest_angle(angles: xr.DataArray) -> str:
+    """The largest angle, with layer and epoch, over runs."""
+    worst = angles.max("run").stack(at=("epoch", "layer"))
+    worst = worst.isel(at=int(worst.argmax("at")))
+    return f"at most {float(worst):.1f}° ({worst['layer'].item()}, epoch {worst['epoch'].item()})"
+
+
+def above_zero(differences: xr.DataArray, claim: str, unit: str = "°") -> Finding | Comparison:
+    """Whether a difference, one value a run, is above zero: by Student's t."""
+    mean, error = (float(x) for x in mean_and_error(differences))
+    if math.isnan(error):
+        return Finding("cannot be tested here", f"{claim} by {mean:.3g}{unit}", NO_ERROR)
+    measured = f"{claim} by {mean:.3g} ± {error:.2g}{unit}"
+    return Comparison(
+        claim, mean, error, int(differences.count()) - 1, unit=unit, measured=measured
+    )
+
+
+def mean_angle(angles: xr.DataArray, method: str) -> Estimate:
+    """The mean over epochs and layers of each run, over runs."""
+    of_runs = angles.mean(["epoch", "layer"])
+    mean, error = mean_and_error(of_runs)
+    return Estimate(float(mean), float(error), int(of_runs.count()), name=method_label(method))

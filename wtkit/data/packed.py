@@ -1,0 +1,141 @@
+"""Reading a pack, which :mod:`wtkit.data.packing` describes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import WtkitError
+from .images import PARTS, Images
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed(Images):
+    """Images of one part of a pack.
+
+    Attributes:
+        rows: (N,), where each stands in its shard, as in the part's ``.npy``.
+        shards: (N,), the number of the shard.
+    """
+
+    root: Path
+    part: str
+    rows: np.ndarray
+    shards: np.ndarray
+    labels: list[int]
+    remedy: str
+    # shard → its descriptor
+    files: dict[int, int] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def read(self, place: int) -> bytes:
+        shard, (offset, size, _) = int(self.shards[place]), self.rows[place].tolist()
+        if shard not in self.files:
+            self.files[shard] = os.open(self.root / shard_name(self.part, shard), os.O_RDONLY)
+        data = os.pread(self.files[shard], size, offset)
+        if len(data) < size:
+            raise OSError("the shard is cut off before its end")
+        return data
+
+    def where(self, place: int) -> str:
+        return (
+            f"{self.root / shard_name(self.part, self.shards[place])} at byte "
+            f"{self.rows[place]['offset']}"
+        )
+
+    def take(self, places: Sequence[int]) -> Packed:
+        labels = [self.labels[i] for i in places]
+        return dataclasses.replace(
+            self, rows=self.rows[places], shards=self.shards[places], labels=labels
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"files": {}}  # another process opens its own
+
+    def __del__(self) -> None:
+        for file in self.files.values():
+            os.close(file)
+
+
+def is_pack(root: Path) -> bool:
+    return (root / "pack.json").exists()
+
+
+def open_pack(root: Path, choose: Callable[[int], dict[int, int]]) -> tuple[Packed, Packed, int]:
+    """Training and held-out images of the classes that ``choose`` takes of so many, and their
+    number.
+
+    Raises:
+        WtkitError: if the pack is not whole: unfinished, a file of it missing or cut off, or an
+            index changed. A byte that changed within a shard is found by packing again, not here:
+            that would take reading all of it.
+    """
+    manifest = read_manifest(root)
+    command = ["wtkit", "data", "pack", manifest["source"], str(root)]
+    command += [
+        f"--{name.replace('_', '-')}={manifest[name]}"
+        for name in ("short_side", "quality", "shard_images")
+    ]
+    if "parts" not in manifest:
+        raise WtkitError(f"{root}/ holds an unfinished pack; finish it with: {shlex.join(command)}")
+    remedy = f"copy it again, or mend the pack with: {shlex.join(command)}"
+    chosen = choose(len(manifest["classes"]))
+    parts = []
+    for part in PARTS:
+        rows = _rows(root, part, manifest["parts"][part], remedy)
+        (places,) = np.isin(rows["label"], list(chosen)).nonzero()
+        labels = [chosen[label] for label in rows["label"][places].tolist()]
+        parts.append(
+            Packed(root, part, rows[places], places // manifest["shard_images"], labels, remedy)
+        )
+    return parts[0], parts[1], len(chosen)
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((root / "pack.json").read_text())
+        found = manifest["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WtkitError(
+            f"cannot read {root}/pack.json ({error!r}); copy it again, or pack into a new folder"
+        ) from None
+    if found != FORMAT:
+        raise WtkitError(
+            f"{root}/pack.json: its format is {found!r}, expected {FORMAT}; pack anew "
+            "into a new folder"
+        )
+    return manifest
+
+
+def _rows(root: Path, part: str, described: dict[str, Any], remedy: str) -> np.ndarray:
+    """The index of a part, its shards being there and of the size that they should have."""
+    for shard in described["shards"]:
+        path = root / shard["file"]
+        size = path.stat().st_size if path.exists() else 0
+        if size != shard["bytes"]:
+            raise WtkitError(
+                f"{path} has {size:,} of {shard['bytes']:,} bytes: it is cut off or "
+                f"changed; {remedy}"
+            )
+    path = root / f"{part}.npy"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WtkitError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+    if hashlib.sha256(data).hexdigest() != described["index_sha256"]:
+        raise WtkitError(f"{path} is cut off or changed; {remedy}")
+    return np.load(io.BytesIO(data))
+
+
+def shard_name(part: str, number: int) -> str:
+    return f"{part}-{number:05d}.tar"

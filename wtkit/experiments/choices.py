@@ -1,0 +1,155 @@
+"""What a run can choose from: networks, norm orders, stems and data sets. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from ..errors import WtkitError
+from ..validation import frozen, nearest
+
+NORM_ORDERS = ("relu_bn", "bn_relu")
+OWN_ORDER = "own"
+STEMS = ("imagenet", "small")
+DATA_SETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder")
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
+"""How many classes a data set has as it is published; a folder of images, as many as there are
+folders in it."""
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Architecture(NamedTuple):
+    """What a ResNet is made of.
+
+    Attributes:
+        block: the kind of residual block.
+        depths: blocks in each stage, from the input up.
+        width: channels of the first stage; every further stage has twice as many as the one before.
+        of_cifar: He et al.'s networks for CIFAR: a 3×3 stem, and shortcuts without weights.
+    """
+
+    block: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    width: int = 64
+    of_cifar: bool = False
+
+
+RESNETS = {
+    "resnet18": Architecture("basic", (2, 2, 2, 2)),
+    "resnet34": Architecture("basic", (3, 4, 6, 3)),
+    "resnet50": Architecture("bottleneck", (3, 4, 6, 3)),
+    "resnet101": Architecture("bottleneck", (3, 4, 23, 3)),
+    "resnet152": Architecture("bottleneck", (3, 8, 36, 3)),
+    "resnet20": Architecture("basic", (3, 3, 3), width=16, of_cifar=True),
+    "resnet56": Architecture("basic", (9, 9, 9), width=16, of_cifar=True),
+}
+"""The ResNets by name; :func:`wtkit.networks.build_resnet` makes them."""
+TORCHVISION = (
+    "alexnet", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "densenet121",
+    "densenet161", "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1",
+    "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6",
+    "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m", "efficientnet_v2_s", "googlenet",
+    "inception_v3", "maxvit_t", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
+    "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_16gf", "regnet_x_1_6gf",
+    "regnet_x_32gf", "regnet_x_3_2gf", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_8gf",
+    "regnet_y_128gf", "regnet_y_16gf", "regnet_y_1_6gf", "regnet_y_32gf", "regnet_y_3_2gf",
+    "regnet_y_400mf", "regnet_y_800mf", "regnet_y_8gf", "resnext101_32x8d", "resnext101_64x4d",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0", "squeezenet1_0", "squeezenet1_1", "swin_b", "swin_s", "swin_t",
+    "swin_v2_b", "swin_v2_s", "swin_v2_t", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16",
+    "vgg16_bn", "vgg19", "vgg19_bn", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32",
+    "wide_resnet101_2", "wide_resnet50_2",
+)  # fmt: skip
+"""Torchvision's other classifiers, which are built as they are."""
+
+
+@frozen
+class MLP:
+    """The options of the network ``mlp``: fully connected layers on all pixels of an image.
+
+    Attributes:
+        hidden: units in each hidden layer, from the input up.
+        unit: φ of the hidden layers: ``relu``, ``tanh`` or ``sigmoid``. A weight mirror's ``phi``
+            follows it.
+    """
+
+    NOUN: ClassVar[str] = "option of mlp"
+
+    hidden: tuple[Positive, ...] = (500,)
+    unit: Literal["relu", "tanh", "sigmoid"] = "relu"
+
+
+@frozen
+class ResNetOptions:
+    """The options of the ResNets.
+
+    Attributes:
+        width: channels of the first stage, as in "ResNet-18 of width 16"; every further stage has
+            twice as many as the one before. None for the network's own: 64, as in torchvision, and
+            16 for ``resnet20`` and ``resnet56``.
+    """
+
+    NOUN: ClassVar[str] = "option of a ResNet"
+
+    width: Positive | None = None
+
+
+def options_class(network: str) -> type[MLP] | type[ResNetOptions] | None:
+    """The options of a network, where wtkit knows them."""
+    if network == "mlp":
+        return MLP
+    return ResNetOptions if network in RESNETS else None
+
+
+def network_name(network: str, options: Mapping[str, Any]) -> str:
+    """What runs, files and data call a network: ``vgg11``, ``mlp-hidden=500+300,unit=tanh``,
+    ``mypackage.nets.Mine``.
+
+    In letters that a file's name may have.
+    """
+    words = ",".join(f"{key}={as_word(options[key])}" for key in sorted(options))
+    return "-".join(filter(None, [network.replace(":", "."), words]))
+
+
+def as_word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = [f"{key}_{as_word(option)}" for key, option in value.items()]
+    text = "+".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
+
+
+def check_network(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a network, those left at their defaults included where wtkit knows them;
+    raises WtkitError."""
+    if "num_classes" in options:
+        raise WtkitError(
+            "setting 'network_options': 'num_classes' is the data set's to say; leave it out"
+        )
+    known_options = options_class(network)
+    if known_options is not None:
+        chosen = dataclasses.asdict(known_options(**options))  # type: ignore[call-overload]
+        return {name: value for name, value in chosen.items() if value is not None}
+    if network not in TORCHVISION and not re.fullmatch(
+        r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network
+    ):
+        near = nearest(network, [*RESNETS, *TORCHVISION, "mlp"])
+        raise WtkitError(
+            f"setting 'network': unknown network {network!r}{near}; expected a classifier of "
+            "torchvision's by name, 'mlp', or a class of your own as 'package.module:Class'"
+        )
+    return dict(options)
+
+
+SIZES = {
+    "digits": (1_437, 360, 32),
+    "cifar10": (50_000, 10_000, 32),
+    "cifar100": (50_000, 10_000, 32),
+    "tiny_imagenet": (100_000, 10_000, 64),
+    "imagenet": (1_281_167, 50_000, 224),
+}
+"""Training images, held-out images and pixels of a side of the data sets that are the same
+everywhere."""

@@ -1,0 +1,303 @@
+"""How well the feedback path agrees with the forward path: matrix angles and δ angles (Sec. 6)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import EllipsisType
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import WtkitError
+from .engaged import deltas_of_backprop
+from .layers import FeedbackConv2d, FeedbackLayer, feedback_layers, unwrap
+from .maps import Taps
+
+
+def angle(u: Tensor, v: Tensor) -> Tensor:
+    """The angle between u and v in degrees, over the last dimension, in float64.
+
+    Kahan's form, 2·atan2(‖û − v̂‖, ‖û + v̂‖), is exact at 0° and 180°, where arccos loses half its
+    digits. NaN where u or v is zero and so has no direction.
+    """
+    u, v = u.double(), v.double()
+    u = u / u.norm(dim=-1, keepdim=True)
+    v = v / v.norm(dim=-1, keepdim=True)
+    return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1)))
+
+
+@torch.no_grad()
+def find_live_taps(model: nn.Module, images: Tensor) -> None:
+    """Find, by one forward pass, which taps of the convolutions' kernels are live: those that meet
+    an input at all.
+
+    On a map smaller than its kernel a convolution has taps that only ever meet padding (eight of
+    the nine of a 3×3 kernel on a 1×1 map). No signal passes them, forward or back, so they say
+    nothing about a method. From then on angles and norm ratios are taken over the live taps, and
+    mirror mode fires noise at those alone; without this call every tap counts as live. Nothing else
+    of the model changes, nor any global random stream.
+
+    Args:
+        model: a converted model.
+        images: a batch of the size that the model is trained on, (N, C, H, W); only its shape
+            matters.
+    """
+    layers = feedback_layers(model)
+    found: dict[FeedbackLayer, Taps] = {}
+
+    def note(layer: FeedbackConv2d, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].dim() == 4:
+            taps, _ = layer.maps.taps(inputs[0], layer.weight)
+            found[layer] = _union(found[layer], taps) if layer in found else taps
+
+    model = unwrap(model)
+    training = {module: module.training for module in model.modules()}
+    with undisturbed(model, images), contextlib.ExitStack() as hooks:
+        for layer in layers.values():
+            if isinstance(layer, FeedbackConv2d):
+                hooks.callback(layer.register_forward_pre_hook(note).remove)
+        try:
+            model.eval()(images)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+    for layer, taps in found.items():
+        layer.taps = taps
+
+
+def _union(a: Taps, b: Taps) -> Taps:
+    """The taps from the first to the last that are in one of the two, for a layer that is used more
+    than once."""
+    if isinstance(a, EllipsisType) or isinstance(b, EllipsisType):
+        return ...
+    ranges = (
+        slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a[2:], b[2:], strict=True)
+    )
+    return (slice(None), slice(None), *ranges)
+
+
+def live_shares(model: nn.Module) -> xr.DataArray:
+    """The share of every layer's weights that a signal can pass, over ``layer``; 1 but for dead
+    taps."""
+    layers = _layers(model)
+    shares = [x.weight[x.taps].numel() / x.weight.numel() for x in layers.values()]
+    return _per_layer(
+        layers,
+        torch.tensor(shares),
+        "live_share",
+        "share of the weights that a signal can pass",
+        "1",
+    )
+
+
+def matrix_angles(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
+    """The angle of every layer between B, which δ really travels through, and W, each read as one
+    vector.
+
+    Args:
+        model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel.
+        all_weights: whether to count taps that no signal passes, too, where :func:`find_live_taps`
+            found some.
+
+    Returns:
+        degrees over ``layer`` (module names from the input up); 0 for backprop; NaN where no B is
+        in W's place.
+
+    Raises:
+        WtkitError: for a model without feedback layers.
+    """
+    layers = _layers(model)
+    with torch.no_grad():
+        values = torch.stack([angle(*_vectors(x, all_weights)) for x in layers.values()])
+    return _per_layer(layers, values, "matrix_angle", "angle between B and W", "degree")
+
+
+def feedback_norm_ratios(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
+    """‖B‖ / ‖W‖ of every layer, over ``layer``, of the weights that :func:`matrix_angles` takes;
+    NaN where no B is in W's place."""
+    layers = _layers(model)
+    with torch.no_grad():
+        vectors = [_vectors(x, all_weights) for x in layers.values()]
+        values = torch.stack([B.double().norm() / W.double().norm() for B, W in vectors])
+    return _per_layer(layers, values, "feedback_norm_ratio", "norm of B over norm of W", "1")
+
+
+def weight_norms(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
+    """‖W‖ (Frobenius) of every layer, over ``layer``, of the weights that :func:`matrix_angles`
+    takes.
+
+    With the angle θ and the ratio r it gives the mismatch ‖W − Bᵀ‖ = ‖W‖ √(1 + r² − 2 r cos θ).
+    """
+    layers = _layers(model)
+    with torch.no_grad():
+        values = torch.stack([_vectors(x, all_weights)[1].double().norm() for x in layers.values()])
+    return _per_layer(layers, values, "weight_norm", "norm of W", "1")
+
+
+def delta_angles(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> xr.DataArray:
+    """The angle of every layer between the δ that the method sends and the δ that backprop would
+    send.
+
+    Both come from one forward pass, so from the same activities and the same loss, and each has
+    passed all layers downstream. δ is the error signal at the layer's output, before φ and
+    BatchNorm. Angles are taken per example and averaged over the batch; the output layer's is 0. In
+    training mode BatchNorm normalises with the batch, as in training. Nothing of the model changes,
+    nor any gradient or global random stream.
+
+    Args:
+        model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel;
+            it is run uncompiled.
+        inputs: a batch, examples first.
+        targets: what ``loss`` wants beside the model's output.
+        loss: ``loss(outputs, targets)`` → a number.
+
+    Returns:
+        degrees over ``layer`` (module names from the input up); NaN where no δ arrives.
+
+    Raises:
+        WtkitError: for a model without feedback layers.
+    """
+    return delta_statistics(model, inputs, targets, loss)["delta_angle"]
+
+
+def delta_statistics(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> xr.Dataset:
+    """``delta_angle`` as :func:`delta_angles` has it, and ``delta_norm_ratio``, the method's ‖δ‖
+    over backprop's."""
+    layers = _layers(model)
+    model = unwrap(model)
+    outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
+        # a compiled backward, also one inside the model, would have its feedback weights burnt in
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_hook(_keep(outputs[name])).remove)
+        value = loss(model(inputs), targets)
+        reached = [out for calls in outputs.values() for out in calls]
+        sent = torch.autograd.grad(value, reached, retain_graph=True, allow_unused=True)
+        for layer, calls in zip(layers.values(), outputs.values(), strict=True):
+            if any(out.dim() < (4 if isinstance(layer, nn.Conv2d) else 2) for out in calls):
+                raise WtkitError(
+                    "inputs: expected a batch, examples first, got one example of shape "
+                    f"{tuple(inputs.shape)}; give inputs[None] and a target for it"
+                )
+        with deltas_of_backprop():
+            exact = torch.autograd.grad(value, reached, allow_unused=True)
+
+    angles, ratios = [], []
+    signals = iter(zip(reached, sent, exact, strict=True))
+    for calls in outputs.values():
+        ours, theirs = [], []
+        # a layer that is used more than once in one pass has as many δ, read as one vector
+        for _ in calls:
+            out, delta, true = next(signals)
+            zero = torch.zeros_like(out)
+            ours.append((zero if delta is None else delta).detach().flatten(1))
+            theirs.append((zero if true is None else true).detach().flatten(1))
+        if not calls:
+            angles.append(torch.full((), float("nan"), dtype=torch.float64))
+            ratios.append(angles[-1])
+            continue
+        delta, true = torch.cat(ours, 1).double(), torch.cat(theirs, 1).double()
+        angles.append(angle(delta, true).nanmean().cpu())
+        ratios.append((delta.norm() / true.norm()).cpu())
+    return xr.Dataset(
+        {
+            "delta_angle": _per_layer(
+                layers, torch.stack(angles), "delta_angle", "angle of δ to backprop's", "degree"
+            ),
+            "delta_norm_ratio": _per_layer(
+                layers,
+                torch.stack(ratios),
+                "delta_norm_ratio",
+                "norm of δ over norm of backprop's",
+                "1",
+            ),
+        }
+    )
+
+
+def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
+    def hook(_layer: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        # the first layer: parameters ask for no gradient, so the graph begins here
+        if not out.requires_grad:
+            out = out.detach().requires_grad_()
+        calls.append(out)
+        return out.clone()  # a ReLU that works in place would otherwise make `out` its own output
+
+    return hook
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Leave BatchNorm's statistics, the parameters' demand for gradients and the random streams as
+    they were."""
+    buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
+    originals = [dict(own) for own in buffers]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
+        # whatever is counted meanwhile, as BatchNorm does in training, is counted in copies
+        for own in buffers:
+            own.update(
+                {name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()}
+            )
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for own, original in zip(buffers, originals, strict=True):
+                own.update(original)
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
+def _B(layer: FeedbackLayer) -> Tensor:
+    """B, or NaN in its place where nothing is sent back, or where it leads straight from the
+    output."""
+    B = layer.B
+    if B is None or (layer.method.direct and not layer.is_output):
+        return torch.full_like(layer.weight, float("nan"))
+    return B
+
+
+def _vectors(layer: FeedbackLayer, all_weights: bool) -> tuple[Tensor, Tensor]:
+    """B and W as vectors, of all weights or of the live ones."""
+    B, W = _B(layer), layer.weight
+    if not all_weights and B.shape == W.shape:
+        B, W = B[layer.taps], W[layer.taps]
+    return B.flatten(), W.flatten()
+
+
+def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:
+    layers = feedback_layers(model)
+    if not layers:
+        raise WtkitError(
+            "the model has no feedback layers; convert it first: wtkit.convert(model, method)"
+        )
+    return layers
+
+
+def _per_layer(
+    layers: dict[str, FeedbackLayer], values: Tensor, name: str, long_name: str, units: str
+) -> xr.DataArray:
+    return xr.DataArray(
+        np.asarray(values.detach().cpu(), dtype=np.float64),
+        dims="layer",
+        coords={"layer": list(layers)},
+        name=name,
+        attrs={"long_name": long_name, "units": units},
+    )

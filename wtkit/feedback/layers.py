@@ -1,0 +1,201 @@
+"""The two feedback layers, and how to find them in a model."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..methods import Method
+from ..processes import ALONE, Share
+from ..seeds import stream_seed
+from .engaged import Engaged, apply_direct
+from .follow import watch
+from .maps import ConvMaps, LinearMaps, Taps
+
+
+class FeedbackLayer(nn.Module):
+    """What the two kinds of layer share. Made by :func:`convert`, never by a constructor.
+
+    Attributes:
+        method: the :class:`~wtkit.methods.Method` that it follows.
+        feedback: what the method keeps for the feedback path: a parameter where B learns in engaged
+            mode, which asks for no gradient since it is handed W's as an optimizer steps, otherwise
+            a buffer, or None.
+        is_output: whether it is the network's last layer.
+        mirror_count: mirror steps taken so far, by which its noise is keyed.
+        update_count: updates of W that its method has followed or set B apart in, by which what is
+            drawn for them is keyed.
+        taps: the part of ``weight`` that a signal can pass, as
+            :func:`wtkit.feedback.find_live_taps` found it; else all.
+    """
+
+    method: Method
+    feedback: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    is_output: bool
+    seed: int
+    mirror_count: int
+    update_count: int
+    taps: Taps
+
+    @property
+    def B(self) -> Tensor | None:
+        """What δ travels through, in the shape of ``weight``: for backprop ``weight`` itself.
+
+        None where nothing is sent back; where the output layer's δ comes directly, (outputs, inputs
+        of the layer).
+        """
+        return self.method.feedback_weights(self.weight, self.feedback)
+
+    def stream(self, *key: object) -> torch.Generator:
+        """The layer's random stream under ``key``, on the layer's device, apart from every other
+        stream."""
+        return torch.Generator(self.weight.device).manual_seed(stream_seed(self.seed, *key))
+
+    @property
+    @abstractmethod
+    def maps(self) -> LinearMaps | ConvMaps:
+        """The layer's three maps."""
+
+    def engaged(self, y: Tensor) -> Tensor:
+        """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input
+        shape."""
+        W, bias, through = self.weight, self.bias, self.B
+        kept = through is self.feedback
+        if through is None:  # δ ends here
+            y, through = y.detach(), W
+        B = None if through is W else through.detach()  # None for W itself
+        device = y.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._apply_engaged(y, W, B, bias, W.dtype)
+        dtype = torch.get_autocast_dtype(device)
+        y = y.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        # what δ travels through waits for it in this precision, unless it is there anyway, as a B
+        # that is kept
+        if B is None:
+            W = W.to(dtype)
+        elif not kept:
+            B = B.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return self._apply_engaged(y, W, B, bias, dtype)
+
+    def _apply_engaged(
+        self, y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        if self.method.direct:
+            return apply_direct(y, W, B, bias, self.maps, dtype, self.is_output)
+        return Engaged.apply(y, W, B, bias, self.maps, dtype)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, method={self.method.name}"
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, metadata, strict, missing, unexpected, errors
+    ):
+        # a plain checkpoint says nothing of the feedback path, which then stays as it is
+        super()._load_from_state_dict(
+            state_dict, prefix, metadata, strict, missing, unexpected, errors
+        )
+        with contextlib.suppress(ValueError):
+            missing.remove(f"{prefix}feedback")
+
+    def __setstate__(self, state):  # reached by copy.deepcopy and by unpickling
+        super().__setstate__(state)
+        watch(self)
+
+
+class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch says its bias is never None
+    """``nn.Linear`` with a feedback path of its own."""
+
+    @property
+    def maps(self) -> LinearMaps:
+        return LinearMaps()
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.engaged(y) if torch.is_grad_enabled() else super().forward(y)
+
+
+class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
+    """``nn.Conv2d`` with a feedback path of its own."""
+
+    @property
+    def maps(self) -> ConvMaps:
+        padding = (0, 0) if self._pads_first else self._symmetric_padding
+        return ConvMaps(self.stride, padding, self.dilation, self.groups)
+
+    def forward(self, y: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(y)
+        if y.dim() == 3:  # one image without a batch dimension
+            return self.forward(y[None])[0]
+        if self._pads_first:
+            # values that are not zero, or unequal ends, are no part of the convolution: autograd
+            # sends δ past them
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
+        return self.engaged(y)
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        return top, bottom, left, right
+
+    @property
+    def _symmetric_padding(self) -> tuple[int, int]:
+        return self._ends[0], self._ends[2]
+
+    @property
+    def _pads_first(self) -> bool:
+        top, bottom, left, right = self._ends
+        return self.padding_mode != "zeros" or top != bottom or left != right
+
+
+TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {
+    nn.Linear: FeedbackLinear,
+    nn.Conv2d: FeedbackConv2d,
+}
+PLAIN = {twin: plain for plain, twin in TWINS.items()}
+
+
+def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
+    """The converted layers of ``model`` by module name, in the order of registration: from the
+    input up.
+
+    ``model`` may be wrapped by ``torch.compile``, DistributedDataParallel or DataParallel.
+    """
+    return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, FeedbackLayer)}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``, DistributedDataParallel and DataParallel, however
+    nested."""
+    *_, inner = _unwrapped(model)
+    return inner
+
+
+def share_of(model: nn.Module) -> Share:
+    """This process's share of what the processes of a DistributedDataParallel do together; all of
+    it without one."""
+    for module in _unwrapped(model):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            group = module.process_group
+            return Share(
+                torch.distributed.get_rank(group), torch.distributed.get_world_size(group), group
+            )
+    return ALONE
+
+
+def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """``model``, and what it wraps, and so on."""
+    yield model
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        yield from _unwrapped(model._orig_mod)
+    elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        yield from _unwrapped(model.module)

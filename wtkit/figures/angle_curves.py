@@ -1,0 +1,153 @@
+"""Matrix angles and δ angles over epochs, a line a layer (Fig. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from ..results import (
+    ANGLE_BOUNDS,
+    FA,
+    KP,
+    METHODS,
+    SS,
+    WM,
+    complete,
+    lr_drops,
+    main_order,
+    method_label,
+    methods_of,
+    network_label,
+    over_all_weights,
+    select,
+    variants_of,
+)
+from .drawing import epoch_axis
+from .looks import GREY, LAYER_COLORS
+
+ANGLES = {"matrix_angle": "matrix angle", "delta_angle": "δ angle"}
+PANELS = {WM: "ab", KP: "cd", SS: "ef"}
+"""The panels of Fig. 4: a method's matrix angles and δ angles."""
+
+
+def angle_columns(nodes: Iterable[xr.Dataset]) -> list[tuple[str, str]]:
+    """Method and variant of each column of :func:`angle_grid`: those of Fig. 4, then FA, then what
+    else was run."""
+    nodes = list(nodes)
+    others = {m for node in nodes for m in methods_of(node)}.difference(METHODS)
+    variants = {(WM, variant) for node in nodes for variant in variants_of(node, WM)}
+    return [(method, "") for method in (*PANELS, FA, *sorted(others))] + sorted(variants)
+
+
+def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, str]]) -> None:
+    """A network's matrix angles (first row of ``axes``) and δ angles (second row), a column a
+    method."""
+    for row, (quantity, name) in enumerate(ANGLES.items()):
+        for ax, (method, variant) in zip(axes[row], columns, strict=True):
+            angles(ax, node, method, quantity, variant)
+            title = method_label(method, variant)
+            if method in PANELS and not variant:
+                ax.set_title(f"$\\bf{{{PANELS[method][row]}}}$   {title}")
+            else:
+                ax.set_title(f"{title} (added here)")
+            ax.label_outer()
+        axes[row, 0].set_ylabel(f"{network_label(node.attrs['network'])}\n{name} (°)")
+
+
+def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str = "") -> None:
+    """Angles in degrees over epochs, a line a layer, mean over complete runs, with the bound that
+    the paper states."""
+    epoch_axis(ax, node)
+    _angle_axes(ax, quantity)
+    runs = select(node, method, norm_order=main_order(node), variant=variant)
+    kept = complete(runs) if (runs["status"] == "complete").any() else runs
+    values = kept[quantity].mean("run").dropna("epoch", how="all").transpose("epoch", "layer")
+    if not values.size:
+        ax.text(
+            0.5,
+            0.5,
+            "not run" if not runs.sizes["run"] else "not measured",
+            transform=ax.transAxes,
+            ha="center",
+            color=GREY,
+        )
+        return
+    diverged = int((runs["status"] == "diverged").sum())
+    if diverged:
+        text = (
+            f"{diverged} of {runs.sizes['run']} runs diverged, "
+            f"{'shown' if kept is runs else 'left out'}"
+        )
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        ax.text(
+            0.98,
+            0.77,
+            text,
+            transform=ax.transAxes,
+            ha="right",
+            va="top",
+            fontsize=7,
+            color=GREY,
+            bbox=box,
+        )
+    colors = LAYER_COLORS(np.linspace(0, 1, values.sizes["layer"]))
+    for index in range(values.sizes["layer"]):  # the output layer last, on top
+        ax.plot(values["epoch"], values.isel(layer=index), color=colors[index], linewidth=0.8)
+    for epoch in lr_drops(runs):
+        ax.axvline(epoch, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
+    bound = ANGLE_BOUNDS.get((method, quantity))
+    if bound and not variant:
+        sign, angle = bound
+        ax.axhline(angle, color=GREY, linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
+        ax.annotate(
+            f"paper: {sign} "
+            f"{angle:g}°", (0.98, angle), xycoords=ax.get_yaxis_transform(), ha="right", fontsize=7,
+            xytext=(0, 3 if sign == "<" else -3), va="bottom" if sign == "<" else "top",
+            textcoords="offset points", color=GREY,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
+        )  # fmt: skip
+
+
+def _angle_axes(ax: Axes, quantity: str) -> None:
+    # a square-root axis: from 1° to 90° on one scale, and still 0 in place
+    ax.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), lambda y: y**2))
+    ax.set_ylim(0, 100)
+    ax.yaxis.set_major_locator(FixedLocator([0, 2, 10, 25, 45, 70, 90]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_ylabel(f"{ANGLES[quantity]} (°)")
+
+
+def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
+    """Below all panels: what the lines are means of, and how to read the axes."""
+    nodes = list(nodes)
+    counts = ", ".join(
+        f"{network_label(node.attrs['network'])}: {len(set(node['seed'].values.tolist()))}"
+        for node in nodes
+    )
+    drops = "; dotted: $\\eta_W$ drops" if any(map(lr_drops, nodes)) else ""
+    over = (
+        ("; angles over all weights, dead ones included")
+        if any(map(over_all_weights, nodes))
+        else ""
+    )
+    text = f"Every line a layer, mean over seeds ({counts}); square-root axis{drops}{over}."
+    fig.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
+
+
+def layer_bar(fig: Figure, axes: Sequence[Axes]) -> Colorbar:
+    """The colour bar of the layers, from input to output."""
+    bar = fig.colorbar(
+        ScalarMappable(cmap=LAYER_COLORS), ax=axes, aspect=40, fraction=0.03, pad=0.01
+    )
+    bar.set_ticks([0, 1], labels=["input", "output"])
+    bar.ax.tick_params(length=0)
+    bar.set_label("layer", labelpad=-18)
+    bar.outline.set_visible(False)
+    return bar

@@ -1,0 +1,42 @@
+"""What several figures draw alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+
+def epoch_axis(ax: Axes, node: xr.Dataset) -> int:
+    """Whole epochs from 0, with a little room at both ends; returns the last."""
+    last = max(1, int(node["epoch"].max()))
+    ax.set_xlim(-0.02 * last, 1.02 * last)
+    ticks = MaxNLocator(integer=True, nbins=7).tick_values(0, last)
+    ax.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if 0 <= tick <= last]))
+    ax.set_xlabel("epoch")
+    return last
+
+
+def text_below(
+    ax: Axes, x: float, text: str, points: float, size: float, color: str = "0.15", **how: Any
+) -> None:
+    """Text at ``x``, so many points below the axes."""
+    place = {
+        "xytext": (0, -points),
+        "textcoords": "offset points",
+        "va": "top",
+        "ha": "center",
+    } | how
+    ax.annotate(
+        text, (x, 0), xycoords=ax.get_xaxis_transform(), fontsize=size, color=color, **place
+    )
+
+
+def seeds(runs: xr.Dataset) -> str:
+    """What a mean over these runs is worth, in words."""
+    count = len(set(runs["seed"].values.tolist()))
+    return (
+        ("one seed: no standard error") if count == 1 else f"mean ± standard error of {count} seeds"
+    )

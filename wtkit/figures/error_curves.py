@@ -1,0 +1,301 @@
+"""Test errors over epochs, with their final values at the margin (Fig. 3, App. D.3).
+
+Every function takes a network's data set (``results["resnet18"].to_dataset()``; dimensions ``run``,
+``epoch`` and ``layer``) and draws what it finds. Methods that were not run are left out or said to
+be missing. Runs that diverged are shown as such.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from ..errors import imports_of
+from ..results import (
+    FINAL_ERRORS,
+    METHODS,
+    ORDERS,
+    PAPER,
+    SS,
+    XIAO_ERROR,
+    Estimate,
+    anchors_of,
+    complete,
+    data_label,
+    evaluated_on,
+    final_error,
+    is_coded_anew,
+    main_order,
+    mean_and_error,
+    method_label,
+    methods_of,
+    network_label,
+    select,
+)
+from .drawing import epoch_axis, seeds, text_below
+from .looks import GREY, Look, look_of
+
+with imports_of("figures"):
+    from matplotlib.axes import Axes
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        NullFormatter,
+        NullLocator,
+    )
+
+
+def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> None:
+    """Test error (%) of every method over epochs, mean ± standard error over seeds; the final
+    values at the margin.
+
+    There, published errors stand beside them: the paper's, and those of
+        :func:`wtkit.results.anchors_of`.
+
+    Args:
+        norm_order: by default the network's :func:`wtkit.results.main_order`.
+    """
+    norm_order = norm_order or main_order(node)
+    found = methods_of(node, norm_order)
+    for index, method in enumerate(found):
+        _trajectory(ax, select(node, method, norm_order=norm_order), look_of(method), offset=index)
+    finals = [(m, final_error(node, m, norm_order), look_of(m)) for m in found]
+    printed = FINAL_ERRORS.get((str(node.attrs["network"]), norm_order), {})
+    others = _other_anchors(node, norm_order)
+    finals += [
+        (m, Estimate(np.nan), look_of(m)) for m in others["method"].unique() if m not in found
+    ]
+    _error_axes(ax, node, [ours.mean for _, ours, _ in finals], others["error_percent"])
+    columns = _margin(
+        ax,
+        node,
+        [(method_label(m), ours, printed.get(m), how) for m, ours, how in finals],
+        _key(others),
+    )
+    place_of = dict(zip([m for m, *_ in finals], columns, strict=True))
+    for mark, (_, rows) in zip(ANCHOR_MARKS, _by_source(others), strict=False):
+        how: dict[str, Any] = {"marker": mark, "markersize": 6, "markeredgewidth": 1.4, "zorder": 4}
+        for method, error in zip(rows["method"], rows["error_percent"], strict=True):
+            ax.plot(
+                place_of[method] + 0.035 * float(node["epoch"].max()),
+                error,
+                color=look_of(method).color,
+                **how,
+            )
+    _remarks(ax, select(node, norm_order=norm_order))
+
+
+ANCHOR_MARKS = {"+": "+", "x": "×", "_": "–", "|": "|"}
+"""Marks of published errors, one a source and norm order, and how a text shows them."""
+
+
+def _other_anchors(node: xr.Dataset, norm_order: str) -> pd.DataFrame:
+    """Published errors for this network and data, but for those that the margin shows as the
+    paper's; and ``key``, whose they are and what of them is otherwise than in these runs."""
+    found = anchors_of(node)
+    found = found[(found["source"] != PAPER) | (found["norm_order"] != norm_order)]
+    other = found["norm_order"].where(found["norm_order"] != norm_order, "")
+    words = other.map({order: f", BatchNorm {words}" for order, words in ORDERS.items()} | {"": ""})
+    return found.assign(key=found["source"] + words + ", original pixels" * is_coded_anew(node))
+
+
+def _by_source(anchors: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return list(anchors.groupby("key", sort=False))
+
+
+def _key(anchors: pd.DataFrame) -> list[str]:
+    """A line a source of published errors, with its mark."""
+    return [
+        f"{mark} {key}"
+        for mark, (key, _) in zip(ANCHOR_MARKS.values(), _by_source(anchors), strict=False)
+    ]
+
+
+def norm_order(ax: Axes, node: xr.Dataset, method: str = SS) -> None:
+    """Test error (%) of one method under both norm orders; at ImageNet scale the value of Xiao et
+    al. as a line."""
+    network, margin = str(node.attrs["network"]), []
+    looks = {
+        "relu_bn": look_of(method),
+        "bn_relu": dataclasses.replace(look_of(method), color=_dark(method), linestyle="-"),
+    }
+    for index, (order, how) in enumerate(looks.items()):
+        runs, name = select(node, method, norm_order=order), ORDERS[order]
+        if runs.sizes["run"]:
+            _trajectory(
+                ax, runs, how, label=f"{method_label(method)}, BatchNorm {name}", offset=index
+            )
+            printed = FINAL_ERRORS.get((network, order), {}).get(method)
+            margin.append((name.split()[0], final_error(node, method, order), printed, how))
+    if node.attrs["data"] == "imagenet" and network == "resnet18" and method == SS:
+        text = f"SS, BatchNorm before ReLU, Xiao et al.: {XIAO_ERROR} %"
+        ax.axhline(XIAO_ERROR, color=GREY, linewidth=1, linestyle=(0, (6, 2)), zorder=1, label=text)
+    _error_axes(ax, node, [ours.mean for _, ours, _, _ in margin])
+    _margin(ax, node, margin)
+    if not margin:
+        why = "not run" if main_order(node) in looks else "this network has an order of its own"
+        ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=GREY)
+        return
+    _remarks(ax, select(node, method))
+    ax.legend(loc="lower left", handlelength=3.2)
+
+
+def _dark(method: str) -> tuple[float, float, float]:
+    red, green, blue = to_rgb(look_of(method).color)
+    return red / 2, green / 2, blue / 2
+
+
+def _trajectory(
+    ax: Axes, runs: xr.Dataset, how: Look, label: str | None = None, offset: int = 0
+) -> None:
+    """Mean over the complete runs with a band of one standard error; each diverged run thin, up to
+    a cross."""
+    mean, error = mean_and_error(complete(runs)["test_error"])
+    epochs = mean["epoch"].values
+    every = max(1, len(epochs) // 6)
+    ax.plot(
+        epochs, mean, color=how.color, linestyle=how.linestyle, marker=how.marker, label=label,
+        markevery=(offset % every, every), markeredgecolor="white", markeredgewidth=0.5, zorder=3,
+    )  # fmt: skip
+    ax.fill_between(
+        epochs, mean - error, mean + error, color=how.color, alpha=0.2, linewidth=0, zorder=2
+    )
+    for index in np.flatnonzero(runs["status"].values == "diverged"):
+        run = runs["test_error"].isel(run=index).dropna("epoch")
+        ax.plot(run["epoch"], run, color=how.color, linewidth=0.8, linestyle=how.linestyle)
+        ax.plot(
+            run["epoch"][-1:],
+            run[-1:],
+            color=how.color,
+            marker="x",
+            markersize=7,
+            markeredgewidth=1.8,
+            zorder=4,
+        )
+
+
+def _error_axes(
+    ax: Axes, node: xr.Dataset, ours: Iterable[float], published: Iterable[float] = ()
+) -> None:
+    """Axis, title and label of errors in percent: where ours go below 10 %, a logarithmic axis down
+    to the lowest."""
+    ax.set_ylabel(f"top-1 {evaluated_on(node)} error (%)")
+    ax.set_title(f"{network_label(node.attrs['network'])}, {data_label(node)}")
+    lowest = min((error for error in ours if error > 0), default=100.0)
+    if lowest < 10:  # the paper's axis is linear; errors of a few per cent would be one line on it
+        ax.set_yscale("log")
+        ax.set_ylim(0.7 * min(lowest, *published, 100.0), 110)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_locator(NullLocator())
+    else:
+        ax.set_ylim(0, 102)
+
+
+def _margin(
+    ax: Axes,
+    node: xr.Dataset,
+    finals: Sequence[tuple[str, Estimate, Estimate | None, Look]],
+    key: Sequence[str] = (),
+) -> np.ndarray:
+    """Final values right of the last epoch, a column each: ours filled, the paper's (ImageNet)
+    open.
+
+    Args:
+        key: further lines to say what the marks there are.
+
+    Returns:
+        where the columns stand.
+    """
+    last = epoch_axis(ax, node)
+    left, right = 1.05 * last, (1.05 + max(0.4, 0.12 * len(finals) - 0.2)) * last
+    edges = np.linspace(left, right, len(finals) + 1)
+    columns = (edges[:-1] + edges[1:]) / 2
+    for x, (name, ours, printed, how) in zip(columns, finals, strict=True):
+        mark: dict[str, Any] = {
+            "color": how.color,
+            "marker": how.marker,
+            "linestyle": "none",
+            "elinewidth": 1,
+        }
+        if np.isfinite(ours.mean):
+            error = None if np.isnan(ours.error) else ours.error
+            ax.errorbar(x - 0.015 * last, ours.mean, yerr=error, markersize=5, **mark)
+        if printed:
+            where = (x + 0.015 * last, printed.mean)
+            ax.errorbar(*where, yerr=printed.error, markersize=5.5, markerfacecolor="white", **mark)
+        text_below(ax, x, name, 4, 7.5)
+    spine = ax.spines["bottom"]
+    spine.set_bounds(-0.02 * last, 1.02 * last)
+    rule = Line2D([left, right], [0, 0], transform=ax.get_xaxis_transform(), clip_on=False)
+    rule.set(color=spine.get_edgecolor(), linewidth=spine.get_linewidth())
+    ax.add_line(rule)
+    ax.set_xlim(-0.02 * last, right)
+    text_below(
+        ax,
+        right,
+        "\n".join(["● last epoch", "○ paper, ImageNet", *key]),
+        17,
+        7.5,
+        color=GREY,
+        ha="right",
+    )
+    ax.set_xlabel("epoch", x=0.5 * last / right)
+    return columns
+
+
+def _remarks(ax: Axes, runs: xr.Dataset) -> None:
+    """Below the axes: how many seeds the means are over, and which runs diverged."""
+    lines = [seeds(runs)]
+    for method in methods_of(runs):
+        for order in ORDERS:
+            found = final_error(runs, method, order)
+            if found.diverged:
+                lines.append(
+                    f"{found.name}: {found.diverged} of {found.runs} runs diverged (×), "
+                    "not in the mean"
+                )
+    text_below(ax, ax.get_xlim()[0], "\n".join(lines), 36, 7.5, color=GREY, ha="left")
+
+
+def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | None = None) -> None:
+    """One row above the panels: every method that is drawn in one of them, as :func:`test_error`
+    draws them."""
+    found = {
+        method for node in nodes for method in methods_of(node, norm_order or main_order(node))
+    }
+    ordered = [m for m in METHODS if m in found] + sorted(found.difference(METHODS))
+    lines = []
+    for method in ordered:
+        how = look_of(method)
+        line = Line2D(
+            [],
+            [],
+            color=how.color,
+            linestyle=how.linestyle,
+            marker=how.marker,
+            markeredgecolor="white",
+        )
+        line.set_label(method_label(method))
+        lines.append(line)
+    fig.legend(
+        handles=lines,
+        loc="outside upper center",
+        ncols=len(lines),
+        handlelength=3.2,
+        columnspacing=1.5,
+    )

@@ -1,0 +1,80 @@
+"""The one home of style: how methods and layers are drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.typing import ColorType
+
+from .. import methods
+from ..results import BP, FA, KP, SS, WM
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a method is drawn: colours step in lightness, and line and marker differ too, so that
+    grey print will do."""
+
+    color: ColorType
+    linestyle: Any
+    marker: str
+
+
+LOOKS = {
+    BP: Look("#000000", "-", "o"),
+    FA: Look("#dcb13c", (0, (1, 1.2)), "v"),
+    SS: Look("#4a9a94", (0, (5, 1.5)), "s"),
+    WM: Look("#0b3c8c", (0, (3, 1, 1, 1)), "D"),
+    KP: Look("#a83256", "-", "^"),
+}
+SPARE = (
+    Look("#7a6fb0", (0, (8, 2)), "P"), Look("#a0693a", (0, (2, 2)), "X"), Look("#6f8f3f", "-", "*"),
+    Look("#c26fa2", (0, (6, 1, 1, 1)), "<"), Look("#3f8fc0", (0, (4, 3)), ">"),
+    Look("#8c8c8c", (0, (1, 2.5)), "p"), Look("#d0683c", (0, (9, 1.5, 2, 1.5)), "h"),
+)  # fmt: skip
+"""For methods beyond the paper's five, in order of their names."""
+LAYER_COLORS: Colormap = ListedColormap(
+    mpl.colormaps["viridis"](np.linspace(0.0, 0.92, 256)), "layers"
+)
+"""From the input layer (dark) to the output layer (light)."""
+GREY = "0.45"
+
+
+def set_style() -> None:
+    """Set the style of all figures; once, before the first."""
+    sns.set_theme(
+        context="paper",
+        style="ticks",
+        font="DejaVu Sans",
+        rc={
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "font.size": 9,
+            "axes.labelsize": 9,
+            "axes.titlesize": 9.5,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+            "legend.fontsize": 8.5,
+            "legend.frameon": False,
+            "axes.linewidth": 0.8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "lines.linewidth": 1.6,
+            "lines.markersize": 4,
+            "svg.hashsalt": "wtkit",
+        },
+    )
+
+
+def look_of(method: str) -> Look:
+    """How a method is drawn."""
+    if method in LOOKS:
+        return LOOKS[method]
+    others = [name for name in methods.names() if name not in LOOKS]
+    return SPARE[others.index(method) % len(SPARE) if method in others else -1]

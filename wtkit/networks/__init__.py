@@ -1,0 +1,8 @@
+"""The networks: by name, ResNets with a choice of norm order, and a trial of whether one can be
+trained."""
+
+from .by_name import build, mlp
+from .resnet import Subsampled, build_resnet
+from .trial import try_out
+
+__all__ = ["Subsampled", "build", "build_resnet", "mlp", "try_out"]

@@ -1,0 +1,221 @@
+"""The data set schema: what a run records, and the check of it. Imports no torch.
+
+The schema is written down as prose in ``docs/schema.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..errors import WtkitError
+
+SCHEMA_VERSION = 2
+LIVE, ALL = "live weights", "all weights"
+"""What angles and norm ratios were taken over: weights that a signal can pass, or all of them."""
+
+# name: (dimensions of one run, long name, units, section of the paper)
+VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+    "test_error": (("epoch",), "top-1 error on held-out images", "%", "Sec. 6, Fig. 3"),
+    "test_error_top5": (("epoch",), "top-5 error on held-out images", "%", ""),
+    "train_loss": (("epoch",), "mean training loss of the epoch", "nat", ""),
+    "learning_rate": (("epoch",), "learning rate η_W at the end of the epoch", "1", "eq. 4"),
+    "seconds": (("epoch",), "time that the epoch took, measuring included", "s", ""),
+    "matrix_angle": (("epoch", "layer"), "angle between B and "
+                                         "W", "degree", "Sec. 6, Fig. 4a, c, e"),
+    "matrix_angle_all_weights": (("epoch", "layer"), "angle between B and W, dead weights "
+                                                     "included", "degree", ""),
+    "delta_angle": (("epoch", "layer"), "angle between δ and backprop's "
+                                        "δ", "degree", "Sec. 6, Fig. 4b, d, f"),
+    "feedback_norm_ratio": (("epoch", "layer"), "norm of B over norm of W", "1", "Sec. 4.3"),
+    "feedback_norm_ratio_all_weights": (
+        ("epoch", "layer"), "norm of B over norm of W, dead weights included", "1", ""
+    ),
+    "weight_norm": (("epoch", "layer"), "norm of W", "1", ""),
+    "weight_norm_all_weights": (("epoch", "layer"), "norm of W, dead weights included", "1", ""),
+    "delta_norm_ratio": (("epoch", "layer"), "norm of δ over norm of backprop's δ", "1", ""),
+    "live_share": (("layer",), "share of the weights that a signal can pass", "1", ""),
+    "mirror_samples": (("layer",), "noise samples a mirror step", "1", "Sec. 4.2"),
+}  # fmt: skip
+OVER_LIVE = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
+"""Variables over the live weights; each has a twin over all weights, under its name and
+``_all_weights``."""
+LAYER_COORDS = {
+    "depth": "position from the input, from 0",
+    "kind": "Linear or Conv2d",
+    "fan_in": "inputs of a unit",
+}
+RUN_COORDS = {
+    "method": "name of the method",
+    "variant": "tells sets of options apart; empty for the main one",
+    "norm_order": "relu_bn: BatchNorm after the ReLU; bn_relu: before; own: as the network has it",
+    "seed": "random seed",
+    "status": "complete or diverged",
+    "evaluated_on": "test or validation images",
+    "held_out_images": "images that the errors were measured on; -1 where that was not recorded",
+    "angles_over": f"what angles and norm ratios of B and W are taken over: {LIVE}, or {ALL} "
+    "(schema version 1)",
+    "settings": "every setting of the run, as JSON",
+    "provenance": "versions, commit, device, processes and start of the run, as JSON",
+}
+RUN_ATTRS = ("schema_version", "network", "data")
+
+
+def dataset(
+    records: Mapping[str, Any],
+    layers: Mapping[str, Any],
+    run: Mapping[str, Any],
+    *,
+    network: str,
+    data: str,
+) -> xr.Dataset:
+    """One run as a labelled data set with the dimensions ``epoch`` and ``layer``.
+
+    Args:
+        records: for every name of :data:`VARIABLES` (a missing one is all NaN: not measured) an
+            array over epochs, epochs × layers, or layers; epochs count from 0, before training.
+        layers: ``layer`` (names from the input up), ``kind`` and ``fan_in``.
+        run: a value for each of :data:`RUN_COORDS`.
+    """
+    sizes = {"epoch": len(records["test_error"]), "layer": len(layers["layer"])}
+    variables = {name: _variable(name, sizes, records.get(name)) for name in VARIABLES}
+    coords: dict[str, Any] = {
+        "epoch": (
+            "epoch",
+            np.arange(sizes["epoch"]),
+            {"long_name": "epochs trained; 0 is before training"},
+        ),
+        "layer": (
+            "layer",
+            np.asarray(layers["layer"], dtype=object),
+            {"long_name": "module, from the input up"},
+        ),
+        "depth": ("layer", np.arange(sizes["layer"]), {"long_name": LAYER_COORDS["depth"]}),
+        "kind": (
+            "layer",
+            np.asarray(layers["kind"], dtype=object),
+            {"long_name": LAYER_COORDS["kind"]},
+        ),
+        "fan_in": (
+            "layer",
+            np.asarray(layers["fan_in"], dtype=np.int64),
+            {"long_name": LAYER_COORDS["fan_in"]},
+        ),
+    }
+    for name, long_name in RUN_COORDS.items():
+        coords[name] = ((), run[name], {"long_name": long_name})
+    return xr.Dataset(
+        variables, coords, {"schema_version": SCHEMA_VERSION, "network": network, "data": data}
+    )
+
+
+def _variable(
+    name: str, sizes: Mapping[Any, int], values: Any = None
+) -> tuple[tuple[str, ...], np.ndarray, dict]:
+    """A variable of one run as xarray takes it; all NaN without ``values``."""
+    dims, long_name, units, section = VARIABLES[name]
+    values = (
+        np.full([sizes[d] for d in dims], np.nan)
+        if values is None
+        else np.asarray(values, dtype=np.float64)
+    )
+    return (
+        dims,
+        values,
+        {"long_name": long_name, "units": units} | ({"paper": section} if section else {}),
+    )
+
+
+def brought_up(run: xr.Dataset) -> xr.Dataset:
+    """One run, or a gathered node, of any version as one of :data:`SCHEMA_VERSION`.
+
+    Version 1 knew one angle, over all weights; it stays under the name that it had, and
+    ``angles_over`` says so.
+    """
+    if run.attrs.get("schema_version") != 1:
+        return run
+    attrs = run.attrs | {"schema_version": SCHEMA_VERSION}
+    leading = {"run": run.sizes["run"]} if "run" in run.dims else {}
+    if "weight_norm" not in run.variables:  # came after the first files of version 1
+        run = _with_missing(run, "weight_norm", leading)
+    for name in OVER_LIVE:
+        twin = f"{name}_all_weights"
+        if name in run.variables:
+            run = run.assign({twin: run[name].assign_attrs(_variable(twin, run.sizes)[2])})
+    run = _with_missing(run, "live_share", leading)
+    for name, value in (("held_out_images", -1), ("angles_over", ALL)):
+        values = np.full(
+            tuple(leading.values()), value, dtype=object if isinstance(value, str) else None
+        )
+        run = run.assign_coords({name: (tuple(leading), values, {"long_name": RUN_COORDS[name]})})
+    return run.assign_attrs(attrs)
+
+
+def _with_missing(run: xr.Dataset, name: str, leading: Mapping[str, int]) -> xr.Dataset:
+    """``run`` with a variable that was not measured."""
+    if not set(VARIABLES[name][0]) <= set(run.dims):
+        return run  # what it lacks is found by check
+    run = run.assign({name: _variable(name, run.sizes)})
+    return run.assign({name: run[name].expand_dims(leading)}) if leading else run
+
+
+def check(run: xr.Dataset, source: str) -> xr.Dataset:
+    """Return ``run`` if it keeps to the schema; ``run`` may be one run or a gathered node with a
+    dimension ``run``.
+
+    Raises:
+        WtkitError: naming ``source`` and what is amiss.
+    """
+    version = run.attrs.get("schema_version")
+    if version is None:
+        raise WtkitError(
+            f"{source}: no attribute 'schema_version', so this is no data set of wtkit's"
+        )
+    if not isinstance(version, (int, np.integer)):
+        raise WtkitError(
+            f"{source}: attribute 'schema_version' is {version!r}, expected a whole number"
+        )
+    if version > SCHEMA_VERSION:
+        raise WtkitError(
+            f"{source}: schema version {version}, but this wtkit reads up to {SCHEMA_VERSION}; "
+            "upgrade wtkit"
+        )
+    for attr in RUN_ATTRS:
+        if attr not in run.attrs:
+            raise WtkitError(f"{source}: attribute {attr!r} is missing")
+    leading = ("run",) if "run" in run.dims else ()
+    wanted = {name: dims for name, (dims, *_) in VARIABLES.items()}
+    for name, dims in wanted.items():
+        _expect(run, name, leading + dims, source)
+        units = VARIABLES[name][2]
+        if run[name].attrs.get("units") != units:
+            raise WtkitError(
+                f"{source}: {name!r} is in {run[name].attrs.get('units')!r}, expected {units!r}"
+            )
+    for name in ("layer", *LAYER_COORDS):
+        _expect(run, name, ("layer",), source)
+    _expect(run, "epoch", ("epoch",), source)
+    if not np.array_equal(run["epoch"], np.arange(run.sizes["epoch"])):
+        raise WtkitError(f"{source}: 'epoch' does not count 0, 1, 2, …")
+    for name in RUN_COORDS:
+        _expect(run, name, leading, source)
+    for name, low, high in (
+        ("test_error", 0, 100), ("test_error_top5", 0, 100), ("matrix_angle", 0, 180),
+        ("delta_angle", 0, 180), ("matrix_angle_all_weights", 0, 180), ("live_share", 0, 1),
+    ):  # fmt: skip
+        outside = ((run[name] < low) | (run[name] > high)).any()
+        if outside:
+            raise WtkitError(
+                f"{source}: {name!r} leaves the range {low} to {high} {VARIABLES[name][2]}"
+            )
+    return run
+
+
+def _expect(run: xr.Dataset, name: str, dims: tuple[str, ...], source: str) -> None:
+    if name not in run.variables:
+        raise WtkitError(f"{source}: {name!r} is missing")
+    if set(run[name].dims) != set(dims):
+        raise WtkitError(f"{source}: {name!r} has the dimensions {run[name].dims}, expected {dims}")

@@ -1,0 +1,114 @@
+"""A run's folder: who holds it, its checkpoint, and its finished trajectory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from .. import results
+from ..errors import WtkitError
+from ..experiments import RunConfig
+from ..files import held, write_whole
+from ..processes import agreed
+from ..results import open_run
+from ..seeds import stream_seed
+from .machine import say
+from .run import Run
+
+
+def claim_folder(folder: Path, config: RunConfig, stack: contextlib.ExitStack) -> xr.Dataset | None:
+    """Hold ``folder`` until ``stack`` is left, and return the run in it, if it is this one and
+    finished."""
+    taken = f"another process is training in {folder}; wait for it, or take another folder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(held(folder, taken))
+    except OSError as error:
+        raise WtkitError(
+            f"cannot write to {folder}: {error.strerror}; choose another folder with --output"
+        ) from None
+    return _finished(folder, config)
+
+
+def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
+    """The finished run in ``folder``, if it is this one."""
+    path = folder / "trajectory.nc"
+    if not path.exists():
+        return None
+    run = open_run(path)
+    if str(run["settings"].values) != config.revision:
+        raise WtkitError(
+            f"{path} is a run with other settings; choose another folder, or delete "
+            "it to train anew"
+        )
+    return run
+
+
+def finish(result: xr.Dataset, folder: Path) -> None:
+    results.save(result, folder / "trajectory.nc")
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def save_checkpoint(run: Run, folder: Path) -> None:
+    """Write the run's state."""
+    agreed(run.share, lambda: write_checkpoint(run.state(), folder / "checkpoint.pt"))
+
+
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    then = "goes on from the last checkpoint that was saved" if path.exists() else "begins anew"
+    write_whole(
+        path, buffer.getbuffer(), f"free some space and start the same command again: it {then}"
+    )
+
+
+def resume(run: Run, folder: Path, quiet: bool) -> None:
+    """Go on from the checkpoint in ``folder``, if there is one of these settings."""
+    state = agreed(
+        run.share, lambda: _take_up(folder / "checkpoint.pt", run.config.revision, quiet)
+    )
+    if state is None:
+        return
+    run.restore(state)
+    where = f", step {run.step} of {run.steps}" if run.step else ""
+    say(f"Going on after epoch {len(run.records) - 1} of {run.config.epochs}{where}.", quiet)
+
+
+def _take_up(path: Path, revision: str, quiet: bool) -> dict[str, Any] | None:
+    """The checkpoint of these settings; one of others is put aside."""
+    state = _load(path)
+    if state is not None and state["revision"] != revision:
+        aside = _aside(path, state["revision"])
+        os.replace(path, aside)
+        say(f"{path} belongs to other settings: it is {aside.name} now.", quiet)
+        state = None
+    own = _aside(path, revision)
+    if state is None and own.exists():  # these settings were here before
+        os.replace(own, path)
+        state = _load(path)
+    return state
+
+
+def _aside(path: Path, revision: str) -> Path:
+    """What a checkpoint of these settings is called while others are trained in its folder."""
+    return path.with_name(f"checkpoint.{stream_seed(revision):016x}.pt")
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=False)
+        state["revision"]
+    except Exception as error:  # whatever a damaged file, or another program's, makes of itself
+        raise WtkitError(
+            f"cannot read {path} ({type(error).__name__}); delete it to train anew"
+        ) from None
+    return state

@@ -1,0 +1,351 @@
+"""Everything that changes while a run goes on: steps, records, and the state of a checkpoint."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import data, networks, results
+from ..data import Batch, Data
+from ..errors import WtkitError
+from ..experiments import RunConfig, learning_rate
+from ..feedback import (
+    delta_statistics,
+    feedback_layers,
+    feedback_norm_ratios,
+    find_live_taps,
+    learns_mirror,
+    live_shares,
+    matrix_angles,
+    mirror,
+    noise_samples,
+    weight_norms,
+)
+from ..networks import try_out
+from ..processes import ALONE, Share, any_of, refuse_differing, together
+from ..results import LIVE, VARIABLES
+from ..seeds import stream_seed
+from .machine import progress_bar
+from .preparation import convert_all, data_parallel, make_optimizer, match_layout
+from .provenance import describe_provenance, resumed_provenance
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EVALUATION_BATCH = 256
+ASKED_EVERY = 10  # steps between two times that several processes ask each other whether to stop
+
+
+class Run:
+    """Everything that changes while a run goes on.
+
+    Args:
+        loaded: the run's data, if they are loaded already.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        device: torch.device,
+        share: Share = ALONE,
+        loaded: Data | None = None,
+    ) -> None:
+        self.config, self.device, self.share = config, device, share
+        self.method = config.loaded_method()
+        together(share, lambda: self._prepare(loaded))
+        self.network = data_parallel(self.model, device) if share.world > 1 else self.model
+        self.forward: Callable[[Tensor], Tensor] = (
+            torch.compile(self.network) if config.compile else self.network
+        )
+        self.layers = feedback_layers(self.model)
+        self.optimizer = make_optimizer(self.model, config)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        find_live_taps(self.model, self.examples[0])
+        self.records: list[dict[str, Any]] = []
+        self.status = "running"
+        self.provenance = describe_provenance(device, share)
+        self.begin_epoch()
+
+    def _prepare(self, loaded: Data | None) -> None:
+        """What each process does for itself: load the data and make the model."""
+        config, device, world = self.config, self.device, self.share.world
+        if config.batch_size % world:
+            raise WtkitError(
+                f"setting 'batch_size': {config.batch_size} images cannot be shared equally by "
+                f"{world} processes; take a multiple of {world}, or start another number of "
+                "processes"
+            )
+        self.data = loaded or data.load(config, device)
+        self.steps = self.data.steps(config.batch_size)
+        self.examples = self.data.held_out_examples(config.delta_examples)
+        torch.manual_seed(config.seed)
+        model = networks.build(
+            config, num_classes=self.data.num_classes, image_size=self.examples[0].shape[-1]
+        )
+        convert_all(model, self.method, config)
+        # images are channels_last everywhere; weights only where it pays: on the CPU it costs a
+        # copy of each gradient
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch forgets the pair
+        with self.autocast():
+            try_out(self.model, self.examples[0][:2], self.data.num_classes, config.network_name)
+
+    def begin_epoch(self) -> None:
+        """Set what is counted within an epoch to its start: steps taken, the sum of their losses,
+        seconds spent."""
+        self.step, self.loss, self.seconds = 0, torch.zeros((), device=self.device), 0.0
+
+    def autocast(self) -> torch.autocast:
+        dtype = PRECISIONS[self.config.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+    def mirror(self, steps: int, settle: bool = False) -> None:
+        with self.autocast():
+            mirror(self.network, steps, settle=settle)
+
+    def engaged_epoch(self, told_to_stop: list[str], quiet: bool) -> bool:
+        """What is left of a pass through the training images, and whatever the method does between
+        its steps.
+
+        Returns:
+            whether it was told to stop: then it ends after the step it is in, or, with other
+            processes, the next at which they ask each other.
+        """
+        config, method, share, epoch = self.config, self.method, self.share, len(self.records) - 1
+        if epoch == self.step == 0 and learns_mirror(method):
+            self.mirror(method.mirror_before, settle=True)
+        self.model.train()
+        stopped = False
+        batches = self.data.train_batches(
+            config.batch_size, epoch, start=self.step, rank=share.rank, world=share.world
+        )
+        for x, labels in progress_bar(
+            batches, self.step, self.steps, f"epoch {epoch + 1}/{config.epochs}", quiet
+        ):
+            # dropout is each process's own, and goes on after a checkpoint as it would have
+            if share.world > 1:
+                torch.manual_seed(stream_seed(config.seed, "step", epoch, self.step, share.rank))
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(config, epoch + self.step / self.steps)
+            with self.autocast():
+                loss = F.cross_entropy(
+                    self.forward(x), labels, label_smoothing=config.label_smoothing
+                )
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad()
+            # stays on the device: nothing in this loop waits for it, but SyncBatchNorm
+            self.loss += loss.detach()
+            self.step += 1
+            if (
+                learns_mirror(method)
+                and (epoch * self.steps + self.step) % method.mirror_every == 0
+            ):
+                self.mirror(method.mirror_steps)
+            stopped = self.stops(told_to_stop)
+            if stopped:
+                break
+        self.average_over_processes()
+        return stopped
+
+    def average_over_processes(self) -> None:
+        """Make the loss so far, and BatchNorm's running statistics, those of all processes and so
+        the same in each."""
+        share = self.share
+        if share.world == 1:
+            return
+        averaged = [self.loss]
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                averaged += [b for b in (module.running_mean, module.running_var) if b is not None]
+        for tensor in averaged:
+            share.total(tensor).div_(share.world)
+
+    def stops(self, told_to_stop: list[str]) -> bool:
+        """Whether any process was told to stop; all of them get the same answer, and then know
+        why."""
+        if self.share.world > 1:
+            if self.step % ASKED_EVERY and self.step != self.steps:
+                return False
+            if any_of(self.share, bool(told_to_stop)) and not told_to_stop:
+                told_to_stop.append("a signal to another process")
+        return bool(told_to_stop)
+
+    def record(self, start: float) -> None:
+        """Measure what there is to measure after an epoch, or before the first; nothing of the run
+        changes."""
+        config, epoch = self.config, len(self.records)
+        loss = self.loss.item() / self.steps if epoch else float("nan")
+        entry: dict[str, Any] = {
+            "train_loss": loss,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        self.refuse_differing(f"after epoch {epoch}")
+        errors = self.test_errors() if epoch == 0 or np.isfinite(loss) else None
+        if errors is not None:
+            entry["test_error"], entry["test_error_top5"] = errors
+            if epoch % config.angles_every == 0 or epoch == config.epochs:
+                entry |= self.agreement()
+        if epoch == 0:
+            entry["learning_rate"] = float("nan")
+        self.records.append(entry | {"seconds": self.seconds + time.perf_counter() - start})
+        self.begin_epoch()
+
+    def agreement(self) -> dict[str, np.ndarray]:
+        """Angles and norms of every layer, as they are recorded."""
+        self.model.train()  # δ as training has it, BatchNorm normalising with the batch
+        deltas = delta_statistics(self.model, *self.examples)
+        measures = {
+            "matrix_angle": matrix_angles,
+            "feedback_norm_ratio": feedback_norm_ratios,
+            "weight_norm": weight_norms,
+        }
+        found = {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
+        for name, measure in measures.items():
+            found[name] = measure(self.model).values
+            found[f"{name}_all_weights"] = measure(self.model, all_weights=True).values
+        return found
+
+    def refuse_differing(self, when: str) -> None:
+        """Refuse to go on with weights, forward or feedback, that are not the same in all
+        processes."""
+        refuse_differing(self.share, self.model.state_dict(), when)
+
+    @torch.no_grad()
+    def test_errors(self, batches: Iterable[Batch] | None = None) -> tuple[float, float] | None:
+        """Top-1 and top-5 error on the held-out images, or on ``batches``, in %; None where an
+        output is not finite."""
+        self.model.eval()
+        counts = torch.zeros(4, device=self.device)
+        wrong, wrong5, sane, seen = counts.unbind()
+        with self.autocast():
+            for x, labels in batches or self.held_out_batches():
+                outputs = self.forward(x)
+                best = outputs.topk(min(5, self.data.num_classes)).indices == labels[:, None]
+                sane += outputs.isfinite().all(1).sum()
+                wrong += (~best[:, 0]).sum()
+                wrong5 += (~best.any(1)).sum()
+                seen += len(labels)
+        number_wrong, number_wrong5, number_sane, number = self.share.total(counts).tolist()
+        return (
+            (100 * number_wrong / number, 100 * number_wrong5 / number)
+            if number_sane == number
+            else None
+        )
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """This process's share of the held-out images."""
+        return self.data.held_out_batches(
+            EVALUATION_BATCH, rank=self.share.rank, world=self.share.world
+        )
+
+    def trajectory(self) -> xr.Dataset:
+        """The records so far as a data set."""
+        records: dict[str, Any] = {}
+        for name, (dims, *_) in VARIABLES.items():
+            missing = np.full(len(self.layers), np.nan) if "layer" in dims else np.nan
+            if "epoch" in dims:
+                records[name] = [entry.get(name, missing) for entry in self.records]
+        fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
+        records["live_share"] = live_shares(self.model).values
+        if learns_mirror(self.method):
+            records["mirror_samples"] = [
+                noise_samples(layer) if learns_mirror(layer.method) else np.nan
+                for layer in self.layers.values()
+            ]
+        run = {
+            "method": self.config.method,
+            "variant": self.config.variant,
+            "norm_order": self.config.norm_order,
+            "seed": self.config.seed,
+            "status": self.status,
+            "evaluated_on": self.config.evaluate_on,
+            "held_out_images": self.data.number_held_out,
+            "angles_over": LIVE,
+            "settings": self.config.revision,
+            "provenance": self.provenance,
+        }
+        kinds = [type(layer).__name__.removeprefix("Feedback") for layer in self.layers.values()]
+        layers = {"layer": list(self.layers), "kind": kinds, "fan_in": fan_in}
+        return results.dataset(
+            records, layers, run, network=self.config.network_name, data=self.config.data
+        )
+
+    def report(self) -> str:
+        """One line on the last epoch."""
+        entry, epoch, epochs = self.records[-1], len(self.records) - 1, self.config.epochs
+        if self.status == "diverged":
+            return (
+                f"{self.config.name}  epoch {epoch}/{epochs}  loss or outputs not finite: "
+                "diverged, it ends here"
+            )
+        words = [f"{self.config.name}  epoch {epoch}/{epochs}"]
+        if epoch:
+            words.append(f"loss {entry['train_loss']:.3f}")
+        words.append(f"error {entry['test_error']:.2f} %")
+        for name, word in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
+            # not where only the output layer has one
+            if name in entry and np.isfinite(entry[name]).all():
+                words.append(f"{word} {entry[name].min():.1f}–{entry[name].max():.1f}°")
+        words.append(f"{entry['seconds']:.1f} s")
+        if epoch:
+            left = np.mean([e["seconds"] for e in self.records[1:]]) * (epochs - epoch)
+            words.append(f"{datetime.timedelta(seconds=round(left))} left")
+        return "  ".join(words)
+
+    def state(self) -> dict[str, Any]:
+        """All that another process needs to go on from here; of a run that ended, what its
+        trajectory is made of."""
+        ended = {
+            "revision": self.config.revision,
+            "records": self.records,
+            "status": self.status,
+            "provenance": self.provenance,
+        }
+        if self.status != "running":
+            return ended
+        return ended | {
+            "model": self.model.state_dict(),
+            "mirror_counts": {name: layer.mirror_count for name, layer in self.layers.items()},
+            "update_counts": {name: layer.update_count for name, layer in self.layers.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "loss": self.loss,
+            "seconds": self.seconds,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device)
+            if self.device.type == "cuda"
+            else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.records, self.status = state["records"], state["status"]
+        self.provenance = resumed_provenance(state["provenance"], self.provenance)
+        if self.status != "running":
+            return
+        self.model.load_state_dict(state["model"])
+        for name, layer in self.layers.items():
+            layer.mirror_count, layer.update_count = (
+                state["mirror_counts"][name],
+                state["update_counts"][name],
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        match_layout(self.optimizer)
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.loss, self.seconds = (
+            state["step"],
+            state["loss"].to(self.device),
+            state["seconds"],
+        )
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
