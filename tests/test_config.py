@@ -88,8 +88,8 @@ REFUSED = [
     ({"network": "mypackage.nets.Mine"}, "or a class of your own as 'package.module:Class'"),
     ({"network": "mypackage/nets.py:Mine"}, "or a class of your own as 'package.module:Class'"),
     (
-        {"network_options": {"width": 1}},
-        "resnet18 has none but the settings 'norm_order' and 'stem'",
+        {"network_options": {"widht": 16}},
+        "unknown option of a ResNet 'widht' (did you mean 'width'?)",
     ),
     (
         {"network": "vgg11", "network_options": {"num_classes": 3}},

@@ -2,6 +2,7 @@
 test_howto.py."""
 
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,10 +31,9 @@ def test_files_that_it_links_to_exist():
 
 def test_the_chain_of_imports_is_the_contract():
     """Of import-linter, in pyproject.toml, which `make lint` holds the code to."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
-        "contracts"
-    ]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    contracts = settings["contracts"]
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
-    (chain,) = re.findall(r"^Imports point one way: (.*?)\.\s", TEXT, re.MULTILINE | re.DOTALL)
+    (chain,) = re.findall(r"^- Imports point one way: (.*?)\.\s", TEXT, re.MULTILINE | re.DOTALL)
     said = [set(re.findall(r"`(.*?)`", link)) for link in chain.split("←")]
     assert said == [set(layer.split(" | ")) for layer in reversed(layers)]

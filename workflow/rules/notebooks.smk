@@ -43,17 +43,12 @@ OF_ABLATIONS = {
 NOTEBOOKS = OF_EXPERIMENTS | OF_ABLATIONS
 # what a notebook shows is computed and drawn here
 DRAWN_BY = [
-    local(BASE / "wtkit" / file)
-    for file in (
-        "ablation.py",
-        "advice.py",
-        "anchors.csv",
-        "circuits.py",
-        "comparison.py",
-        "paper.py",
-        "planning.py",
-        "plotting.py",
-    )
+    local(BASE / "wtkit" / "anchors.csv"),
+    *(
+        local(path)
+        for room in ("figures", "claims", "plan", "results")
+        for path in sorted((BASE / "wtkit" / room).glob("*.py"))
+    ),
 ]
 
 
