@@ -110,7 +110,7 @@ REFUSED = [
     ({"network": "vgg11", "norm_order": "bn_relu"}, "setting 'norm_order': only resnet18, "),
     (
         {"network": "mlp", "stem": "small"},
-        "setting 'stem': only resnet18, resnet34, resnet50, resnet101, resnet152 have",
+        "setting 'stem': only resnet18, resnet34",
     ),
     ({"norm_order": "own"}, "setting 'norm_order': resnet18 needs one of relu_bn, bn_relu"),
     ({"backprop": "fc"}, "setting 'backprop': input should be a list, got 'fc'"),
@@ -825,7 +825,8 @@ BROKEN_ABLATIONS = [
     ),
     (
         {"variants": {"a": {"network": "vgg11", "norm_order": "bn_relu"}}, "methods": ["backprop"]},
-        "setting 'norm_order': only resnet18, resnet34, resnet50, resnet101, resnet152 have a "
+        "setting 'norm_order': only resnet18, resnet34, resnet50, resnet101, resnet152, resnet20, "
+        "resnet56 have a "
         "choice, not vgg11",
     ),
     ({"sweep": {"unit": ["tanh"]}}, "unknown setting or option of weight_mirror 'unit'"),
@@ -835,7 +836,7 @@ BROKEN_ABLATIONS = [
     ),
     (
         {"variants": {"a": {"network_options": {"unit": "tanh"}}}},
-        "setting 'network_options': resnet18 has none",
+        "unknown option of a ResNet 'unit'; accepted: width",
     ),
     ({"variants": {"a": {"network_options": 3}}}, "'network_options': expected a mapping, got 3"),
     ({"sweep": {"lr": [0.1, 0.1]}}, "'sweep': two points are called lr=0.1; leave one out"),
