@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, data_sets
 from .errors import Stopped, WtkitError
-from .experiments import DATA_SETS, RunConfig, as_argument, expand, run_config
+from .experiments import RunConfig, as_argument, expand, run_config
 from .processes import is_first, said_once
 from .validation import described, known, nearest
 
@@ -148,9 +148,9 @@ def make_parser() -> argparse.ArgumentParser:
         "data", help="fetch a data set, say how to, or pack a folder of images"
     )
     kinds = command.add_subparsers(
-        required=True, metavar="DATA_SET", help=f"{', '.join(DATA_SETS)}, or pack"
+        required=True, metavar="DATA_SET", help=f"{', '.join(data_sets.names())}, or pack"
     )
-    for name in DATA_SETS:
+    for name in data_sets.names():
         kind = kinds.add_parser(name, description="Fetch the data set, or say how to.")
         kind.set_defaults(run=_data, name=name)
         kind.add_argument("--data-root", default="data", help="folder of data sets; default: data")
@@ -282,7 +282,7 @@ def _data(parsed: argparse.Namespace) -> None:
 
 
 def _pack(parsed: argparse.Namespace) -> None:
-    from .data import pack
+    from .images import pack
 
     options = {
         name: getattr(parsed, name) for name in ("short_side", "quality", "shard_images", "workers")

@@ -1,12 +1,9 @@
 """What a run is, and how an experiment file becomes runs. Imports no torch."""
 
 from .choices import (
-    CLASSES,
-    DATA_SETS,
     MLP,
     NORM_ORDERS,
     RESNETS,
-    SIZES,
     STEMS,
     TORCHVISION,
     ResNetOptions,
@@ -17,13 +14,10 @@ from .reading import is_ablation
 from .run import NUMERICS, RunConfig, as_argument, decay_exponent, learning_rate, run_config
 
 __all__ = [
-    "CLASSES",
-    "DATA_SETS",
     "MLP",
     "NORM_ORDERS",
     "NUMERICS",
     "RESNETS",
-    "SIZES",
     "STEMS",
     "TORCHVISION",
     "Facts",

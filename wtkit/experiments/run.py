@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from .. import methods
+from ..data_sets import data_set
 from ..errors import WtkitError
 from ..methods import Method
 from ..validation import frozen
 from .choices import (
-    DATA_SETS,
     MLP,
     NORM_ORDERS,
     OWN_ORDER,
@@ -52,8 +52,8 @@ class RunConfig:
             one, whatever the default.
         backprop: modules that stay on backprop, by name; ``*`` matches any text, as in
             :func:`wtkit.convert`. Their layers are measured like the others.
-        data: the data set: ``digits``, ``cifar10``, ``cifar100``, ``tiny_imagenet``, ``imagenet``,
-            or ``image_folder`` for a folder of yours.
+        data: the data set by its name in :mod:`wtkit.data_sets`, such as ``digits``, or
+            ``image_folder`` for a folder of yours.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with
             ``train`` and ``val``.
         classes: how many of the data set's classes, spread evenly over them in their sorted order;
@@ -100,7 +100,7 @@ class RunConfig:
     norm_order: Literal[*NORM_ORDERS, OWN_ORDER] = "relu_bn"  # type: ignore[valid-type]
     stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
     backprop: tuple[str, ...] = ()
-    data: Literal[DATA_SETS] = "digits"  # type: ignore[valid-type]
+    data: str = "digits"
     data_root: str = "data"
     classes: Annotated[int, Field(ge=2)] | None = None
     image_size: Positive | None = None
@@ -127,6 +127,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_network(self.network, self.network_options)
         self.loaded_method()
+        data_set(self.data)
         self._check_choices()
         if self.nesterov and self.momentum == 0:
             raise WtkitError("setting 'nesterov': needs a momentum above 0")
