@@ -170,7 +170,7 @@ def test_an_epoch_that_starts_later_goes_on_as_the_whole_one(tmp_path, made):
 
 
 def test_batches_that_are_passed_over_are_not_decoded(tmp_path, monkeypatch):
-    loaded, decode, read = streamed(tmp_path), decode, []
+    loaded, read = streamed(tmp_path), []
     monkeypatch.setattr("wtkit.images.files.decode", lambda data: read.append(1) or decode(data))
     next(loaded.train_batches(6, 0, start=2, rank=1, world=2))
     assert len(read) == 3

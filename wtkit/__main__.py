@@ -15,7 +15,14 @@ from typing import Any, NoReturn
 
 from . import __version__, data_sets
 from .errors import Stopped, WtkitError
-from .experiments import RunConfig, as_argument, expand, run_config
+from .experiments import (
+    RunConfig,
+    as_argument,
+    expand,
+    from_argument,
+    json_schema,
+    run_config,
+)
 from .processes import is_first, said_once
 from .validation import described, known, nearest
 
@@ -119,6 +126,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml")
 
     command = commands.add_parser(
+        "schema",
+        help="print the JSON schema of experiment files, which editors complete and check them by",
+    )
+    command.set_defaults(run=_schema)
+
+    command = commands.add_parser(
         "plan",
         help="say what an experiment will take and how well B will align, before it is run",
         description="Runs, time and memory by a few steps of each, and the matrix angles to "
@@ -197,9 +210,9 @@ def _train(parsed: argparse.Namespace) -> None:
     given: dict[str, Any] = {
         field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(RunConfig)
     }
-    settings = {name: value for name, value in given.items() if value is not None}
-    for listed in {"lr_drops", "backprop"} & settings.keys():
-        settings[listed] = [item for item in settings[listed].split(",") if item]
+    settings: dict[str, Any] = {
+        name: from_argument(name, value) for name, value in given.items() if value is not None
+    }
     with said_once():
         settings["options"] = _options("--option", parsed.option)
         settings["network_options"] = _options("--network-option", parsed.network_option)
@@ -246,6 +259,10 @@ def _options(flag: str, texts: list[str]) -> dict[str, Any]:
 def _runs(parsed: argparse.Namespace) -> None:
     for run in expand(parsed.experiment):
         print(run.name, shlex.join(run.arguments()))
+
+
+def _schema(parsed: argparse.Namespace) -> None:
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 
 
 def _plan(parsed: argparse.Namespace) -> None:

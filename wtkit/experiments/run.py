@@ -204,9 +204,16 @@ class RunConfig:
 
 
 def as_argument(value: Any) -> str:
+    """A setting as it stands on a command line."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def from_argument(name: str, text: str) -> str | list[str]:
+    """The setting ``name`` from a command line, as :func:`run_config` takes it."""
+    is_list = "tuple" in str(RunConfig.__annotations__[name])
+    return [item for item in text.split(",") if item] if is_list else text
 
 
 def run_config(settings: Mapping[str, Any]) -> RunConfig:
@@ -217,28 +224,3 @@ def run_config(settings: Mapping[str, Any]) -> RunConfig:
             match.
     """
     return RunConfig(**settings)
-
-
-def learning_rate(config: RunConfig, epoch: float) -> float:
-    """η_W at a moment of training, counted in epochs from 0 at the start: warm-up, then the
-    schedule."""
-    import math
-
-    if epoch < config.warmup_epochs:
-        return config.lr * epoch / config.warmup_epochs
-    if config.schedule == "cosine":
-        done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
-        return config.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-    return config.lr * config.lr_drop_factor ** sum(epoch >= drop for drop in config.lr_drops)
-
-
-def decay_exponent(config: RunConfig, steps_per_epoch: int) -> float:
-    """How many e-foldings Kolen–Pollack's mismatch ‖W − Bᵀ‖ falls by over the run: Σ lr ·
-    weight_decay / (1 − m).
-
-    The one place that converts between PyTorch's weight decay and the paper's λ = lr ·
-    weight_decay.
-    """
-    steps = config.epochs * steps_per_epoch
-    total = sum(learning_rate(config, step / steps_per_epoch) for step in range(steps))
-    return total * config.weight_decay / (1 - config.momentum)
