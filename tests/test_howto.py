@@ -29,6 +29,7 @@ LONG = (
     "wtkit data ",
     "wtkit plan config/smoke.yaml",
     "wtkit plan config/fashion.yaml",
+    "wtkit schema ",
     "wtkit train --method ",
     "source ",
     "snakemake mirror_rate",

@@ -126,12 +126,6 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml")
 
     command = commands.add_parser(
-        "schema",
-        help="print the JSON schema of experiment files, which editors complete and check them by",
-    )
-    command.set_defaults(run=_schema)
-
-    command = commands.add_parser(
         "plan",
         help="say what an experiment will take and how well B will align, before it is run",
         description="Runs, time and memory by a few steps of each, and the matrix angles to "
@@ -192,6 +186,11 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="NUMBER",
             help=f"{text}; default: {default}",
         )
+    command = commands.add_parser(
+        "schema",
+        help="print the JSON schema of experiment files, which editors complete and check them by",
+    )
+    command.set_defaults(run=_schema)
     return parser
 
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from ..errors import WtkitError
 from ..validation import nearest
 from .choices import OWN_ORDER, RESNETS, network_name
-from .content import Experiment, Match, Network, Override, check_setting, option_names
+from .content import Experiment, Match, Network, Override
 from .run import RunConfig, run_config
+from .settings import check_setting, option_names
 
 
 class Cell(NamedTuple):
