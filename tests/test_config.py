@@ -111,7 +111,7 @@ REFUSED = [
     ),
     (
         {"network": "mlp", "network_options": {"hidden": [0]}},
-        "option of mlp 'hidden.0': input should be greater than 0",
+        "option of mlp 'hidden[0]': input should be greater than 0",
     ),
     (
         {"network": "mlp", "network_options": {"unit": "gelu"}},
@@ -143,7 +143,7 @@ REFUSED = [
     ({"momentum": 1}, "setting 'momentum': input should be less than 1, got 1"),
     (
         {"lr_drops": [32, -1]},
-        "setting 'lr_drops.1': input should be greater than or equal to 0, got -1",
+        "setting 'lr_drops[1]': input should be greater than or equal to 0, got -1",
     ),
     ({"variant": "Long One"}, "setting 'variant': "),
     ({"nesterov": True, "momentum": 0}, "setting 'nesterov': needs a momentum above 0"),
@@ -545,7 +545,7 @@ BROKEN = [
         SMALL | {"settings": {"schedule": "cosine", "lr_drops": [3]}},
         "setting 'lr_drops': a cosine schedule has none, got [3]; write lr_drops: [], or ",
     ),
-    ("settings: {epochs: 010}", "010 is not the same number in all versions of YAML"),
+    ("settings: {epochs: 010}", "line 1, column 20: 010 is not the same number in all versions "),
     ("settings: {lr: 1:30.5}", "1:30.5 is not the same number in all versions of YAML"),
     ("settings: {<<: {lr: 1}, <<: {epochs: 3}}", "two keys are called '<<'; leave one out"),
     ("networks: [!!set {mlp}]", "!!set is not accepted"),
@@ -986,6 +986,7 @@ BROKEN_ABLATIONS = [
         "'sweep.lr': expected a list that is not empty, got []",
     ),
     ({"sweep": {"lr": 1}}, "'sweep.lr': expected a list, got 1"),
+    ({"sweep": {1: [1]}}, "'sweep': input should be a valid string, got 1"),
     ({"sweep": {}}, "'sweep': expected at least one, got {}"),
     ({"sweep": {"lr": [-1]}}, "setting 'lr': input should be greater than 0, got -1"),
     (

@@ -138,7 +138,7 @@ _WITHOUT_VALUE = ("missing", "value_error")
 def _sentence(error: pydantic.ValidationError, what: str = "") -> WtkitError:
     """The first of what pydantic refused, in a line; ``what`` goes before the name of the value."""
     first = error.errors()[0]
-    where = f"{what}{_way(first['loc'], what)!r}: " if first["loc"] else ""
+    where = f"{what}{_way(first['loc'])!r}: " if first["loc"] else ""
     message = _message(first)
     given = "" if first["type"] in _WITHOUT_VALUE else f", got {first['input']!r}"
     if first["type"] == "literal_error":
@@ -148,10 +148,10 @@ def _sentence(error: pydantic.ValidationError, what: str = "") -> WtkitError:
     return WtkitError(f"{where}{message[0].lower()}{message[1:]}{given}")
 
 
-def _way(loc: tuple[int | str, ...], what: str) -> str:
-    """The way to a value: ``overrides[0].set.lr`` in a file, ``lr_drops.1`` of a ``what``."""
-    if what:
-        return ".".join(map(str, loc))
+def _way(loc: tuple[int | str, ...]) -> str:
+    """The way to a value, ``overrides[0].set.lr``; of a wrong key, to its mapping."""
+    if loc[-1] == "[key]":
+        loc = loc[:-2]
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in loc)[1:]
 
 

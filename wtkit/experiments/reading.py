@@ -42,5 +42,15 @@ def read_file(path: Path) -> Any:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
     except RecursionError:
         raise WtkitError(f"{path}: its values are nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        raise WtkitError(f"{path}: {_refusal(error)}") from None
     except yaml.YAMLError as error:
         raise WtkitError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _refusal(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, and where."""
+    mark = error.problem_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    what = "" if isinstance(error, yaml.constructor.ConstructorError) else "not valid YAML: "
+    return f"{where}{what}{error.problem}"
