@@ -18,6 +18,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
+from wtkit.data_sets import data_set
 from wtkit.experiments import expand as runs_of_file
 from wtkit.experiments import is_ablation
 from wtkit.errors import WtkitError

@@ -34,8 +34,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from wtkit import data
-from wtkit.data import PARTS, InMemory, open_pack, pack
+from wtkit.data import InMemory
 from wtkit.experiments import RunConfig
+from wtkit.images import PARTS, open_pack, pack
 
 IMAGENET = 1_281_167 + 50_000  # images
 SIZE, SHORT_SIDE = 224, 256
@@ -258,7 +259,7 @@ def formats(images: list[Image.Image], packed: Path, root: Path, rounds: int) ->
 
     All are read at random places; Pillow decodes what simplejpeg does not.
     """
-    from wtkit.data import decode
+    from wtkit.images import decode
 
     ways: dict[str, list[bytes]] = {
         f"JPEG, quality {quality}": [
@@ -313,7 +314,7 @@ def formats(images: list[Image.Image], packed: Path, root: Path, rounds: int) ->
 
 def containers(packed: Path, crop: Callable) -> Contestants:
     """Our reader of tar shards, at random places, and WebDataset's, one after the other."""
-    from wtkit.data import decode
+    from wtkit.images import decode
 
     images, _, _ = open_pack(packed, lambda number: {i: i for i in range(number)})
     order = np.random.default_rng(0).permutation(len(images)).tolist()

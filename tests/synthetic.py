@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 
 from wtkit import results
-from wtkit.experiments import SIZES, learning_rate, run_config
+from wtkit.data_sets import data_set
+from wtkit.experiments import learning_rate, run_config
 from wtkit.results import LIVE, OVER_LIVE, SCHEMA_VERSION, VARIABLES, store
 
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack")
@@ -189,7 +190,7 @@ def labels_of(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names} | {
         "status": "complete",
         "evaluated_on": "test",
-        "held_out_images": SIZES[config.data][1],
+        "held_out_images": data_set(config.data).held_out,
         "angles_over": LIVE,
         "settings": settings,
         "provenance": "{}",

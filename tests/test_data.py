@@ -9,9 +9,11 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from wtkit import data
-from wtkit.data import InMemory, Streamed, sets
+from wtkit.data import InMemory, Streamed
+from wtkit.data_sets import data_set, names
 from wtkit.errors import WtkitError
-from wtkit.experiments import CLASSES, DATA_SETS, RunConfig
+from wtkit.experiments import RunConfig
+from wtkit.images import decode
 from wtkit.seeds import stream_seed
 
 
@@ -24,13 +26,17 @@ def all_held_out(loaded):
     return torch.cat(images), torch.cat(labels)
 
 
-def test_every_data_set_has_a_loader():
-    assert sets._LOADERS.keys() == set(DATA_SETS)
+@pytest.mark.parametrize("name", names())
+def test_every_data_set_has_a_record(name):
+    about = data_set(name)
+    assert about.label
+    published = (about.classes, about.training, about.held_out)
+    assert all(published) or not any(published)
 
 
 def test_digits_are_split_once_and_evenly():
     first, second = load(seed=0), load(seed=1)
-    assert first.num_classes == CLASSES["digits"]
+    assert first.num_classes == data_set("digits").classes
     assert (len(first.images), len(first.held_out)) == (1437, 360)
     assert torch.equal(first.held_out, second.held_out)
     assert first.images.dtype == torch.uint8
@@ -164,8 +170,8 @@ def test_an_epoch_that_starts_later_goes_on_as_the_whole_one(tmp_path, made):
 
 
 def test_batches_that_are_passed_over_are_not_decoded(tmp_path, monkeypatch):
-    loaded, decode, read = streamed(tmp_path), data.decode, []
-    monkeypatch.setattr("wtkit.data.images.decode", lambda data: read.append(1) or decode(data))
+    loaded, read = streamed(tmp_path), []
+    monkeypatch.setattr("wtkit.images.files.decode", lambda data: read.append(1) or decode(data))
     next(loaded.train_batches(6, 0, start=2, rank=1, world=2))
     assert len(read) == 3
 

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 import wtkit
-from wtkit import __main__, methods, networks
-from wtkit.data import sets
-from wtkit.experiments import expand, run_config
+from wtkit import __main__, data_sets, methods, networks
+from wtkit.data import load
+from wtkit.experiments import Facts, expand, known_facts, run_config
 from wtkit.feedback import feedback_layers
+from wtkit.results import data_label
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "docs/howto").glob("*.md"))
@@ -27,6 +28,8 @@ LONG = (
     "make ",
     "wtkit data ",
     "wtkit plan config/smoke.yaml",
+    "wtkit plan config/fashion.yaml",
+    "wtkit schema ",
     "wtkit train --method ",
     "source ",
     "snakemake mirror_rate",
@@ -179,24 +182,45 @@ def test_the_network_trains_under_its_name(tmp_path, monkeypatch):
     assert f"`{by_hand[2].replace('=', ' ')} --network-option width=64`" in page("network")
 
 
-def test_the_data_set_loads_or_says_what_is_missing(tmp_path, monkeypatch):
-    namespace = dict(vars(sets))
-    exec(example("data_set", "python"), namespace)
-    run = run_config({"method": "backprop", "data_root": str(tmp_path), "image_size": 32})
-    with pytest.raises(wtkit.WtkitError, match="no fashion_mnist in "):
-        namespace["_fashion_mnist"](run, torch.device("cpu"))
+@pytest.fixture
+def fashion_mnist(tmp_path, monkeypatch):
+    """The data set as a file of the package, and its experiment, for the length of a test."""
+    (tmp_path / "fashion_mnist.py").write_text(example("data_set", "python"))
+    (tmp_path / "fashion.yaml").write_text(blocks("data_set", "yaml")[1])
+    monkeypatch.setattr(data_sets, "__path__", [*data_sets.__path__, str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "fashion.yaml"
+    sys.modules.pop("wtkit.data_sets.fashion_mnist", None)
+
+
+def test_the_data_set_is_planned_without_having_it(fashion_mnist, capsys):
+    assert __main__.main(["plan", "fashion.yaml", "--no-measure"]) == 0
+    said = capsys.readouterr().out
+    assert "kolen_pollack" in said
+    runs = expand(fashion_mnist)
+    assert {known_facts(run) for run in runs} == {Facts(60_000, 10_000, 10, 32)}
+
+
+def test_the_data_set_says_what_is_missing_loads_and_trains(fashion_mnist, monkeypatch, capsys):
+    (run, _) = expand(fashion_mnist)
+    assert __main__.main(["train", *run.arguments()]) == 1
+    assert "fetch it with: wtkit data fashion_mnist --data-root data" in capsys.readouterr().err
 
     class Made:
         data = torch.randint(256, (20, 28, 28), dtype=torch.uint8)
         targets = torch.arange(20) % 10
 
-        def __init__(self, root, train):
-            pass
+        def __init__(self, root, train=True, download=False):
+            if download:
+                Path(root).mkdir()
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", Made)
-    loaded = namespace["_fashion_mnist"](run, torch.device("cpu"))
-    images, labels = next(loaded.train_batches(10, epoch=0))
+    assert __main__.main(["data", "fashion_mnist"]) == 0
+    images, labels = next(load(dataclasses.replace(run, batch_size=10)).train_batches(10, 0))
     assert (images.shape, labels.shape) == ((10, 3, 32, 32), (10,))
+    small = {"network": "mlp", "norm_order": "own", "stem": "imagenet", "epochs": 1}
+    trained = wtkit.train(dataclasses.replace(run, batch_size=10, **small), quiet=True)
+    assert data_label(trained.expand_dims("run")) == "Fashion-MNIST"
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from torchvision.transforms.v2.functional import resize
 import wtkit
 from wtkit import data
 from wtkit.__main__ import main
-from wtkit.data import open_pack, pack, packing
 from wtkit.errors import WtkitError
 from wtkit.experiments import RunConfig
+from wtkit.images import open_pack, pack, packing
 
 
 def load(root, **settings):
@@ -215,7 +215,7 @@ def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path, source, monkeypa
         return write(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("wtkit.data.packing.write_shard", fill)
+        patch.setattr("wtkit.images.packing.write_shard", fill)
         text = refused(pack, source, target, shard_images=15, workers=0)
     assert "No space left on device" in text
     assert "give the same command again" in text

@@ -13,9 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, data_sets
 from .errors import Stopped, WtkitError
-from .experiments import DATA_SETS, RunConfig, as_argument, expand, run_config
+from .experiments import (
+    RunConfig,
+    as_argument,
+    expand,
+    from_argument,
+    json_schema,
+    run_config,
+)
 from .processes import is_first, said_once
 from .validation import described, known, nearest
 
@@ -148,9 +155,9 @@ def make_parser() -> argparse.ArgumentParser:
         "data", help="fetch a data set, say how to, or pack a folder of images"
     )
     kinds = command.add_subparsers(
-        required=True, metavar="DATA_SET", help=f"{', '.join(DATA_SETS)}, or pack"
+        required=True, metavar="DATA_SET", help=f"{', '.join(data_sets.names())}, or pack"
     )
-    for name in DATA_SETS:
+    for name in data_sets.names():
         kind = kinds.add_parser(name, description="Fetch the data set, or say how to.")
         kind.set_defaults(run=_data, name=name)
         kind.add_argument("--data-root", default="data", help="folder of data sets; default: data")
@@ -179,6 +186,11 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="NUMBER",
             help=f"{text}; default: {default}",
         )
+    command = commands.add_parser(
+        "schema",
+        help="print the JSON schema of experiment files, which editors complete and check them by",
+    )
+    command.set_defaults(run=_schema)
     return parser
 
 
@@ -197,9 +209,9 @@ def _train(parsed: argparse.Namespace) -> None:
     given: dict[str, Any] = {
         field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(RunConfig)
     }
-    settings = {name: value for name, value in given.items() if value is not None}
-    for listed in {"lr_drops", "backprop"} & settings.keys():
-        settings[listed] = [item for item in settings[listed].split(",") if item]
+    settings: dict[str, Any] = {
+        name: from_argument(name, value) for name, value in given.items() if value is not None
+    }
     with said_once():
         settings["options"] = _options("--option", parsed.option)
         settings["network_options"] = _options("--network-option", parsed.network_option)
@@ -248,6 +260,10 @@ def _runs(parsed: argparse.Namespace) -> None:
         print(run.name, shlex.join(run.arguments()))
 
 
+def _schema(parsed: argparse.Namespace) -> None:
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+
+
 def _plan(parsed: argparse.Namespace) -> None:
     runs = expand(parsed.experiment)
 
@@ -282,7 +298,7 @@ def _data(parsed: argparse.Namespace) -> None:
 
 
 def _pack(parsed: argparse.Namespace) -> None:
-    from .data import pack
+    from .images import pack
 
     options = {
         name: getattr(parsed, name) for name in ("short_side", "quality", "shard_images", "workers")

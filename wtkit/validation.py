@@ -1,5 +1,5 @@
-"""From a mapping that somebody typed to a validated, frozen dataclass, or to a sentence that says
-what is wrong."""
+"""From a mapping that somebody typed to a validated, frozen object, or to a sentence that says what
+is wrong."""
 
 import dataclasses
 import difflib
@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 import pydantic
 
@@ -38,15 +38,60 @@ def frozen(cls: type[T]) -> type[T]:
     def checked(self: T, **values: Any) -> None:
         for name, value in values.items():
             known(name, fields, what)
-            if isinstance(value, bool) and "bool" not in str(fields[name].annotation):
+            if is_stray_truth_value(value, fields[name].annotation):
                 raise WtkitError(f"{what} {name!r}: expected no truth value, got {value}")
         try:
             construct(self, **values)
         except pydantic.ValidationError as error:
-            raise _sentence(error, what) from None
+            raise _sentence(error, f"{what} ") from None
 
     made.__init__ = checked  # type: ignore[assignment, method-assign]
     return cast(type[T], made)
+
+
+class Typed(pydantic.BaseModel):
+    """A mapping in a file that somebody typed: frozen, its keys known, :meth:`read` from the file.
+
+    Unlike :func:`frozen` objects, one can hold others, and an error names the way to the value:
+    ``'overrides[0].set.lr'``.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    NOUN: ClassVar[str] = "key"
+
+    @classmethod
+    def read(cls, content: Any) -> Self:
+        """Raises WtkitError, naming the first unknown key or refused value."""
+        try:
+            return cls.model_validate(content)
+        except pydantic.ValidationError as error:
+            raise _sentence(error) from None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was typed, without defaults."""
+        return self.model_dump(exclude_unset=True)
+
+    @classmethod
+    def check_key(cls, key: str) -> None:
+        known(key, cls.model_fields, cls.NOUN)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, content: Any) -> Any:
+        if isinstance(content, cls):
+            return content
+        if not isinstance(content, dict):
+            raise WtkitError(f"expected a mapping, got {content!r}")
+        for key in content:
+            cls.check_key(str(key))
+        return content
+
+
+def is_stray_truth_value(value: Any, annotation: Any) -> bool:
+    """Whether ``value`` is True or False where none belongs: pydantic takes True for the number
+    1."""
+    return isinstance(value, bool) and "bool" not in str(annotation)
 
 
 def known(value: str, accepted: Iterable[str], what: str) -> str:
@@ -79,16 +124,41 @@ def described(cls: type) -> dict[str, str]:
     return {name: re.split(r"\.(?: |$)", text)[0] for name, text in plain.items()}
 
 
-def _sentence(error: pydantic.ValidationError, what: str) -> WtkitError:
-    """The first of what pydantic refused, in a line."""
+_EXPECTED = {
+    "missing": "is required",
+    "too_short": "expected a list that is not empty",
+    "list_type": "expected a list",
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping",
+}
+"""In the words of people who write YAML, by pydantic's type of an error."""
+_WITHOUT_VALUE = ("missing", "value_error")
+
+
+def _sentence(error: pydantic.ValidationError, what: str = "") -> WtkitError:
+    """The first of what pydantic refused, in a line; ``what`` goes before the name of the value."""
     first = error.errors()[0]
-    where = f"{what} {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
-    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-    if first["type"] == "missing":
-        message = "is required"
-    if first["type"] == "string_pattern_mismatch":  # of which there are only ^[…]*$
-        message = f"may have the characters {first['ctx']['pattern'][2:-3]} only"
-    given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    where = f"{what}{_way(first['loc'])!r}: " if first["loc"] else ""
+    message = _message(first)
+    given = "" if first["type"] in _WITHOUT_VALUE else f", got {first['input']!r}"
     if first["type"] == "literal_error":
         given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
+    if first["type"] == "string_type" and isinstance(first["input"], bool):
+        given += "; YAML reads yes, no, on and off so: put names in quotes"
     return WtkitError(f"{where}{message[0].lower()}{message[1:]}{given}")
+
+
+def _way(loc: tuple[int | str, ...]) -> str:
+    """The way to a value, ``overrides[0].set.lr``; of a wrong key, to its mapping."""
+    if loc[-1] == "[key]":
+        loc = loc[:-2]
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in loc)[1:]
+
+
+def _message(first: Any) -> str:
+    """What was expected."""
+    if first["type"] in _EXPECTED:
+        return _EXPECTED[first["type"]]
+    if first["type"] == "string_pattern_mismatch":  # of which there are only ^[…]*$
+        return f"may have the characters {first['ctx']['pattern'][2:-3]} only"
+    return first["msg"].removeprefix("Value error, ")

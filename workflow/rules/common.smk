@@ -41,10 +41,9 @@ def needs(wildcards):
     Nothing is held to it on this machine. A run whose time is over goes on from its checkpoint.
     """
     run = run_of(wildcards)
-    if run.data == "imagenet" or (
-        run.data == "image_folder" and (run.image_size or 224) > 64
-    ):  # streamed
+    about = data_set(run.data)
+    if about.streams(run.image_size or about.image_size):
         return 64_000, 24 * 60, 1 + run.workers
-    if run.data in ("digits", "cifar10", "cifar100"):
+    if about.image_size <= 32:
         return 8_000, 4 * 60, 2
     return 16_000, 12 * 60, 2

@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from .. import methods
-from ..experiments import SIZES
+from ..data_sets import data_set
 from ..plan import mirrors
 from ..results import (
     ANGLE_BOUNDS,
@@ -262,7 +262,8 @@ def _(node: xr.Dataset) -> Finding:
     if whole_sets(node) != {"imagenet"}:
         why = f"these runs are on {data_label(node)}, Xiao et al.'s on ImageNet"
         return Finding("cannot be tested here", f"SS {error} %", why)
-    xiao = Estimate(XIAO_ERROR, 0.0, name="Xiao et al.'s", images=SIZES["imagenet"][1])
+    images = data_set("imagenet").held_out or 0
+    xiao = Estimate(XIAO_ERROR, 0.0, name="Xiao et al.'s", images=images)
     return of_errors([error], f"SS {error} %", *alike(error, xiao))
 
 

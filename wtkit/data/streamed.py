@@ -10,10 +10,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..experiments import RunConfig
+from ..images import Images
 from ..processes import at_most_a_core_each, killed_with_parent, workers_errors
 from ..seeds import stream_seed
 from .base import Batch, Data, batches_of, part_of, spread_over, validation_split
-from .images import Images
 
 
 class Streamed(Data):

@@ -1,12 +1,9 @@
 """What a run is, and how an experiment file becomes runs. Imports no torch."""
 
 from .choices import (
-    CLASSES,
-    DATA_SETS,
     MLP,
     NORM_ORDERS,
     RESNETS,
-    SIZES,
     STEMS,
     TORCHVISION,
     ResNetOptions,
@@ -14,16 +11,15 @@ from .choices import (
 from .facts import Facts, known_facts, split
 from .file import expand
 from .reading import is_ablation
-from .run import NUMERICS, RunConfig, as_argument, decay_exponent, learning_rate, run_config
+from .run import NUMERICS, RunConfig, as_argument, from_argument, run_config
+from .schedule import decay_exponent, learning_rate
+from .schema import json_schema
 
 __all__ = [
-    "CLASSES",
-    "DATA_SETS",
     "MLP",
     "NORM_ORDERS",
     "NUMERICS",
     "RESNETS",
-    "SIZES",
     "STEMS",
     "TORCHVISION",
     "Facts",
@@ -32,7 +28,9 @@ __all__ = [
     "as_argument",
     "decay_exponent",
     "expand",
+    "from_argument",
     "is_ablation",
+    "json_schema",
     "known_facts",
     "learning_rate",
     "run_config",

@@ -1,4 +1,4 @@
-"""What a run can choose from: networks, norm orders, stems and data sets. Imports no torch."""
+"""What a run can choose from: networks, norm orders and stems. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ from ..validation import frozen, nearest
 NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
 STEMS = ("imagenet", "small")
-DATA_SETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "image_folder")
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
-"""How many classes a data set has as it is published; a folder of images, as many as there are
-folders in it."""
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -142,14 +138,3 @@ def check_network(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
             "torchvision's by name, 'mlp', or a class of your own as 'package.module:Class'"
         )
     return dict(options)
-
-
-SIZES = {
-    "digits": (1_437, 360, 32),
-    "cifar10": (50_000, 10_000, 32),
-    "cifar100": (50_000, 10_000, 32),
-    "tiny_imagenet": (100_000, 10_000, 64),
-    "imagenet": (1_281_167, 50_000, 224),
-}
-"""Training images, held-out images and pixels of a side of the data sets that are the same
-everywhere."""

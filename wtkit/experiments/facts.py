@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from .choices import CLASSES, SIZES
+from ..data_sets import data_set
 from .run import RunConfig
 
 
@@ -24,16 +24,18 @@ class Facts:
 
 
 def known_facts(config: RunConfig) -> Facts:
-    """What is known of the data without having them: of a folder of images nothing but the size to
-    bring them to."""
-    if config.data not in SIZES:
-        return Facts(None, None, None, config.image_size or 224)
-    (training, held_out, size), classes = SIZES[config.data], CLASSES[config.data]
+    """What is known of the data without having them: of a folder of images, only the size they
+    are brought to."""
+    about = data_set(config.data)
+    training, held_out, classes = about.training, about.held_out, about.classes
+    size = config.image_size or about.image_size
+    if training is None or held_out is None or classes is None:
+        return Facts(None, None, None, size)
     if config.classes is not None:  # classes are of one size, or nearly
         training, held_out = (number * config.classes // classes for number in (training, held_out))
     if config.evaluate_on == "validation":
         training, held_out = split(training)
-    return Facts(training, held_out, config.classes or classes, config.image_size or size)
+    return Facts(training, held_out, config.classes or classes, size)
 
 
 def split(training: int) -> tuple[int, int]:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ..errors import WtkitError
 from .ablation import expand_ablation
+from .content import Experiment
 from .product import expand_product
 from .reading import has_base, read_file
 from .run import RunConfig
+from .schedule import check_drops
 
 
 def expand(path: str | Path) -> list[RunConfig]:
@@ -34,11 +36,17 @@ def expand(path: str | Path) -> list[RunConfig]:
 
     Raises:
         WtkitError: naming file and key, for anything that is not so; for an override that matches
-            no run, and for two runs of one name.
+            no run, for two runs of one name, and for a drop of the learning rate without effect.
     """
     path = Path(path)
     content = read_file(path)
     try:
-        return expand_ablation(content, path) if has_base(content) else expand_product(content)
+        if has_base(content):
+            runs = expand_ablation(content, path)
+        else:
+            runs = expand_product(Experiment.read(content))
+        for run in runs:
+            check_drops(run)
     except WtkitError as error:
         raise WtkitError(f"{path}: {error}") from None
+    return runs

@@ -2,214 +2,120 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from .. import methods
 from ..errors import WtkitError
-from ..validation import known, nearest
-from .choices import NORM_ORDERS, OWN_ORDER, RESNETS, network_name
-from .reading import expect_list, expect_mapping
+from ..validation import nearest
+from .choices import OWN_ORDER, RESNETS, network_name
+from .content import Experiment, Match, Network, Override
 from .run import RunConfig, run_config
-
-AXES = ("methods", "networks", "norm_orders", "seeds")
-_KEYS = (*AXES, "settings", "overrides", "exclude")
-_MATCHES = ("method", "variant", "network", "norm_order")
-_OF_AXES = (*_MATCHES, "network_options", "seed")
-SETTINGS = [field.name for field in dataclasses.fields(RunConfig) if field.name not in _OF_AXES]
+from .settings import check_setting, option_names
 
 
-def checked_axes(content: Any) -> dict[str, Any]:
-    """What an experiment is the product of."""
-    if not isinstance(content, dict):
-        raise WtkitError(f"expected a mapping with the keys {', '.join(_KEYS)}")
-    for key in content:
-        if key in ("sweep", "variants"):
-            raise WtkitError(
-                f"{key!r} is a key of ablations, which name the experiment that they start from: "
-                "base: digits"
-            )
-        known(str(key), _KEYS, "key")
-    axes: dict[str, Any] = {"norm_orders": ["relu_bn"], "seeds": [0]} | content
-    for axis in AXES:
-        check_axis(axis, axes.get(axis))
-    return axes
+class Cell(NamedTuple):
+    """A method in a network with a norm order, which is run once for each seed.
+
+    Attributes:
+        who: what overrides and exclusions match by.
+    """
+
+    who: dict[str, str]
+    network: Network
 
 
-def expand_product(content: Any, unchecked: int = 0) -> list[RunConfig]:
-    """The runs of an experiment; its first ``unchecked`` overrides and all that it excludes may
-    match none."""
-    base = checked_axes(content)
-    settings = expect_mapping("settings", content.get("settings") or {})
-    for key in settings:
-        fix = f"; write it in overrides: match: {{method: …}}, set: {{options: {{{key}: …}}}}"
-        check_setting(str(key), SETTINGS, "setting", fix)
-    overrides = [
-        _override(f"overrides[{number - unchecked if number >= unchecked else number}]", entry)
-        for number, entry in enumerate(expect_list("overrides", content.get("overrides") or []))
-    ]
-    excluded = [
-        _match("exclude", entry) for entry in expect_list("exclude", content.get("exclude") or [])
-    ]
+def expand_product(
+    experiment: Experiment, own: Sequence[Override] | None = None
+) -> list[RunConfig]:
+    """The runs of an experiment.
 
-    whos: list[dict[str, str]] = []
-    used: set[int] = set()
-    left_out: set[int] = set()
-    runs: dict[str, RunConfig] = {}
-    for choice, (network, network_options) in itertools.product(
-        base["methods"], map(named_network, base["networks"])
-    ):
-        method, _, variant = str(choice).partition(":")
-        who = {
-            "method": method,
-            "variant": variant,
-            "network": network_name(network, network_options),
-        }
-        norm_orders = base["norm_orders"]
-        for _, change in _matching(overrides, who):
-            norm_orders = change.get("norm_orders", norm_orders)
-        for norm_order in norm_orders if network in RESNETS else [OWN_ORDER]:
-            found = {
-                n
-                for n, match in enumerate(excluded)
-                if _matches(match, who | {"norm_order": norm_order})
-            }
-            left_out |= found
-            if found:
-                continue
-            values = (
-                settings
-                | who
-                | {"norm_order": norm_order, "network": network, "network_options": network_options}
-            )
-            whos.append(who | {"norm_order": norm_order})
-            seeds, options = (
-                base["seeds"],
-                dict(expect_mapping("options", settings.get("options") or {})),
-            )
-            for number, change in _matching(overrides, who | {"norm_order": norm_order}):
-                used.add(number)
-                seeds = change.get("seeds", seeds)
-                options |= expect_mapping("options", change.get("options") or {})
-                values |= {
-                    key: value
-                    for key, value in change.items()
-                    if key not in ("norm_orders", "seeds")
-                }
-            for key in options:
-                fix = (
-                    f", not of {method}; say whose it is, in overrides: match: {{method: …}}, "
-                    "set: {options: …}"
-                )
-                check_setting(str(key), option_names(method), f"option of {method}", fix)
-            for seed in seeds:
-                run = run_config(values | {"seed": seed, "options": options})
-                if run.name in runs:
-                    raise WtkitError(
-                        f"two runs are called {run.name}; leave one out, or give it a variant, "
-                        "'method:variant'"
-                    )
-                runs[run.name] = run
-    own = [match for match, _ in overrides[unchecked:]]
-    _check_all_used("override", own, {number - unchecked for number in used}, whos)
-    if not unchecked:
-        _check_all_used("exclude", excluded, left_out, whos)
+    Args:
+        own: for an ablation, the overrides that have to match a run. Others and exclusions, which
+            come from its base, may match none.
+    """
+    cells = list(_cells(experiment))
+    kept = [cell for cell in cells if not _fitting(experiment.exclude, cell)]
+    runs = distinct(
+        itertools.chain.from_iterable(_runs(experiment, cell) for cell in kept),
+        "leave one out, or give it a variant, 'method:variant'",
+    )
+    overrides = experiment.overrides if own is None else own
+    _check_all_used("overrides", [override.match for override in overrides or []], kept)
+    if own is None:
+        _check_all_used("exclude", experiment.exclude or [], cells)
     if not runs:
         raise WtkitError("'exclude' leaves no run of this experiment")
-    return list(runs.values())
+    return runs
 
 
-def _check_all_used(
-    what: str, matches: list[dict[str, str]], used: set[int], runs: list[dict[str, str]]
-) -> None:
-    for number, match in enumerate(matches):
-        if number not in used:
-            there = {key: sorted({run[key] for run in runs}) for key in match}
-            wrong = {key: value for key, value in match.items() if value not in there[key]}
-            near = "".join(nearest(value, there[key]) for key, value in wrong.items())
-            listed = "".join(
-                f"; {key}s: {', '.join(filter(None, there[key])) or 'none'}" for key in wrong
-            )
-            raise WtkitError(f"{what} {number + 1} matches no run: {match}{near}{listed}")
+def distinct(runs: Iterable[RunConfig], fix: str) -> list[RunConfig]:
+    """The runs, no two of one name."""
+    found: dict[str, RunConfig] = {}
+    for run in runs:
+        if run.name in found:
+            raise WtkitError(f"two runs are called {run.name}; {fix}")
+        found[run.name] = run
+    return list(found.values())
 
 
-def _matching(
-    overrides: list[tuple[dict, dict]], who: Mapping[str, str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, (match, change) in enumerate(overrides):
-        if _matches(match, who):
-            yield number, change
+def _cells(experiment: Experiment) -> Iterator[Cell]:
+    for choice, network in itertools.product(experiment.methods, experiment.networks):
+        method, _, variant = choice.partition(":")
+        who = {"method": method, "variant": variant, "network": network_name(*network)}
+        orders: Sequence[str] = [OWN_ORDER]
+        if network.name in RESNETS:
+            orders = _last("norm_orders", _changes(experiment, who), experiment.norm_orders)
+        for norm_order in orders:
+            yield Cell(who | {"norm_order": norm_order}, network)
 
 
-def _matches(match: Mapping[str, str], who: Mapping[str, str]) -> bool:
-    return all(who.get(key) == value for key, value in match.items())
-
-
-def _match(name: str, value: Any) -> dict[str, str]:
-    for key in expect_mapping(name, value):
-        known(str(key), _MATCHES, f"key of '{name}'")
-    return value
-
-
-def _override(which: str, entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    entry = expect_mapping(which, entry)
-    for key in entry:
-        known(str(key), ("match", "set"), "key of an override")
-    match, change = _match("match", entry.get("match")), expect_mapping("set", entry.get("set"))
-    for key in change:
-        check_setting(str(key), [*SETTINGS, "norm_orders", "seeds"], "key of 'set'")
-    for axis in ("norm_orders", "seeds"):
-        if axis in change:
-            check_axis(axis, change[axis])
-    if "norm_order" in match and "norm_orders" in change:
-        raise WtkitError("an override that matches by 'norm_order' cannot set 'norm_orders'")
-    return match, change
-
-
-def check_setting(key: str, accepted: Sequence[str], what: str, fix: str = "") -> None:
-    """Of an option of some method that does not belong here, say whose it is, and the fix."""
-    owners = (
-        [] if key in accepted else [name for name in methods.names() if key in option_names(name)]
-    )
-    if owners:
-        fix = fix or f"; write it as options: {{{key}: …}}"
-        raise WtkitError(f"{key!r} is an option of {' and '.join(owners)}{fix}")
-    known(key, accepted, what)
-
-
-def option_names(method: str) -> list[str]:
-    return [field.name for field in dataclasses.fields(methods.method_class(method))]  # type: ignore[arg-type]
-
-
-def check_axis(axis: str, values: Any) -> None:
-    kind, word = (int, "whole numbers") if axis == "seeds" else (str, "names")
-    if not isinstance(values, list) or not values:
-        raise WtkitError(f"{axis!r}: expected a list of {word} that is not empty, got {values!r}")
-    for value in values:
-        if axis == "networks" and isinstance(value, dict):
-            named_network(value)
-        elif not isinstance(value, kind) or isinstance(value, bool):
-            quotes = ("; YAML reads yes, no, on and off so: put names in quotes") * isinstance(
-                value, bool
-            )
-            raise WtkitError(f"{axis!r}: expected a list of {word}, got {value!r} in it{quotes}")
-        elif axis == "norm_orders":  # here, for a network without the choice would not look at it
-            known(str(value), (*NORM_ORDERS, OWN_ORDER), "norm order")
-
-
-def named_network(entry: Any) -> tuple[str, dict[str, Any]]:
-    """Name and options of an entry of ``networks``."""
-    if isinstance(entry, str):
-        return entry, {}
-    named = [
-        (name, options)
-        for name, options in entry.items()
-        if isinstance(name, str) and isinstance(options, dict)
-    ]
-    if len(entry) != 1 or not named or not all(isinstance(key, str) for key in named[0][1]):
-        raise WtkitError(
-            f"'networks': expected a name, or one name with a mapping of options, got {entry!r}"
+def _runs(experiment: Experiment, cell: Cell) -> Iterator[RunConfig]:
+    """A run for each seed."""
+    method = cell.who["method"]
+    changes = _changes(experiment, cell.who)
+    if experiment.settings is not None:
+        changes.insert(0, experiment.settings.given)
+    values: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for change in changes:
+        values |= change
+        options |= change.get("options", {})
+    seeds = values.pop("seeds", experiment.seeds)
+    values.pop("norm_orders", None)
+    for key in options:
+        fix = (
+            f", not of {method}; say whose it is, in overrides: match: {{method: …}}, "
+            "set: {options: …}"
         )
-    return named[0]
+        check_setting(key, option_names(method), f"option of {method}", fix)
+    network = {"network": cell.network.name, "network_options": cell.network.options}
+    for seed in seeds:
+        yield run_config(values | cell.who | network | {"options": options, "seed": seed})
+
+
+def _changes(experiment: Experiment, who: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the overrides that match set, in order."""
+    return [
+        override.set.given for override in experiment.overrides or [] if override.match.fits(who)
+    ]
+
+
+def _last(key: str, changes: Sequence[Mapping[str, Any]], otherwise: Any) -> Any:
+    return next((change[key] for change in reversed(changes) if key in change), otherwise)
+
+
+def _fitting(matches: Sequence[Match] | None, cell: Cell) -> bool:
+    return any(match.fits(cell.who) for match in matches or [])
+
+
+def _check_all_used(key: str, matches: Sequence[Match], cells: Sequence[Cell]) -> None:
+    for number, match in enumerate(matches):
+        if not any(match.fits(cell.who) for cell in cells):
+            there = {name: sorted({cell.who[name] for cell in cells}) for name in match.given}
+            wrong = {name: value for name, value in match.given.items() if value not in there[name]}
+            near = "".join(nearest(value, there[name]) for name, value in wrong.items())
+            listed = "".join(
+                f"; {name}s: {', '.join(filter(None, there[name])) or 'none'}" for name in wrong
+            )
+            raise WtkitError(f"'{key}[{number}]' matches no run: {match.given}{near}{listed}")

@@ -1,4 +1,4 @@
-"""Reading an experiment file: YAML, without doubled keys, or a sentence that says what is wrong."""
+"""Reading an experiment file, or saying in a sentence why it cannot be read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import yaml
 
 from ..errors import WtkitError
 from ..validation import nearest
+from .yaml_loader import PlainLoader
 
 
 def is_ablation(path: str | Path) -> bool:
@@ -23,7 +24,9 @@ def has_base(content: Any) -> bool:
 
 def read_file(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(), _Loader)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is a folder, a pipe or a device")
+        return yaml.load(path.read_text(), PlainLoader)
     except FileNotFoundError:
         folder = path.parent if any(path.parent.glob("[!.]*.yaml")) else Path("config")
         others = sorted(other.stem for other in folder.glob("[!.]*.yaml"))
@@ -37,31 +40,17 @@ def read_file(path: Path) -> Any:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
+    except RecursionError:
+        raise WtkitError(f"{path}: its values are nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        raise WtkitError(f"{path}: {_refusal(error)}") from None
     except yaml.YAMLError as error:
         raise WtkitError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which lets the last of two equal keys win; this one refuses them."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key) for key in names]
-        for key, name in zip(names, keys, strict=True):
-            if keys.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"two keys are called {name!r}", key.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def expect_mapping(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise WtkitError(f"{key!r}: expected a mapping, got {value!r}")
-    return value
-
-
-def expect_list(key: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise WtkitError(f"{key!r}: expected a list, got {value!r}")
-    return value
+def _refusal(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, and where."""
+    mark = error.problem_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    what = "" if isinstance(error, yaml.constructor.ConstructorError) else "not valid YAML: "
+    return f"{where}{what}{error.problem}"

@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from .. import methods
+from ..data_sets import data_set
 from ..errors import WtkitError
 from ..methods import Method
 from ..validation import frozen
 from .choices import (
-    DATA_SETS,
     MLP,
     NORM_ORDERS,
     OWN_ORDER,
@@ -52,8 +52,8 @@ class RunConfig:
             one, whatever the default.
         backprop: modules that stay on backprop, by name; ``*`` matches any text, as in
             :func:`wtkit.convert`. Their layers are measured like the others.
-        data: the data set: ``digits``, ``cifar10``, ``cifar100``, ``tiny_imagenet``, ``imagenet``,
-            or ``image_folder`` for a folder of yours.
+        data: the data set by its name in :mod:`wtkit.data_sets`, such as ``digits``, or
+            ``image_folder`` for a folder of yours.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with
             ``train`` and ``val``.
         classes: how many of the data set's classes, spread evenly over them in their sorted order;
@@ -100,7 +100,7 @@ class RunConfig:
     norm_order: Literal[*NORM_ORDERS, OWN_ORDER] = "relu_bn"  # type: ignore[valid-type]
     stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
     backprop: tuple[str, ...] = ()
-    data: Literal[DATA_SETS] = "digits"  # type: ignore[valid-type]
+    data: str = "digits"
     data_root: str = "data"
     classes: Annotated[int, Field(ge=2)] | None = None
     image_size: Positive | None = None
@@ -127,6 +127,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_network(self.network, self.network_options)
         self.loaded_method()
+        data_set(self.data)
         self._check_choices()
         if self.nesterov and self.momentum == 0:
             raise WtkitError("setting 'nesterov': needs a momentum above 0")
@@ -203,9 +204,16 @@ class RunConfig:
 
 
 def as_argument(value: Any) -> str:
+    """A setting as it stands on a command line."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def from_argument(name: str, text: str) -> str | list[str]:
+    """The setting ``name`` from a command line, as :func:`run_config` takes it."""
+    is_list = "tuple" in str(RunConfig.__annotations__[name])
+    return [item for item in text.split(",") if item] if is_list else text
 
 
 def run_config(settings: Mapping[str, Any]) -> RunConfig:
@@ -216,28 +224,3 @@ def run_config(settings: Mapping[str, Any]) -> RunConfig:
             match.
     """
     return RunConfig(**settings)
-
-
-def learning_rate(config: RunConfig, epoch: float) -> float:
-    """η_W at a moment of training, counted in epochs from 0 at the start: warm-up, then the
-    schedule."""
-    import math
-
-    if epoch < config.warmup_epochs:
-        return config.lr * epoch / config.warmup_epochs
-    if config.schedule == "cosine":
-        done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
-        return config.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-    return config.lr * config.lr_drop_factor ** sum(epoch >= drop for drop in config.lr_drops)
-
-
-def decay_exponent(config: RunConfig, steps_per_epoch: int) -> float:
-    """How many e-foldings Kolen–Pollack's mismatch ‖W − Bᵀ‖ falls by over the run: Σ lr ·
-    weight_decay / (1 − m).
-
-    The one place that converts between PyTorch's weight decay and the paper's λ = lr ·
-    weight_decay.
-    """
-    steps = config.epochs * steps_per_epoch
-    total = sum(learning_rate(config, step / steps_per_epoch) for step in range(steps))
-    return total * config.weight_decay / (1 - config.momentum)

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .. import data_sets
 from ..errors import imports_of
-from ..experiments import CLASSES
 from ..plan import compared
 from ..results import MEANS, method_label, network_label, settings
 from .angle_curves import ANGLES
@@ -98,7 +98,7 @@ def _identity(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     who |= {"network": run.attrs["network"], "seed": int(run["seed"])}
     # some are recorded only where they are not empty
     who |= {key: _value(chosen.get(key, [])) for key in keys}
-    classes = chosen["classes"] or CLASSES.get(chosen["data"])
+    classes = chosen["classes"] or data_sets.classes(chosen["data"])
     return who | {"chance": 100 * (1 - 1 / classes) if classes else np.nan}
 
 

@@ -21,9 +21,10 @@ import torch
 from tqdm import tqdm
 
 from .. import data, networks
-from ..data import Batch, Data, check_batch, chosen_classes, stored_images
+from ..data import Batch, Data, check_batch, chosen_classes, count
+from ..data_sets import data_set
 from ..errors import WtkitError
-from ..experiments import CLASSES, Facts, RunConfig, known_facts, split
+from ..experiments import Facts, RunConfig, known_facts
 from ..feedback import angle, feedback_layers, find_live_taps, learns_mirror, noise_samples
 from ..methods import Method
 from ..processes import killed_workers
@@ -108,15 +109,11 @@ def counted(config: RunConfig) -> Facts:
     """What the data are like, without decoding them; of those that are the same everywhere, without
     having them."""
     facts = known_facts(config)
-    if config.data != "image_folder":
-        chosen_classes(config, CLASSES[config.data])  # for its error
-        return facts
-    how = "put your images there, or name another folder with data_root"
-    train, test, classes = stored_images(config, Path(config.data_root), how)
-    training, held_out = len(train), len(test)
-    if config.evaluate_on == "validation":
-        training, held_out = split(training)
-    return Facts(training, held_out, classes, facts.image_size)
+    classes = data_set(config.data).classes
+    if facts.training is None or classes is None:
+        return Facts(*count(config), facts.image_size)
+    chosen_classes(config, classes)  # for its error
+    return facts
 
 
 def _facts(images: Data, config: RunConfig) -> Facts:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from .. import methods
-from ..experiments import CLASSES
+from .. import data_sets, methods
 from .store import settings
 
 BP, FA, SS, WM, KP = METHODS = (
@@ -68,12 +67,7 @@ def _data_names(node: xr.Dataset) -> list[tuple[str, int | None]]:
 def data_label(node: xr.Dataset) -> str:
     """The data of a network's runs: ``CIFAR-10`` for ``cifar10``, and so on, a folder of images by
     its own name."""
-    named = {
-        "cifar10": "CIFAR-10",
-        "cifar100": "CIFAR-100",
-        "tiny_imagenet": "Tiny ImageNet",
-        "imagenet": "ImageNet",
-    }
+    named = {name: data_sets.data_set(name).label for name in data_sets.names()}
     named |= {name + JPEG: f"{words} (JPEG)" for name, words in named.items()}
     return ", ".join(dict.fromkeys(named.get(name, name) for name, _ in _data_names(node)))
 
@@ -82,7 +76,7 @@ def whole_sets(node: xr.Dataset) -> set[str]:
     """The data sets that a network's runs learned with all their classes; :data:`JPEG` is left off
     their names."""
     named = ((name.removesuffix(JPEG), classes) for name, classes in _data_names(node))
-    return {name for name, classes in named if classes in (None, CLASSES.get(name))}
+    return {name for name, classes in named if classes in (None, data_sets.classes(name))}
 
 
 def is_coded_anew(node: xr.Dataset) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import pandas as pd
 import xarray as xr
 
-from ..experiments import SIZES
+from ..data_sets import data_set
 from .names import FA, ORDERS, WM, data_label, method_label, network_label, whole_sets
 from .summary import Estimate, evaluated_on, final_error, methods_of, networks_of, variants_of
 
@@ -42,7 +42,7 @@ def _printed() -> dict[tuple[str, str], dict[str, Estimate]]:
     for row in ANCHORS[ANCHORS["source"] == PAPER].itertuples():
         of_network = printed.setdefault((row.network, row.norm_order), {})
         of_network[row.method] = Estimate(
-            row.error_percent, row.standard_error, images=SIZES[row.data][1]
+            row.error_percent, row.standard_error, images=data_set(row.data).held_out or 0
         )
     return printed
 

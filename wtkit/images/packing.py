@@ -31,7 +31,7 @@ import torch
 from ..errors import WtkitError
 from ..files import held, replacing
 from ..processes import at_most_a_core_each, killed_with_parent, killed_workers, workers_errors
-from .images import PARTS, Files, folder, folder_classes
+from .files import PARTS, Files, folder, folder_classes
 from .packed import FORMAT, is_pack, read_manifest, shard_name
 
 ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])

@@ -1,4 +1,4 @@
-"""Reading a pack, which :mod:`wtkit.data.packing` describes."""
+"""Reading a pack, which :mod:`wtkit.images.packing` describes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import WtkitError
-from .images import PARTS, Images
+from .files import PARTS, Images
 
 FORMAT = 1
 

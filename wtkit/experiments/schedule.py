@@ -1,0 +1,50 @@
+"""The learning rate over a run, and what Kolen–Pollack forgets by it."""
+
+import math
+
+from ..errors import WtkitError
+from .run import RunConfig
+
+
+def learning_rate(config: RunConfig, epoch: float) -> float:
+    """η_W at a moment of training, counted in epochs from 0 at the start: warm-up, then the
+    schedule."""
+    if epoch < config.warmup_epochs:
+        return config.lr * epoch / config.warmup_epochs
+    if config.schedule == "cosine":
+        done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
+        return config.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return config.lr * config.lr_drop_factor ** sum(epoch >= drop for drop in config.lr_drops)
+
+
+def decay_exponent(config: RunConfig, steps_per_epoch: int) -> float:
+    """How many e-foldings Kolen–Pollack's mismatch ‖W − Bᵀ‖ falls by over the run: Σ lr ·
+    weight_decay / (1 − m).
+
+    The one place that converts between PyTorch's weight decay and the paper's λ = lr ·
+    weight_decay.
+    """
+    steps = config.epochs * steps_per_epoch
+    total = sum(learning_rate(config, step / steps_per_epoch) for step in range(steps))
+    return total * config.weight_decay / (1 - config.momentum)
+
+
+def check_drops(config: RunConfig) -> None:
+    """Refuse a drop of the learning rate that would have no effect, or one that is given twice.
+
+    Not a part of :class:`RunConfig`, so that results of before can be read.
+    """
+    drops = list(config.lr_drops)
+    if drops and config.schedule == "cosine":
+        raise WtkitError(
+            f"setting 'lr_drops': a cosine schedule has none, got {drops}; write lr_drops: [], or "
+            "schedule: step"
+        )
+    for drop in drops:
+        if drop >= config.epochs:
+            raise WtkitError(
+                f"setting 'lr_drops': expected epochs below {config.epochs}, the number of "
+                f"'epochs', got {drop}; leave it out"
+            )
+        if drops.count(drop) > 1:
+            raise WtkitError(f"setting 'lr_drops': {drop} is given twice; leave one out")
