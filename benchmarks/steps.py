@@ -369,7 +369,7 @@ def measure_recording(quick: bool = False) -> dict[str, Any]:
     for network in ("resnet18",) if quick else ("resnet18", "resnet50"):
         config = next(
             run
-            for run in expand(ROOT / "config/digits.yaml")
+            for run in expand(ROOT / "config/digits_full_width.yaml")
             if (run.method, run.network) == ("kolen_pollack", network)
         )
         run = Run(config, torch.device("cpu"))
@@ -450,7 +450,7 @@ def processor_seconds(code: str, best_of: int = 3) -> float:
 def first_step(method: str) -> str:
     """Code that trains a run of the default experiment up to its first step, counted from the end
     of the imports."""
-    return FIRST_STEP.format(experiment=str(ROOT / "config/digits.yaml"), method=method)
+    return FIRST_STEP.format(experiment=str(ROOT / "config/digits_full_width.yaml"), method=method)
 
 
 def measure_start(quick: bool = False) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""Choose the settings that all methods share, on a validation split of the training images.
+"""Choose settings on a validation split of the training images: those that all methods share, and
+each method's own.
 
-    python benchmarks/tune.py config/digits.yaml resnet18 docs/tuning/digits-resnet18.csv \\
-        lr=0.01,weight_decay=0.3 lr=0.005,weight_decay=0.6
+    python benchmarks/tune.py config/digits.yaml resnet18-width=16 docs/tuning/digits-resnet18.csv
+        \\ lr=0.02,weight_decay=0.15 lr=0.05,weight_decay=0.02
 
 Every trial is run with every method of the experiment, one seed each, so that all have the same
-number of trials. The table grows by a row a run; what it already holds is not run again.
+number of trials; each method's own best is the best of these for it alone
+(``benchmarks/baselines.py``). A fifth of the images is held out, so ``--set batch_size=13`` in
+place of 16 keeps the number of steps. The table grows by a row a run; what it already holds is not
+run again.
 """
 
 import argparse
@@ -32,19 +36,23 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("trials", nargs="+", metavar="SETTING=VALUE,…")
     parser.add_argument("--methods", help="only these, by commas")
+    parser.add_argument(
+        "--set", default="", metavar="SETTING=VALUE,…", help="for all trials, not in their names"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
 
     rows = list(csv.DictReader(given.table.open())) if given.table.exists() else []
     done = {(row["trial"], row["method"]) for row in rows}
     runs = [
-        (trial, name, changed(run, trial))
+        (trial, name, changed(run, ",".join(filter(None, [given.set, trial]))))
         for trial in given.trials
         for name, run in one_a_method(expand(given.experiment), given.network).items()
         if (trial, name) not in done and (not given.methods or name in given.methods.split(","))
     ]
     given.table.parent.mkdir(parents=True, exist_ok=True)
     with (
-        multiprocessing.get_context("spawn").Pool(os.cpu_count(), initializer=one_thread) as pool,
+        multiprocessing.get_context("spawn").Pool(given.processes, initializer=one_thread) as pool,
         given.table.open("a", newline="") as file,
     ):
         table = csv.DictWriter(file, COLUMNS)

@@ -272,11 +272,19 @@ def test_seconds_add_up_what_a_run_is_made_of():
 @pytest.mark.slow
 def test_a_plan_without_measuring_from_the_command_line(tmp_path, capsys):
     assert (
-        main(["plan", "config/digits.yaml", "--no-measure", "--csv", str(tmp_path / "plan.csv")])
+        main(
+            [
+                "plan",
+                "config/digits_full_width.yaml",
+                "--no-measure",
+                "--csv",
+                str(tmp_path / "plan.csv"),
+            ]
+        )
         == 0
     )
     printed = capsys.readouterr().out
-    assert printed.startswith("config/digits.yaml: 30 runs\n")
+    assert printed.startswith("config/digits_full_width.yaml: 30 runs\n")
     assert "weight_mirror:gaussian" in printed and "the mismatch falls by e^-2.5 only" in printed
     with (tmp_path / "plan.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -154,22 +154,34 @@ def test_errors_on_digits(network):
     for cell, (method, order) in zip(cells, SIX, strict=True):
         errors(
             cell,
-            of("digits", method, "", network=network.lower().replace("-", ""), norm_order=order),
+            of(
+                "digits_full_width",
+                method,
+                "",
+                network=network.lower().replace("-", ""),
+                norm_order=order,
+            ),
         )
 
 
 def test_equal_counts_are_said_where_an_error_bar_is_zero():
     for name, method, variant, order, sentence in (
-        ("digits", SS, "", "bn_relu", "all three seeds have 11 of the 360 test images wrong"),
+        (
+            "digits_full_width",
+            SS,
+            "",
+            "bn_relu",
+            "all three seeds have 11 of the 360 test images wrong",
+        ),
         ("no_batchnorm", FA, "unit=relu", None, "17 of 360 images in each seed"),
     ):
-        network = "resnet18" if name == "digits" else "mlp-hidden=300+300,unit=relu"
+        network = "resnet18" if name == "digits_full_width" else "mlp-hidden=300+300,unit=relu"
         wrong = (
             final(of(name, method, variant, network=network, norm_order=order), "test_error").values
             * 3.6
         )
         assert np.ptp(wrong) < 1e-9
-        says(REPRODUCTION if name == "digits" else ABLATIONS, sentence, wrong[0], 360)
+        says(REPRODUCTION if name == "digits_full_width" else ABLATIONS, sentence, wrong[0], 360)
 
 
 def above_80(runs, name, last):
@@ -178,7 +190,7 @@ def above_80(runs, name, last):
 
 
 def test_feedback_alignments_angles():
-    digits, cifar = (of(name, FA, "") for name in ("digits", "cifar10_short"))
+    digits, cifar = (of(name, FA, "") for name in ("digits_full_width", "cifar10_short"))
     assert digits.sizes["layer"] == 21
     sentence = "above 80° throughout, in every run, in 20 of 21 layers (all but the output layer)"
     says(REPRODUCTION, sentence, 80, above_80(digits, "matrix_angle", None), 21)

@@ -203,7 +203,7 @@ def test_labels():
     assert network_label("resnet50") == "ResNet-50"
     assert network_label("resnet18-width=16") == "ResNet-18, width 16"
     for name, shown in (
-        ("digits", "digits"),
+        ("digits_full_width", "digits"),
         ("tiny_imagenet_32", "Tiny ImageNet"),
         ("cifar10_short", "CIFAR-10 (JPEG)"),
     ):

@@ -131,7 +131,7 @@ def test_the_angle_of_a_mismatch_is_that_of_vectors_that_share_the_rest():
 def test_the_reference_results_end_at_the_predicted_angles(network, variant, tolerance, of_median):
     """Digits' learning rate ends at 0, so what is left is the noise; and dead taps, where W has not
     forgotten them."""
-    for run in reference("digits", network, variant):
+    for run in reference("digits_full_width", network, variant):
         expected = expected_angles(run)
         assert list(expected["layer"].values) == list(run["layer"].values)
         ratio = last_angles(run) / expected.values
@@ -146,7 +146,7 @@ def test_the_layers_of_a_network_are_those_that_were_recorded():
     from wtkit.plan import mirror_layers
 
     for network in ("resnet18", "resnet50"):
-        run = reference("digits", network)[0]
+        run = reference("digits_full_width", network)[0]
         config = config_of(run)
         layers = mirror_layers(config, known_facts(config))
         assert [layer.name for layer in layers] == list(run["layer"].values)
@@ -270,7 +270,7 @@ def test_recorded_runs_are_compared_with_what_was_predicted():
     node["status"][:] = "diverged"
     assert compared(node).empty
 
-    digits = wtkit.open_results("digits", quiet=True)["resnet18"].to_dataset()
+    digits = wtkit.open_results("digits_full_width", quiet=True)["resnet18"].to_dataset()
     table = compared(digits)
     assert table.groupby(["method", "variant"]).size().to_dict() == {
         ("kolen_pollack", ""): 3, ("weight_mirror", ""): 3 * 21, ("weight_mirror", "gaussian"): 21
@@ -278,7 +278,7 @@ def test_recorded_runs_are_compared_with_what_was_predicted():
 
 
 def test_what_a_run_does_not_tell_is_not_a_number():
-    node = wtkit.open_results("digits", quiet=True)["resnet18"]
+    node = wtkit.open_results("digits_full_width", quiet=True)["resnet18"]
     backprop, kolen_pollack = (
         select(node, method).isel(run=0) for method in ("backprop", "kolen_pollack")
     )

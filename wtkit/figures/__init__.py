@@ -5,6 +5,7 @@
 
 from . import ablation, circuits
 from .angle_curves import angle_columns, angle_grid, angle_note, angles, layer_bar
+from .baselines import best_so_far, comparison, error_against_trials, own_best, shared_best, trials
 from .error_curves import method_legend, norm_order, test_error
 from .looks import GREY, LAYER_COLORS, LOOKS, look_of, set_style
 from .saving import save_figure, save_table
@@ -18,13 +19,19 @@ __all__ = [
     "angle_grid",
     "angle_note",
     "angles",
+    "best_so_far",
     "circuits",
+    "comparison",
+    "error_against_trials",
     "layer_bar",
     "look_of",
     "method_legend",
     "norm_order",
+    "own_best",
     "save_figure",
     "save_table",
     "set_style",
+    "shared_best",
     "test_error",
+    "trials",
 ]
