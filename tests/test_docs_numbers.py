@@ -478,9 +478,7 @@ def test_depth():
 
 
 def test_feedback():
-    heading = (
-        "What is each way of sending errors back worth, beside the output layer alone? (`feedback`)"
-    )
+    heading = "How does each method compare with training the output layer alone? (`feedback`)"
     methods = [
         (BP, "relu_bn"), ("symmetric_alignment", "relu_bn"), (SS, "relu_bn"), (SS, "bn_relu"),
         ("sign_symmetry_fixed", "relu_bn"), ("sign_symmetry_batchwise", "relu_bn"),
