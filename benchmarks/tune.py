@@ -4,7 +4,7 @@
         lr=0.01,weight_decay=0.3 lr=0.005,weight_decay=0.6
 
 Every trial is run with every method of the experiment, one seed each, so that all have the same
-number of trials. The table grows by a row a run; what it already holds is not run again.
+number of trials. The table has one row per run; runs that it already has are not repeated.
 """
 
 import argparse

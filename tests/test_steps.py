@@ -134,7 +134,7 @@ def test_an_interrupted_bench_goes_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(steps.subprocess, "run", run)
     arguments = ["--device", "cpu", "--output", str(tmp_path)]
-    with pytest.raises(SystemExit, match="two failed; the same command goes on here"):
+    with pytest.raises(SystemExit, match="two failed; the same command continues here"):
         steps.main(arguments)
     steps.main(arguments)
     steps.main(arguments)
