@@ -1,5 +1,7 @@
 """What commands may overwrite, and the lock of a folder."""
 
+import contextlib
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +10,10 @@ import pytest
 
 from wtkit.__main__ import main
 from wtkit.errors import WtkitError
+from wtkit.experiments import run_config
 from wtkit.files import held, write_whole
+from wtkit.results import open_run
+from wtkit.training.checkpoint import claim_folder, finish
 
 DATA = Path(__file__).parent / "data"
 ROOT = DATA.parent.parent
@@ -85,3 +90,22 @@ def test_a_lock_that_is_a_link_leaves_its_target_as_it_is(tmp_path):
     with held(tmp_path, "taken"), pytest.raises(WtkitError, match="taken"), held(tmp_path, "taken"):
         pass
     assert (tmp_path / "target").read_text() == "kept"
+
+
+def test_a_finished_run_whose_output_was_deleted_is_written_again(run, tmp_path):
+    """As Snakemake deletes it when only Snakemake was killed. Another run does not get it."""
+    result, folder = open_run(run), tmp_path / "run"
+    config = run_config({"method": "backprop"})
+    result["settings"] = config.revision
+    folder.mkdir()
+    (folder / "checkpoint.pt").touch()
+    finish(result, folder)
+    assert {path.name for path in folder.iterdir()} == {"trajectory.nc", "finished.nc"}
+    written = (folder / "trajectory.nc").read_bytes()
+    (folder / "trajectory.nc").unlink()
+    with contextlib.ExitStack() as stack:
+        other = dataclasses.replace(config, seed=1)
+        assert claim_folder(folder, other, stack) is None
+    with contextlib.ExitStack() as stack:
+        assert claim_folder(folder, config, stack).identical(open_run(folder / "finished.nc"))
+    assert (folder / "trajectory.nc").read_bytes() == written
