@@ -1,4 +1,4 @@
-"""The benchmark of steps: it measures what it says, keeps each case, and goes on where it was."""
+"""The benchmark of steps: it measures what it says, stores each case, and continues after an interruption."""
 
 import dataclasses
 import json

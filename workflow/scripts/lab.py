@@ -1,7 +1,7 @@
 """Open JupyterLab on copies of the notebooks, in lab/: lab.py [OPTION of jupyter lab …].
 
 Saving a notebook stores its outputs. In the copies this neither changes the checkout nor makes the
-pipeline execute a notebook again. Copies with changes are kept.
+pipeline execute a notebook again. Existing copies stay.
 """
 
 import os
