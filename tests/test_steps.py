@@ -1,4 +1,4 @@
-"""The benchmark of steps: it measures what it says, stores each case, and continues where it was."""
+"""The benchmark of steps: it measures what it says, stores each case, and resumes."""
 
 import dataclasses
 import json
