@@ -1,14 +1,14 @@
 # The paper, from its networks to its figures:
 #
-#   train      every method on every network, one run a seed      results/<experiment>/runs/*/trajectory.nc
-#   gather     all runs of an experiment in one data set          results/<experiment>/results.nc
-#   notebooks  every figure and table, by an executed notebook    results/<experiment>/figures, …/notebooks
+#   train      every method on every network, one run per seed    results/<experiment>/runs/*/trajectory.nc
+#   gather     all runs of an experiment in one file              results/<experiment>/results.nc
+#   notebooks  every figure and table, from executed notebooks    results/<experiment>/figures, …/notebooks
 #
 #   snakemake                                 the experiment config/digits.yaml
 #   snakemake --config experiment=cifar10     another one
 #   snakemake kp_decay                        an ablation, config/ablations/kp_decay.yaml
 #   snakemake ablations                       all of them
-#   snakemake -n                              what would be done
+#   snakemake -n                              the plan, without running it
 #   snakemake --config runs_per_gpu=4         several runs at a time on each GPU
 #   snakemake --workflow-profile slurm        on a cluster, docs/howto/cluster.md
 import os
@@ -32,7 +32,7 @@ IS_FILE = CHOICE.endswith((".yaml", ".yml"))
 EXPERIMENT = Path(CHOICE).stem if IS_FILE else CHOICE
 ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*.yaml"))
 
-# without an activated environment a shell would find another python
+# without an activated environment a shell finds another python
 PROGRAMS, LOGGED = Path(sys.executable).parent, BASE / "workflow" / "scripts" / "logged.sh"
 shell.prefix(
     f"set -euo pipefail; export PATH={shlex.quote(str(PROGRAMS))}:$PATH; . {shlex.quote(str(LOGGED))}; "
@@ -41,7 +41,7 @@ shell.prefix(
 
 if not os.access(".", os.W_OK):
     sys.exit(
-        f"wtkit: cannot write to {Path.cwd()}, where Snakemake keeps its records; take another with --directory"
+        f"wtkit: cannot write to {Path.cwd()}, where Snakemake keeps its records; choose another folder with --directory"
     )
 
 
@@ -85,15 +85,19 @@ for ablation in ABLATIONS:
             list(products_of(ablation, OF_ABLATIONS)),
 
 
-onstart:  # not before a dry run, nor where nothing is to be done
+onstart:  # not in a dry run, and not if there is nothing to do
+    jobs = list(workflow.dag.needrun_jobs())
     blocked = unwritable(
-        path for job in workflow.dag.needrun_jobs() for path in [*job.output, *job.log]
+        path for job in jobs for path in [*job.output, *job.log, *filter(None, [job.benchmark])]
     )
     if blocked:
         sys.exit(
-            f"wtkit: cannot write to {', '.join(blocked)}; change that (chmod u+w), or take another working folder "
+            f"wtkit: cannot write to {', '.join(blocked)}; change that (chmod u+w), or choose another working folder "
             f"with --directory. Nothing was changed"
         )
+    for job in jobs:
+        if job.rule.name == "train" and forced(job):
+            Path(job.params.folder, "finished.nc").unlink(missing_ok=True)
 
 
 onsuccess:
@@ -104,5 +108,5 @@ onsuccess:
 
 onerror:
     print(
-        "Not all jobs ended; logs are in results/<experiment>/logs. What is done stays; the same command goes on."
+        "Not all jobs succeeded; logs are in results/<experiment>/logs. Finished jobs stay; the same command continues."
     )

@@ -233,7 +233,7 @@ def decoding(whole: list[bytes], small: list[bytes], rounds: int) -> dict[str, A
 
 
 def nvjpeg(whole: list[bytes], small: list[bytes]) -> dict[str, Any]:
-    """nvJPEG through torchvision, in batches: images a second of the GPU by the clock; {} where
+    """nvJPEG through torchvision, in batches: images per second of the GPU by the clock; {} where
     there is none."""
     if not torch.cuda.is_available():
         return {}
@@ -254,8 +254,8 @@ def nvjpeg(whole: list[bytes], small: list[bytes]) -> dict[str, Any]:
 
 
 def formats(images: list[Image.Image], packed: Path, root: Path, rounds: int) -> dict[str, Any]:
-    """Ways to store photos at a short side of 256: bytes an image, and images a second to a crop of
-    224.
+    """Ways to store photos at a short side of 256: bytes per image, and images per second to a crop
+    of 224.
 
     All are read at random places; Pillow decodes what simplejpeg does not.
     """
@@ -473,8 +473,8 @@ def table(results: dict[str, Any]) -> str:
     made = results["packing"]["wtkit data pack"]
     lines += [
         "",
-        f"Packing: {made['images_per_second']:.0f} images a second a core, {made['kilobytes']:.0f} "
-        "KB an image. First batch of an epoch after "
+        f"Packing: {made['images_per_second']:.0f} images per second and core, "
+        f"{made['kilobytes']:.0f} KB per image. First batch of an epoch after "
         f"{results['epochs']['first epoch']['seconds']:.2f} s, of later ones after "
         f"{results['epochs']['later epochs']['seconds']:.2f} s, with two workers, by the clock.",
     ]

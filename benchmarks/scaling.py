@@ -1,16 +1,15 @@
-"""How cost grows: with batch, image size, depth, method, runs side by side and processes of one
-run.
+"""How cost grows with batch, image size, depth, method, parallel runs and processes per run.
 
     python benchmarks/scaling.py
         # ten minutes on two quiet cores
     python benchmarks/scaling.py --paper resnet18=15000 resnet50=4000  # measure nothing
 
-The second reckons the hours of the whole paper at so many images a second.
+The second computes the hours of the whole paper at given rates, in images per second.
 
-Steps are those of benchmarks/steps.py, in seconds of the processor on one thread: contestants of a
-point take turns, and the median of their times is kept. Runs and processes are whole runs of
-``wtkit train``, by the clock, on all cores. What a point gave is kept as it comes, and a
-measurement that was interrupted goes on behind it.
+Steps are those of benchmarks/steps.py, in seconds of CPU time on one thread: contestants of a point
+take turns, and the median of their times is stored. Runs and processes are whole runs of ``wtkit
+train``, in wall-clock time, on all cores. Each finished point is stored, and an interrupted
+measurement continues after it.
 """
 
 import argparse
@@ -57,7 +56,10 @@ def main() -> None:
         "--rounds", type=int, default=5, help="turns of each contestant there and back"
     )
     parser.add_argument(
-        "--paper", nargs="+", metavar="NETWORK=IMAGES_PER_SECOND", help="measure nothing, reckon"
+        "--paper",
+        nargs="+",
+        metavar="NETWORK=IMAGES_PER_SECOND",
+        help="compute hours, measure nothing",
     )
     given = parser.parse_args()
     if given.paper:
@@ -94,7 +96,7 @@ def label(series: str, point: dict[str, Any]) -> str:
 
 
 def key(series: str, point: dict[str, Any]) -> str:
-    """What the point is kept under."""
+    """The key under which the point is stored."""
     return f"{series}: {label(series, point)}"
 
 
@@ -197,7 +199,7 @@ def in_processes(number: int) -> float:
 
 
 def rate(folder: Path) -> float:
-    """Training images a second of the second epoch, in which no angles are taken."""
+    """Training images per second of the second epoch, in which no angles are taken."""
     from wtkit.results import open_run
 
     return 1437 // 64 * 64 / float(open_run(folder / "trajectory.nc").seconds[2])
@@ -208,7 +210,7 @@ def table(found: dict[str, Any]) -> str:
     lines = [found["machine"], ""]
     for series, points in SERIES.items():
         lines += [
-            row(series, "ms a step, plain", "ms an image", "KP ÷ plain", "WM ÷ plain"),
+            row(series, "ms per step, plain", "ms per image", "KP ÷ plain", "WM ÷ plain"),
             row(*["---"] * 5),
         ]
         for point in points:
@@ -225,7 +227,7 @@ def table(found: dict[str, Any]) -> str:
                     )
                 )
         lines.append("")
-    lines += [row("one thread each", "images a second"), row("---", "---")]
+    lines += [row("one thread each", "images per second"), row("---", "---")]
     lines += [
         row(name, f"{value:.0f}")
         for name, value in found.items()
@@ -263,7 +265,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
                 ax.plot([float(x) for x in xs], ys, "o-", markersize=3, label=names[who])
         ticks = [float(label(name, point)) for point in points]
         ax.set(
-            xscale="log", yscale="log", xlabel=name, xticks=ticks, ylabel="ms an image, one core"
+            xscale="log", yscale="log", xlabel=name, xticks=ticks, ylabel="ms per image, one core"
         )
         ax.set_xticks([], minor=True)
         ax.set_xticklabels([f"{tick:g}" for tick in ticks])

@@ -1,19 +1,19 @@
-"""What a training step costs beside plain torchvision backprop, in time and memory; and what
-surrounds the steps.
+"""The cost of a training step compared with plain torchvision backprop, in time and memory, and
+of what surrounds the steps.
 
     python benchmarks/steps.py
         # what fits this machine: 10 minutes on two cores, or on a GPU
     python benchmarks/steps.py --quick        # a look, in two minutes
     python benchmarks/steps.py --case digits  # only the cases whose names contain this
     python benchmarks/steps.py --device cuda
-        # stops before its tenth minute; the same command then goes on
+        # stops before its tenth minute; the same command then continues
 
-A case is one network, batch and precision, in a process of its own. All its contestants are in
-memory at once and take single steps in turn, A B C … C B A; a ratio is that of two sums over such a
-round. A step is forward pass, loss, backward pass, the trainer's optimizer and zero_grad, with one
-batch that stays; of the weight mirror, mirror mode too. On the CPU, time is that of the processor,
-on one thread: what else the machine does then hardly matters. Each case is kept as it ends, and a
-bench that was interrupted goes on behind it. BioTorch takes part where it is installed.
+A case is one network, batch and precision, in its own process. All its contestants are in memory at
+once and take single steps in turn, A B C … C B A; a ratio is that of two sums over such a round. A
+step is forward pass, loss, backward pass, the trainer's optimizer and zero_grad, with one fixed
+batch; the weight mirror's includes mirror mode. On the CPU, time is CPU time on one thread, which
+other load hardly affects. Each finished case is stored, and an interrupted bench continues after
+it. BioTorch is included if it is installed.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", "weight_mirror")
 PEERS = ("biotorch:fa", "biotorch:usf")
-# images a second that the memory of an H200 allows: eager, and with BatchNorm and ReLU fused
+# images per second that the memory of an H200 allows: eager, and with BatchNorm and ReLU fused
 LIMITS = {
     ("resnet50", 224): (9_400, 13_000),
     ("resnet18", 224): (44_000, 61_000),
@@ -59,7 +59,7 @@ class Case:
         rounds: pairs of turns there and back.
         burst: steps between two looks at the clock.
         goals: what a contestant's time should be at most, as a ratio to plain torchvision.
-        images: what the GPU should reach, images a second.
+        images: what the GPU should reach, images per second.
     """
 
     name: str
@@ -262,7 +262,7 @@ class Contestant:
 
 
 def passing_bytes(step: Callable[[], None], device: str) -> int:
-    """The most that a step holds at a time beside what was there before it."""
+    """The most memory that a step allocates at a time."""
     import torch
 
     if device == "cuda":
@@ -468,8 +468,8 @@ def measure_start(quick: bool = False) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the profiler's own log, and with compiled bytecode kept, unless
-    somebody forbids it."""
+    """This process's environment, without the profiler's log, and with compiled bytecode stored
+    elsewhere if PYTHONDONTWRITEBYTECODE is set."""
     environment = os.environ | {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
         environment.setdefault(
@@ -494,7 +494,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--minutes", type=float, help="start no further case after so long; default on a GPU: 7"
     )
     parser.add_argument("--quick", action="store_true", help="two rounds, without the large cases")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
+    parser.add_argument("--again", action="store_true", help="repeat measurements that are stored")
     # the one case that a process is started for
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -515,7 +515,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"[{number}/{len(names)}] {name}: kept", flush=True)
         elif time.monotonic() - begin > 60 * minutes:
             print(
-                f"[{number}/{len(names)}] {name}: no time left; the same command goes on here",
+                f"[{number}/{len(names)}] {name}: no time left; the same command continues here",
                 flush=True,
             )
         else:
@@ -573,7 +573,7 @@ def _keep(path: Path, quick: bool) -> None:
         command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT, env=_environment()
     )
     if done.returncode:
-        sys.exit(f"{path.stem} failed; the same command goes on here")
+        sys.exit(f"{path.stem} failed; the same command continues here")
     partial = path.with_suffix(".partial")
     partial.write_text(done.stdout.splitlines()[-1])
     os.replace(partial, path)
@@ -642,7 +642,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def summary(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a contestant of a case."""
+    """One row per contestant of a case."""
     if "case" not in record:
         return []
     case, times = record["case"], record["times"]
@@ -733,7 +733,7 @@ def table(records: list[dict[str, Any]]) -> str:
 def _surroundings(record: dict[str, Any]) -> str:
     lines = []
     if record["name"] == "recording":
-        lines = [_line(["angles a record", "s", "epoch, s", "share", "goal"]), _line(["---"] * 5)]
+        lines = [_line(["angles per record", "s", "epoch, s", "share", "goal"]), _line(["---"] * 5)]
         for what, found in record["found"].items():
             share = f"{100 * found['angles'] / found['epoch']:.2g} %"
             goal = f"{100 * found['goal']:.0f} %"

@@ -7,8 +7,8 @@ each method's own.
 Every trial is run with every method of the experiment, one seed each, so that all have the same
 number of trials; each method's own best is the best of these for it alone
 (``benchmarks/baselines.py``). A fifth of the images is held out, so ``--set batch_size=13`` in
-place of 16 keeps the number of steps. The table grows by a row a run; what it already holds is not
-run again.
+place of 16 keeps the number of steps. The table has one row per run; runs that it already has are
+not repeated.
 """
 
 import argparse

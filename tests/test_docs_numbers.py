@@ -182,7 +182,8 @@ def test_angles_on_digits_at_width_16():
     (_, *networks), _, *table = tables(REPRODUCTION, NARROW)[1]
     for number, network in enumerate(networks, 1):
         bounds = iter(row[number] for row in table)
-        wm, kp, ss, fa = (of("digits", m, "", network=named(network), norm_order="relu_bn") for m in (WM, KP, SS, FA))
+        main = {"network": named(network), "norm_order": "relu_bn"}
+        wm, kp, ss, fa = (of("digits", m, "", **main) for m in (WM, KP, SS, FA))
         after, last = {"epoch": slice(3, None)}, {"epoch": -1}  # the first drop is after epoch 2
         agree(next(bounds), float(kp.matrix_angle.isel(after).max()))
         agree(next(bounds), float(wm.matrix_angle.isel(after).max()))
@@ -521,9 +522,7 @@ def test_depth():
 
 
 def test_feedback():
-    heading = (
-        "What is each way of sending errors back worth, beside the output layer alone? (`feedback`)"
-    )
+    heading = "How does each method compare with training the output layer alone? (`feedback`)"
     methods = [
         (BP, "relu_bn"), ("symmetric_alignment", "relu_bn"), (SS, "relu_bn"), (SS, "bn_relu"),
         ("sign_symmetry_fixed", "relu_bn"), ("sign_symmetry_batchwise", "relu_bn"),

@@ -1,5 +1,6 @@
 """The Makefile and what it calls by itself."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -42,7 +43,8 @@ def test_a_python_that_is_too_old_or_absent_is_named_in_one_line(make):
         done = make("setup", f"PYTHON={python}")
         assert done.returncode != 0 and done.stdout == ""
         assert done.stderr.splitlines()[0] == (
-            f"error: '{python}' is no Python 3.11 or newer; name one: make setup PYTHON=python3.12"
+            f"error: '{python}' is not Python 3.11 or newer; "
+            "choose one: make setup PYTHON=python3.12"
         )
 
 
@@ -64,6 +66,54 @@ def test_set_up_is_done_when_missing_or_stale(make, tmp_path):
     assert make("-n", "test").stdout == ".venv/bin/pytest -n 2\n"
     os.utime(stamp, (0, 0))
     assert "-m venv .venv" in make("-n", "test").stdout
+
+
+def test_set_up_compiles_what_the_pipeline_imports_whatever_the_variable_says(make):
+    (line,) = re.findall(
+        r"^PYTHONDONTWRITEBYTECODE= .* -c 'import (.*)'$", make("-n", "setup").stdout, re.M
+    )
+    names = line.split(", ")
+    assert "wtkit.training" in names
+    assert all(importlib.util.find_spec(name.strip()) for name in names)
+
+
+@pytest.fixture
+def lab():
+    spec = importlib.util.spec_from_file_location("lab", ROOT / "workflow/scripts/lab.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_lab_opens_copies_and_keeps_their_changes(lab, tmp_path, capsys):
+    source, target = tmp_path / "notebooks", tmp_path / "lab"
+    source.mkdir()
+    for name in ("one", "two"):
+        (source / f"{name}.ipynb").write_text("committed")
+    lab.copy(source, target)
+    (target / "one.ipynb").write_text("mine")
+    os.utime(target / "two.ipynb", (0, 0))
+    lab.copy(source, target)
+    assert (target / "one.ipynb").read_text() == "mine"
+    assert (source / "one.ipynb").read_text() == "committed"
+    assert capsys.readouterr().out == (
+        "two.ipynb: notebooks/ has a newer version; delete lab/two.ipynb to open it\n"
+    )
+    assert run(["git", "check-ignore", "lab/one.ipynb"], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_lab_passes_options_on_and_starts_as_root(lab, make, monkeypatch, user):
+    started = []
+    monkeypatch.setattr(lab, "copy", lambda *_: None)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(os, "execv", lambda program, words: started.extend(words))
+    lab.main("--no-browser", "--port", "9000")
+    assert started[1:3] == ["-m", "jupyterlab"]
+    assert ("--allow-root" in started) == (user == 0)
+    assert started[-4:] == ["--no-browser", "--port", "9000", str(ROOT / "lab")]
+    plan = make("-n", "lab", "ARGS=--ip 0.0.0.0 --no-browser").stdout
+    assert plan.splitlines()[-1].endswith("lab.py --ip 0.0.0.0 --no-browser")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 
+import nbformat
 import numpy as np
 import pipeline
 import psutil
@@ -121,6 +123,53 @@ def test_from_an_experiment_to_its_figures(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "fig4_angles" in page
     assert "table1_errors" in page
+
+
+@pytest.mark.slow
+def test_a_notebook_is_executed_again_for_its_code_not_for_its_outputs(tmp_path):
+    """In a checkout whose notebook only writes its files."""
+    for name in ("Snakefile", "config", "wtkit"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("workflow", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    path = tmp_path / "notebooks/fig1_weight_mirror.ipynb"
+    notebook = nbformat.v4.new_notebook()
+    parameters = nbformat.v4.new_code_cell("figures = None", metadata={"tags": ["parameters"]})
+    draw = "from pathlib import Path\nfor end in ('svg', 'png'):\n    "
+    draw += "Path(figures, f'fig1_weight_mirror.{end}').write_text('drawn')"
+    notebook.cells = [parameters, nbformat.v4.new_code_cell(draw)]
+    nbformat.write(notebook, path)
+
+    def run(*more):
+        words = ["results/digits/figures/fig1_weight_mirror.svg", "--cores", "1", *more]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--workflow-profile",
+            ROOT / "profiles/default",
+        ]
+        return subprocess.run(
+            list(map(str, [*command, *words])),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run()
+    assert done.returncode == 0, done.stderr[-4000:]
+    page = tmp_path / "results/digits/notebooks/fig1_weight_mirror.html"
+    assert "write_text" in page.read_text()
+
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="saved by JupyterLab")]
+    notebook.cells[0].execution_count = 1
+    nbformat.write(notebook, path)
+    again = run("-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    notebook.cells[1].source += "\nprint(figures)"
+    nbformat.write(notebook, path)
+    assert planned(run("-n"))["fig1_weight_mirror"] == 1
 
 
 @pytest.mark.slow
@@ -318,7 +367,7 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
         output = process.stdout.read()
     assert process.returncode != 0
     said = (
-        "wtkit: killed (SIGKILL), perhaps for want of memory; the same command goes on from "
+        "wtkit: killed (SIGKILL), perhaps for lack of memory; the same command continues from "
         "what was saved"
     )
     assert said in output.splitlines()
@@ -362,3 +411,54 @@ def test_data_come_from_storage_and_results_go_there(tmp_path):
     assert not (here / "results").exists()
     again = snakemake(here, "-n", *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_outlives_snakemake_is_not_trained_again(tmp_path, how):
+    """Snakemake alone is ended, and its trainer finishes. The next call deletes the run's output,
+    which is incomplete to Snakemake; finished.nc has it."""
+    path = experiment(tmp_path, methods=["backprop"], settings={"epochs": 2})
+    (run,) = expand(path)
+    target = f"results/tiny/runs/{run.name}/trajectory.nc"
+    arguments = (target, "--cores", "1", "--config", f"experiment={path}")
+    log, folder = (
+        tmp_path / f"results/tiny/{name}"
+        for name in (f"logs/train/{run.name}.log", f"runs/{run.name}")
+    )
+    with subprocess.Popen(
+        pipeline.command(tmp_path, *arguments),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not (log.exists() and "epoch 0/" in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        (trainer,) = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if run.name in " ".join(command_of(child)) and "python" in command_of(child)[0]
+        ]
+        trainer.suspend()
+        process.send_signal(how)
+        time.sleep(1)
+        trainer.resume()
+        process.wait(300)
+    trainer.wait(300)
+    written = (folder / "trajectory.nc").read_bytes()
+    assert not (folder / "checkpoint.pt").exists()
+
+    snakemake(tmp_path, "--unlock", *arguments)
+    done = snakemake(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (folder / "trajectory.nc").read_bytes() == written
+    if how is signal.SIGKILL:
+        assert (
+            log.read_text() == f"results/tiny/runs/{run.name} holds this run already, finished.\n"
+        )
+
+    forced = snakemake(tmp_path, *arguments, "-R", "train")
+    assert forced.returncode == 0, forced.stderr[-4000:]
+    assert "epoch 2/2" in log.read_text()
+    assert (folder / "trajectory.nc").read_bytes() != written

@@ -1,4 +1,4 @@
-"""The benchmark of steps: it measures what it says, keeps each case, and goes on where it was."""
+"""The benchmark of steps: it measures what it says, stores each case, and resumes."""
 
 import dataclasses
 import json
@@ -134,7 +134,7 @@ def test_an_interrupted_bench_goes_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(steps.subprocess, "run", run)
     arguments = ["--device", "cpu", "--output", str(tmp_path)]
-    with pytest.raises(SystemExit, match="two failed; the same command goes on here"):
+    with pytest.raises(SystemExit, match="two failed; the same command continues here"):
         steps.main(arguments)
     steps.main(arguments)
     steps.main(arguments)

@@ -23,6 +23,7 @@ from .experiments import (
     json_schema,
     run_config,
 )
+from .files import refuse_overwriting
 from .processes import is_first, said_once
 from .validation import described, known, nearest
 
@@ -269,6 +270,10 @@ def _plan(parsed: argparse.Namespace) -> None:
 
     from .processes import gpus
 
+    if parsed.csv:  # before the measurement, which takes minutes
+        from .plan import is_saved
+
+        refuse_overwriting(parsed.csv, is_saved, "an earlier plan")
     with contextlib.nullcontext() if parsed.device or parsed.no_measure else gpus.claimed():
         from . import plan
         from .plan import name_of  # torch takes seconds to load
@@ -280,14 +285,15 @@ def _plan(parsed: argparse.Namespace) -> None:
         for row, (group, what) in zip(rows, found, strict=True)
         for sentence in plan.warnings(group[0], what)
     ]
+    print(plan.text(str(parsed.experiment), rows, told), flush=True)
     if parsed.csv:
         plan.save(rows, parsed.csv)
-    print(plan.text(str(parsed.experiment), rows, told))
 
 
 def _gather(parsed: argparse.Namespace) -> None:
     from . import results  # here, for the other commands should not wait for xarray
 
+    refuse_overwriting(parsed.output, results.is_gathered, "gathered results")
     results.save(results.gather(parsed.trajectories, parsed.experiment), parsed.output)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedWriter
 from pathlib import Path
 
@@ -39,12 +39,37 @@ def write_whole(
         WtkitError: naming the file, what the system said, and the remedy; what stood at ``path`` is
             still there.
     """
+    if path.is_dir():
+        raise WtkitError(f"cannot write {path}: it is a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(content)
     except OSError as error:
         raise WtkitError(f"cannot write {path}: {error.strerror or error}; {remedy}") from None
+
+
+def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product: str) -> None:
+    """Allow writing to ``path`` only if nothing is there, or what ``replaceable`` accepts.
+
+    Args:
+        replaceable: whether a file is an earlier product of the same command. An ``OSError`` or a
+            ``ValueError`` means no.
+        product: what the command writes, for the message.
+
+    Raises:
+        WtkitError: if ``path`` is a folder or another file. It is not changed.
+    """
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise WtkitError(f"cannot write {path}: it is a folder; name a file in it")
+    try:
+        if replaceable(path):
+            return
+    except (OSError, ValueError):
+        pass
+    raise WtkitError(f"{path} exists and is not {product}; choose another file, or delete it first")
 
 
 @contextlib.contextmanager
@@ -55,7 +80,8 @@ def held(folder: Path, otherwise: str) -> Iterator[None]:
         WtkitError: with the text ``otherwise``, if another process holds it.
         OSError: if nothing can be written there.
     """
-    with open(folder / ".lock", "w") as lock:
+    # "a", not "w": if .lock is a link, its target stays as it is
+    with open(folder / ".lock", "a") as lock:
         # or processes that decode images would hold it on after us
         os.register_at_fork(after_in_child=lock.close)
         try:

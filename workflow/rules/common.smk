@@ -2,7 +2,7 @@ import functools
 
 
 def file_of(experiment):
-    """The experiment's file: the one that was chosen by its path, or one of config/ or config/ablations/."""
+    """The experiment's file: the path in config, or a file of config/ or config/ablations/."""
     if experiment == EXPERIMENT and IS_FILE:
         return Path(CHOICE)
     ablation = BASE / "config" / "ablations" / f"{experiment}.yaml"
@@ -20,7 +20,7 @@ def run_of(wildcards):
 
 
 def products_of(experiment, notebooks):
-    """All that is made of an experiment by these notebooks."""
+    """The products of an experiment and these notebooks."""
     results = f"results/{experiment}"
     yield f"{results}/results.nc"
     for notebook in notebooks:
@@ -30,15 +30,24 @@ def products_of(experiment, notebooks):
 
 
 def unwritable(paths):
-    """The folders that these paths would be written in, or made in, and cannot be."""
+    """The existing folders of these paths that are not writable."""
     there = {next(folder for folder in Path(path).parents if folder.exists()) for path in paths}
     return sorted(f"{folder}/" for folder in there if not os.access(folder, os.W_OK | os.X_OK))
 
 
-def needs(wildcards):
-    """What a run asks of a cluster, estimates: MB of memory, minutes, processors a GPU.
+def forced(job):
+    """Whether the command line asks for this job again: by -F, -f, or -R with its rule or its file."""
+    settings = workflow.dag_settings
+    named = set(map(str, settings.forcerun))
+    if settings.forcetargets:
+        named |= set(map(str, settings.targets))
+    return settings.forceall or bool(named & {job.rule.name, *map(str, job.output)})
 
-    Nothing is held to it on this machine. A run whose time is over goes on from its checkpoint.
+
+def needs(wildcards):
+    """What a run requests from a cluster, by estimate: MB of memory, minutes, CPUs per GPU.
+
+    On this machine it limits nothing. A run that exceeds its time continues from its checkpoint.
     """
     run = run_of(wildcards)
     about = data_set(run.data)

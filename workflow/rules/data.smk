@@ -1,4 +1,4 @@
-# snakemake --config archive=s3://bucket/mine.tar.gz: data from object storage, unpacked here once, before any run
+# snakemake --config archive=s3://bucket/mine.tar.gz: data from object storage, unpacked once, before the first run
 ARCHIVE = config.get("archive")
 UNPACKED = [local(f"data/.{Path(ARCHIVE).name}.unpacked")] if ARCHIVE else []
 

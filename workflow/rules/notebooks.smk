@@ -1,11 +1,24 @@
+import functools
+import hashlib
+import json
 import shlex
 from typing import NamedTuple
 
 
 class Notebook(NamedTuple):
     reads_results: bool
-    files: list[str]  # what it draws or writes
-    category: str  # where the report shows it
+    files: list[str]  # its figures and tables
+    category: str  # its section of the report
+
+
+@functools.cache
+def content_of(notebook):
+    """A digest of a notebook's cells without their outputs, which JupyterLab saves in the file."""
+    cells = json.loads((BASE / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    kept = [
+        (cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags")) for cell in cells
+    ]
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 
 OF_EXPERIMENTS = {
@@ -41,7 +54,7 @@ OF_ABLATIONS = {
     )
 }
 NOTEBOOKS = OF_EXPERIMENTS | OF_ABLATIONS
-# what a notebook shows is computed and drawn here
+# the code that computes and draws what the notebooks show
 DRAWN_BY = [
     local(BASE / "wtkit" / "anchors.csv"),
     *(
@@ -58,9 +71,10 @@ for notebook, described in NOTEBOOKS.items():
         name:
             notebook
         input:
-            # local: not on object storage where results are
+            # local: not on object storage, unlike results
             script=local(workflow.source_path("../scripts/execute.py")),
-            notebook=local(workflow.source_path(f"../../notebooks/{notebook}.ipynb")),
+            # ancient: a notebook that is saved with outputs is not executed again; params.content is its code
+            notebook=ancient(local(workflow.source_path(f"../../notebooks/{notebook}.ipynb"))),
             results=["results/{experiment}/results.nc"] if described.reads_results else [],
             drawn_by=DRAWN_BY,
         output:
@@ -85,21 +99,19 @@ for notebook, described in NOTEBOOKS.items():
                 labels={"experiment": "{experiment}", "notebook": notebook},
             ),
         log:
-            # executed here, and moved when it is whole: a notebook that failed stays, with its traceback
+            # executed here, then copied: a notebook that failed stays, with its traceback
             notebook=f"results/{{experiment}}/logs/notebooks/{notebook}.ipynb",
             text=f"results/{{experiment}}/logs/notebooks/{notebook}.log",
         localrule: True
         conda:
             "../../environment.yml"
         params:
+            content=content_of(notebook),
             given=lambda wildcards, input: " ".join(
                 shlex.quote(f"results={path}") for path in input.results
             ),
             figures=subpath(output[0], parent=True),
-            pages=subpath(output.page, parent=True),
         shell:
-            "python {input.script:q} {input.notebook:q} {log.notebook:q} {params.given} figures={params.figures:q}"
-            " > {log.text:q} 2>&1"
+            "python {input.script:q} {input.notebook:q} {log.notebook:q} --html {output.page:q}"
+            " {params.given} figures={params.figures:q} > {log.text:q} 2>&1"
             " && cp {log.notebook:q} {output.notebook:q}"
-            " && jupyter nbconvert --log-level WARN --to html --output-dir {params.pages:q}"
-            " {output.notebook:q} >> {log.text:q} 2>&1"

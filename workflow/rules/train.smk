@@ -3,7 +3,7 @@ import signal
 
 from wtkit.processes import gpus
 
-# Where a job is warned of its end by USR1, all its processes get it, this one too: only runs act on it.
+# If a cluster sends USR1 before a job's end, all processes of the job receive it, also this one; only runs react.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 try:
@@ -16,9 +16,7 @@ except WtkitError as error:
     sys.exit(f"wtkit: {error}")
 if workflow.is_main_process and workflow.nodes is None and "gpu" not in workflow.global_resources:
     at_a_time = len(gpus.devices()) * slots
-    if (
-        at_a_time
-    ):  # or Snakemake would start more runs than there is room for, to wait for each other
+    if at_a_time:  # otherwise Snakemake starts more runs than fit, and they wait for each other
         workflow.register_resource("gpu", at_a_time)
 
 
@@ -29,19 +27,21 @@ rule train:
         "results/{experiment}/runs/{run}/trajectory.nc",
     log:
         "results/{experiment}/logs/train/{run}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/{run}.tsv"
     conda:
         "../../environment.yml"
-    # two runs side by side learn more a second than one run on two cores
+    # two parallel runs process more images per second than one run on two cores
     threads: 1
     resources:
-        gpu=1,  # several: --set-resources train:gpu=8, a process on each; a machine without any takes its processor
+        gpu=1,  # several: --set-resources train:gpu=8, one process on each; without GPUs a run uses the CPU
         mem_mb=lambda wildcards: needs(wildcards)[0],
         runtime=lambda wildcards: needs(wildcards)[1],
         cpus_per_gpu=lambda wildcards: needs(wildcards)[2],
     params:
-        # The command says what differs from the defaults; the revision says all settings, so that a run is trained
-        # anew when a default changes, too. Checkpoints lie in the folder undeclared: Snakemake would delete them
-        # before the second attempt that is to go on from them.
+        # The command has the settings that differ from the defaults. The revision has all of them: if a default
+        # changes, the run is trained again. The checkpoint and finished.nc are not outputs, since Snakemake deletes
+        # outputs before it repeats a job.
         arguments=lambda wildcards: shlex.join(run_of(wildcards).arguments()),
         revision=lambda wildcards: run_of(wildcards).revision,
         folder=subpath(output[0], parent=True),

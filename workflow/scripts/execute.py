@@ -1,12 +1,14 @@
-"""Execute a notebook with papermill: execute.py INPUT OUTPUT [PARAMETER=VALUE …].
+"""Execute a notebook with papermill: execute.py INPUT OUTPUT [--html PAGE] [PARAMETER=VALUE …].
 
-Beyond papermill's own command line: an unknown parameter is an error rather than a line in a log,
-and the kernel is the one of this very environment, reached without opening a port.
+Unlike papermill's command line, an unknown parameter is an error rather than a log message, and the
+kernel is that of this environment, reached without opening a port. The page is made in the same
+process: starting another one takes longer than the conversion.
 """
 
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 
@@ -15,12 +17,14 @@ import yaml
 try:
     import papermill
     from jupyter_client.manager import AsyncKernelManager
+    from nbconvert import HTMLExporter
 except ModuleNotFoundError as error:
     sys.exit(f"execute.py: {error.name} is not installed; pip install 'wtkit[pipeline]'")
 
 
 class PrivateKernel(AsyncKernelManager):
-    """Reached through socket files; two kernels at a time must not choose the same ones."""
+    """Reached through socket files in a folder of its own, so that concurrent kernels do not
+    collide."""
 
     _folder = tempfile.TemporaryDirectory(prefix="kernel")
 
@@ -32,6 +36,9 @@ class PrivateKernel(AsyncKernelManager):
 
 
 def main(source: str, target: str, *assignments: str) -> None:
+    page = None
+    if assignments[:1] == ("--html",):
+        _, page, *assignments = assignments
     parameters = {
         name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in assignments)
     }
@@ -49,6 +56,9 @@ def main(source: str, target: str, *assignments: str) -> None:
         sys.exit(
             f"{source}: {error.ename}: {error.evalue}\nThe notebook with its traceback: {target}"
         )
+    if page is not None:
+        html, _ = HTMLExporter().from_filename(target)
+        Path(page).write_text(html, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Run a command; at its end print how long it took and how much memory it and all its children held
-at most.
+"""Run a command, and print its time and the peak memory of it and its children at the end.
 
     python workflow/scripts/measure.py --since SECONDS command ...
 
-``--since`` is the time at which the work began, as ``date +%s`` prints it: what passed until now
-counts as set-up. The exit status is the command's. Memory is the sum of the processes' resident
-sets, taken every half second; pages that they share count once for each.
+``--since`` is the start of the work as ``date +%s`` prints it; the time until now counts as set-up.
+The exit status is the command's. Memory is the sum of the processes' resident sets, sampled every
+half second; shared pages count once per process.
 """
 
 import argparse
@@ -26,8 +25,7 @@ def main() -> int:
 
     start = time.time()
     since = start if args.since is None else args.since
-    # Ctrl-C reaches the command by itself: wait for it to end, rather than leave it behind. SIGTERM
-    # is handed on.
+    # Ctrl-C reaches the command by itself: wait for its end. SIGTERM is passed on.
     signal.signal(signal.SIGINT, lambda *_: None)
     command = subprocess.Popen(args.command)
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
@@ -49,7 +47,7 @@ def main() -> int:
 
 
 def memory(pid: int) -> int:
-    """Bytes in the resident sets of a process and of all that descend from it."""
+    """Bytes in the resident sets of a process and its descendants."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)

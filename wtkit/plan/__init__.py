@@ -22,7 +22,7 @@ from .formulas import (
 )
 from .found import Cost, Found
 from .recorded import compared, expected_angles, measured_mismatch, time_constants
-from .report import name_of, save, text
+from .report import is_saved, name_of, save, text
 
 if TYPE_CHECKING:
     from .measuring import before_and_after, measure, mirror_layers, survey
@@ -37,6 +37,7 @@ __all__ = [
     "before_and_after",
     "compared",
     "expected_angles",
+    "is_saved",
     "lag",
     "lag_angle",
     "lag_angle_at_end",

@@ -12,11 +12,19 @@ from ..files import write_whole
 from .advice import LEAST
 from .words import and_more, angle_text, or_dash, steps_text, time_text
 
+FIRST_COLUMNS = "network,norm_order,method,variant,runs,epochs,steps_per_epoch,"
+
 
 def save(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write everything in figures as CSV, a row for the runs that differ by their seed alone;
     angles are degrees."""
     write_whole(path, pd.DataFrame(rows).to_csv(index=False).encode())
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a file is what :func:`save` writes, of any experiment."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return file.readline().startswith(FIRST_COLUMNS)
 
 
 def text(name: str, rows: Sequence[dict[str, Any]], told: Sequence[tuple[str, str]]) -> str:

@@ -41,7 +41,16 @@ from .schema import (
     check,
     dataset,
 )
-from .store import config_of, gather, open_results, open_run, save, select, settings
+from .store import (
+    config_of,
+    gather,
+    is_gathered,
+    open_results,
+    open_run,
+    save,
+    select,
+    settings,
+)
 from .summary import (
     Estimate,
     complete,
@@ -97,6 +106,7 @@ __all__ = [
     "gather",
     "held_out_images",
     "is_coded_anew",
+    "is_gathered",
     "last_errors",
     "lr_drops",
     "main_order",

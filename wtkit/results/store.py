@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -61,6 +62,12 @@ def open_run(path: str | Path) -> xr.Dataset:
     except OSError as error:
         reason = " ".join(str(error).split())
         raise WtkitError(f"cannot read {path}: {reason}; delete it to train the run anew") from None
+
+
+def is_gathered(path: Path) -> bool:
+    """Whether a file is what :func:`gather` makes, of any experiment."""
+    with h5py.File(path) as file:
+        return {"schema_version", "experiment"} <= set(file.attrs)
 
 
 def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:

@@ -21,6 +21,10 @@ from ..seeds import stream_seed
 from .machine import say
 from .run import Run
 
+# Snakemake deletes trajectory.nc before it repeats a job, also if only Snakemake was killed and the
+# run finished. A copy that it does not know of makes the repetition instant.
+COPY = "finished.nc"
+
 
 def claim_folder(folder: Path, config: RunConfig, stack: contextlib.ExitStack) -> xr.Dataset | None:
     """Hold ``folder`` until ``stack`` is left, and return the run in it, if it is this one and
@@ -38,9 +42,11 @@ def claim_folder(folder: Path, config: RunConfig, stack: contextlib.ExitStack) -
 
 def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
     """The finished run in ``folder``, if it is this one."""
-    path = folder / "trajectory.nc"
+    path, copy = folder / "trajectory.nc", folder / COPY
     if not path.exists():
-        return None
+        if not copy.exists() or str(open_run(copy)["settings"].values) != config.revision:
+            return None
+        write_whole(path, copy.read_bytes())
     run = open_run(path)
     if str(run["settings"].values) != config.revision:
         raise WtkitError(
@@ -52,6 +58,7 @@ def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
 
 def finish(result: xr.Dataset, folder: Path) -> None:
     results.save(result, folder / "trajectory.nc")
+    write_whole(folder / COPY, (folder / "trajectory.nc").read_bytes())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
