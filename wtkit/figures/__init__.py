@@ -1,4 +1,4 @@
-"""The figures and tables, drawn from recorded results. Imports no torch.
+"""Figures and tables of recorded results. Imports no torch.
 
 :mod:`wtkit.figures.ablation` draws ablations, and :mod:`wtkit.figures.circuits` the two schematics.
 """
@@ -8,11 +8,13 @@ from .angle_curves import angle_columns, angle_grid, angle_note, angles, layer_b
 from .error_curves import method_legend, norm_order, test_error
 from .looks import GREY, LAYER_COLORS, LOOKS, look_of, set_style
 from .saving import save_figure, save_table
+from .verdicts import VERDICTS, style_verdicts
 
 __all__ = [
     "GREY",
     "LAYER_COLORS",
     "LOOKS",
+    "VERDICTS",
     "ablation",
     "angle_columns",
     "angle_grid",
@@ -26,5 +28,6 @@ __all__ = [
     "save_figure",
     "save_table",
     "set_style",
+    "style_verdicts",
     "test_error",
 ]
