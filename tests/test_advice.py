@@ -240,7 +240,7 @@ def test_every_method_says_what_to_expect_by_its_decisions(name):
 # ----------------------------------------------------------------------------------------- in print
 
 
-def test_the_plan_is_in_columns_and_a_warning_is_told_once():
+def test_the_plan_is_in_columns_and_a_warning_is_printed_once():
     configs = [planned(name, network=net, weight_decay=0.1) for name in ("backprop",
                "kolen_pollack")
                for net in ("resnet18", "resnet50")]  # fmt: skip
@@ -345,8 +345,8 @@ def test_a_run_takes_about_what_a_few_steps_foretell(method, tmp_path, monkeypat
     assert (inspection.cost.mirror > 0) == (method == "weight_mirror")
     taken = float(wtkit.train(config, tmp_path, device="cpu", quiet=True)["seconds"].sum())
     ((_, again),) = plan.survey([config], device="cpu")  # other work on the machine may come and go
-    foretold = [one.cost.seconds(config, 44) for one in (inspection, again)]
-    assert min(foretold) / 3 < taken < 3 * max(foretold)
+    predicted = [one.cost.seconds(config, 44) for one in (inspection, again)]
+    assert min(predicted) / 3 < taken < 3 * max(predicted)
 
 
 @pytest.mark.slow

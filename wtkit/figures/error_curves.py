@@ -129,7 +129,7 @@ def _key(anchors: pd.DataFrame) -> list[str]:
 
 
 def norm_order(ax: Axes, node: xr.Dataset, method: str = SS) -> None:
-    """Draw one method's test error in percent under both norm orders; for ResNet-18 on ImageNet with
+    """Draw one method's test error in percent under both norm orders, and for ResNet-18 on ImageNet
     the value of Xiao et al."""
     network, margin = str(node.attrs["network"]), []
     looks = {
