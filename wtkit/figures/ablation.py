@@ -190,7 +190,7 @@ def draw_predicted(nodes: Sequence[xr.Dataset]) -> Figure:
     table = pd.concat([predicted_and_measured(node) for node in nodes])
     recorded = [name for name in PREDICTED if (table["quantity"] == name).any()]
     if not recorded:
-        fig, axes = _panels(1, 1, height=0.6)
+        fig, axes = _panels(1, 1, height=1.5)
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0, 0.5, "These runs recorded nothing that is predicted.", va="center")
         return fig

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
-from pandas.io.formats.style import Styler
 
 from ..claims import Outcome
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 VERDICTS = {
     "holds": ("✓", "#1b6e3c"),
