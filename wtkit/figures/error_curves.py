@@ -218,14 +218,14 @@ def _error_axes(
 
 
 def _mark_zeros(ax: Axes, bottom: float) -> None:
-    """Mark errors of 0, which a logarithmic axis lacks, with a triangle at its lower end."""
+    """Mark errors of 0, which a logarithmic axis cannot show, with a triangle at its lower end."""
     for line in list(ax.lines):
         x, y = (np.asarray(data, float) for data in line.get_data())
-        ax.plot(
-            x[y == 0], np.full((y == 0).sum(), bottom), "v", color=line.get_color(), markersize=5,
-            clip_on=False, zorder=5,
-        )  # fmt: skip
-    ax.text(0.01, 0.02, "▾ error of 0", transform=ax.transAxes, fontsize=7, color=GREY)
+        zeros = x[y == 0]
+        if zeros.size:
+            place = np.full(zeros.size, 1.1 * bottom)
+            ax.plot(zeros, place, linestyle="none", marker="v", color=line.get_color(), zorder=5)
+    ax.text(0.01, 0.06, "▼ error of 0", transform=ax.transAxes, fontsize=7, color=GREY)
 
 
 def _margin(
