@@ -16,7 +16,7 @@ import xarray as xr
 from wtkit import results
 from wtkit.data_sets import data_set
 from wtkit.experiments import learning_rate, run_config
-from wtkit.results import LIVE, OVER_LIVE, SCHEMA_VERSION, VARIABLES, store
+from wtkit.results import LIVE_VARIABLES, LIVE_WEIGHTS, SCHEMA_VERSION, VARIABLES, store
 
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack")
 # blocks a stage, convolutions a block
@@ -107,7 +107,7 @@ def records(config: Any, final: float, rng: np.random.Generator, drop: int) -> d
         "delta_norm_ratio": np.ones_like(delta),
         "live_share": np.ones(len(depth)),
     }
-    return measured | {f"{name}_all_weights": measured[name] for name in OVER_LIVE}
+    return measured | {f"{name}_all_weights": measured[name] for name in LIVE_VARIABLES}
 
 
 def synthetic(
@@ -191,7 +191,7 @@ def labels_of(config: Any) -> dict[str, Any]:
         "status": "complete",
         "evaluated_on": "test",
         "held_out_images": data_set(config.data).held_out,
-        "angles_over": LIVE,
+        "angles_over": LIVE_WEIGHTS,
         "settings": settings,
         "provenance": "{}",
     }

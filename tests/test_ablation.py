@@ -149,7 +149,7 @@ def test_every_shape_is_drawn(shape, results, tmp_path):
         fig = draw(nodes)
         save_figure(fig, tmp_path / name)
         plt.close(fig)
-        assert (tmp_path / f"{name}.svg").stat().st_size > 10_000
+        assert (tmp_path / f"{name}.svg").stat().st_size > 5_000
 
 
 def test_what_was_predicted_is_drawn_beside_what_was_measured_on_one_line(results):
@@ -165,7 +165,7 @@ def test_what_was_predicted_is_drawn_beside_what_was_measured_on_one_line(result
     assert len(points.get_xdata()) == 4
     np.testing.assert_allclose(points.get_ydata(), points.get_xdata(), rtol=1e-6)
     np.testing.assert_allclose(line.get_ydata(), line.get_xdata())
-    assert "no run of a B that learns in mirror mode" in fig.axes[1].texts[0].get_text()
+    assert len(fig.axes) == 1, "no panel for mirror mode, which these runs do not have"
     plt.close(fig)
 
 
@@ -253,7 +253,7 @@ def test_a_point_is_drawn_at_the_mean_of_its_seeds(results):
     (node,) = results(ONE)
     fig, ax = plt.subplots()
     table = ablation.runs(node)
-    ablation.against(ax, table, ["weight_decay"], "test_error")
+    ablation.plot_against(ax, table, ["weight_decay"], "test_error")
     line = ax.get_lines()[0]
     mean = table[table.method == "backprop"].groupby("weight_decay")["test_error"].mean()
     np.testing.assert_allclose(line.get_xdata(orig=False), mean.index)

@@ -18,13 +18,13 @@ from wtkit.plan import (
     Layer,
     angle_before,
     angle_of_mismatch,
-    compared,
     expected_angles,
     lag,
     lag_angle,
     lag_angle_at_end,
     measured_mismatch,
     mismatch,
+    predicted_and_measured,
     recorded,
     sampling_angle,
     time_constant,
@@ -263,15 +263,15 @@ def test_recorded_runs_are_compared_with_what_was_predicted():
     )
     longer = wtkit.train(run_config(settings | {"method": "backprop", "epochs": 3}), quiet=True)
     node = store.join_runs([short, mirrored, longer])
-    table = compared(node)
+    table = predicted_and_measured(node)
     assert table["quantity"].tolist() == ["steps", *["angle"] * mirrored.sizes["layer"]]
     assert table["measured"].iloc[0] == pytest.approx(table["predicted"].iloc[0], rel=1e-3)
     assert table["measured"].iloc[1:].tolist() == mirrored["matrix_angle"][-1].values.tolist()
     node["status"][:] = "diverged"
-    assert compared(node).empty
+    assert predicted_and_measured(node).empty
 
     digits = wtkit.open_results("digits_full_width", quiet=True)["resnet18"].to_dataset()
-    table = compared(digits)
+    table = predicted_and_measured(digits)
     assert table.groupby(["method", "variant"]).size().to_dict() == {
         ("kolen_pollack", ""): 3, ("weight_mirror", ""): 3 * 21, ("weight_mirror", "gaussian"): 21
     }  # fmt: skip

@@ -240,7 +240,7 @@ def test_tables(tmp_path):
     assert (tmp_path / "t.csv").read_text() == "method,error %\nWM,1.50 ± 0.10\n"
     assert r"error \%" in (tmp_path / "t.tex").read_text()
     assert r"1.50 $\pm$ 0.10" in (tmp_path / "t.tex").read_text()
-    with pytest.raises(WtkitError, match=r"endings are \.html, \.csv and \.tex"):
+    with pytest.raises(WtkitError, match=r"use \.html, \.csv or \.tex"):
         save_table(table, tmp_path / "t.xls")
 
 
@@ -254,7 +254,7 @@ def test_another_network_is_drawn_under_its_own_name():
     assert left.get_title(loc="left") == "wide_resnet50_2, digits"
     assert len([line for line in left.lines if len(line.get_xdata()) == 17]) == len(METHODS)
     figures.norm_order(right, other)
-    assert "this network has an order of its own" in texts(right)
+    assert "this network has its own order" in texts(right)
     fig = Figure()
     method_legend(fig, [other])
     assert len(fig.legends[0].get_texts()) == len(METHODS)

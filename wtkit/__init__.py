@@ -17,6 +17,7 @@ _HOMES = {
     "matrix_angles": "feedback",
     "mirror": "feedback",
     "open_results": "results",
+    "tidy": "results",
     "train": "training",
 }
 

@@ -278,14 +278,14 @@ def _plan(parsed: argparse.Namespace) -> None:
         from . import plan
         from .plan import name_of  # torch takes seconds to load
 
-        found = list(plan.survey(runs, measured=not parsed.no_measure, device=parsed.device))
-    rows = [plan.row(group, what) for group, what in found]
-    told = [
+        surveyed = list(plan.survey(runs, measured=not parsed.no_measure, device=parsed.device))
+    rows = [plan.row(group, inspection) for group, inspection in surveyed]
+    named_warnings = [
         (name_of(row), sentence)
-        for row, (group, what) in zip(rows, found, strict=True)
-        for sentence in plan.warnings(group[0], what)
+        for row, (group, inspection) in zip(rows, surveyed, strict=True)
+        for sentence in plan.warnings(group[0], inspection)
     ]
-    print(plan.text(str(parsed.experiment), rows, told), flush=True)
+    print(plan.text(str(parsed.experiment), rows, named_warnings), flush=True)
     if parsed.csv:
         plan.save(rows, parsed.csv)
 

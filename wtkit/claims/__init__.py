@@ -1,9 +1,10 @@
-"""The paper's claims, and what recorded results say of each. Imports no torch."""
+"""The paper's claims, and the verdict of recorded results on each. Imports no torch."""
 
-from .claim import CLAIMS, Outcome
-from .claims import claim_table, judged_order
+from .claim import Outcome
 from .comparison import LEVEL, Comparison, binomial_variance, welch
+from .errors import judged_order
 from .judging import DECIDED, MARGIN, NO_ERROR, NO_SIZE
+from .table import CLAIMS, claim_table
 
 __all__ = [
     "CLAIMS",

@@ -1,4 +1,4 @@
-"""What a claim is, what a finding is, and how findings are put together."""
+"""Claims, findings, and the rules that combine findings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ Outcome = Literal[
     "shown by a test",
     "shown by another experiment",
 ]
-"""What can be said of a claim. All but the first two come with a remark: what is not decided, why,
-or by which."""
+"""The verdict on a claim. All but the first two have a remark: what is undecided, why a test is
+impossible, or what shows the claim."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one network's runs say of a claim: the outcome, the numbers as text, and why where it
-    needs saying."""
+    """The verdict of one network's runs on a claim, the measured numbers, and a remark."""
 
     outcome: Outcome
     measured: str = ""
@@ -34,7 +33,7 @@ class Finding:
 
 
 class CannotTestError(Exception):
-    """Raised by a test that lacks what it needs; the text says what."""
+    """The runs lack what a test needs; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Claim:
     Attributes:
         where: section, figure or equation.
         text: the claim, in our words.
-        test: what the runs of one network say of it; None where recorded runs cannot show it.
-        network: the one network that it speaks of; empty for every network.
-        elsewhere: what shows it besides, or instead of, recorded runs.
-        shown: of what kind that is, where recorded runs cannot show the claim.
+        test: judges one network's runs; None if recorded runs cannot show the claim.
+        network: the only network that the claim is about; empty for every network.
+        elsewhere: what else shows it, in addition to recorded runs or instead of them.
+        shown: the outcome of a claim without a test.
     """
 
     id: str
@@ -59,8 +58,8 @@ class Claim:
     shown: Outcome = "shown by a test"
 
     def judge(self, tree: xr.DataTree) -> dict[str, Finding]:
-        """A finding for each network that the claim can be held against; the key is empty where
-        none is needed."""
+        """A finding for each network that the claim is about; the key is empty for a claim without
+        a test."""
         if self.test is None:
             return {"": Finding(self.shown, why=self.elsewhere)}
         nodes = networks_of(tree)
@@ -70,60 +69,67 @@ class Claim:
                     "cannot be tested here", why=f"{network_label(self.network)} was not run"
                 )
             }
-        return {name: self._on(node) for name, node in nodes.items() if self.network in ("", name)}
+        return {
+            name: self._judge_node(node)
+            for name, node in nodes.items()
+            if self.network in ("", name)
+        }
 
-    def _on(self, node: xr.Dataset) -> Finding:
+    def _judge_node(self, node: xr.Dataset) -> Finding:
         assert self.test is not None
         try:
-            found = self.test(node)
+            finding = self.test(node)
         except CannotTestError as error:
-            found = Finding("cannot be tested here", why=str(error))
-        return dataclasses.replace(found, why=listed(found.why, self.elsewhere))
+            finding = Finding("cannot be tested here", why=str(error))
+        return dataclasses.replace(finding, why=joined(finding.why, self.elsewhere))
 
 
-CLAIMS: list[Claim] = []
-"""Every claim, in the paper's order."""
+class ClaimList(list[Claim]):
+    """The claims of one module, in the paper's order."""
+
+    def of_runs(
+        self, id: str, where: str, text: str, *, network: str = "", elsewhere: str = ""
+    ) -> Callable:
+        """Decorate a test of recorded runs to add its claim."""
+
+        def add(test: Callable[[xr.Dataset], Finding]) -> Callable[[xr.Dataset], Finding]:
+            self.append(Claim(id, where, text, test, network, elsewhere))
+            return test
+
+        return add
+
+    def shown_by(
+        self, id: str, where: str, text: str, by: str, shown: Outcome = "shown by a test"
+    ) -> None:
+        """Add a claim that recorded runs cannot show; ``by`` names what shows it."""
+        self.append(Claim(id, where, text, elsewhere=by, shown=shown))
 
 
-def claim_of_runs(
-    id: str, where: str, text: str, *, network: str = "", elsewhere: str = ""
-) -> Callable:
-    def add(test: Callable[[xr.Dataset], Finding]) -> Callable[[xr.Dataset], Finding]:
-        CLAIMS.append(Claim(id, where, text, test, network, elsewhere))
-        return test
-
-    return add
-
-
-def claim_shown_by(
-    id: str, where: str, text: str, by: str, shown: Outcome = "shown by a test"
-) -> None:
-    CLAIMS.append(Claim(id, where, text, elsewhere=by, shown=shown))
-
-
-def listed(*texts: str) -> str:
+def joined(*texts: str) -> str:
     return "; ".join(dict.fromkeys(filter(None, texts)))
 
 
 def all_of(measured: str, *parts: Finding | Comparison) -> Finding:
-    """All parts together: fails if one fails, and holds only if each one holds."""
+    """Combine parts: the claim fails if one part fails, and holds only if all parts hold."""
     among = sum(isinstance(part, Comparison) for part in parts)
-    findings = [_weighed(part, among) if isinstance(part, Comparison) else part for part in parts]
+    findings = [
+        _finding_of(part, among) if isinstance(part, Comparison) else part for part in parts
+    ]
     order: tuple[Outcome, ...] = ("fails", "cannot be tested here", "undecided", "holds")
-    outcome = min((found.outcome for found in findings), key=order.index)
+    outcome = min((finding.outcome for finding in findings), key=order.index)
     return Finding(
         outcome,
-        listed(measured, *(f.measured for f in findings)),
-        listed(*(f.why for f in findings)),
+        joined(measured, *(f.measured for f in findings)),
+        joined(*(f.why for f in findings)),
     )
 
 
-def _weighed(compared: Comparison, among: int = 1) -> Finding:
-    """What a comparison says, as one of so many of a claim."""
-    low, high = compared.interval(among)
+def _finding_of(comparison: Comparison, among: int = 1) -> Finding:
+    """The verdict of a comparison, one of ``among`` in the claim."""
+    low, high = comparison.interval(among)
     outcome: Outcome = "holds" if low > 0 else "fails" if high < 0 else "undecided"
     return Finding(
-        outcome, compared.measured, "" if low > 0 else f"{outcome}: {compared.text(among)}"
+        outcome, comparison.measured, "" if low > 0 else f"{outcome}: {comparison.text(among)}"
     )
 
 

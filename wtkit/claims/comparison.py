@@ -1,5 +1,4 @@
-"""Whether one mean lies below another, given few runs and a test set of finite size. Imports no
-torch."""
+"""Test whether one mean is below another, for few runs and a finite test set. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,16 +9,14 @@ import math
 from scipy.special import stdtrit
 
 LEVEL = 0.05
-"""Ours: the chance of a false "holds", and that of a false "fails", where there is no
-difference."""
+"""Ours: the probability of a false "holds", and of a false "fails", if there is no difference."""
 
 
 def binomial_variance(percent: float, images: int) -> float:
-    """The variance, in squared percent points, that a test set of ``images`` images leaves of an
-    error in percent.
+    """Variance, in squared percentage points, of an error in percent measured on ``images`` images.
 
-    After Agresti and Coull, with two images more of either outcome, so that no error at all is not
-    taken as certain. 0 where the number of images is unknown, that is 0.
+    Agresti and Coull's estimate, which adds two images of each outcome: the variance of an error of
+    0 is positive. 0 if ``images`` is 0, which means unknown.
     """
     if not images:
         return 0.0
@@ -28,10 +25,10 @@ def binomial_variance(percent: float, images: int) -> float:
 
 
 def welch(*parts: tuple[float, float]) -> tuple[float, float]:
-    """Standard error and degrees of freedom of a sum of means, by Welch and Satterthwaite.
+    """Welch and Satterthwaite's standard error and degrees of freedom of a sum of means.
 
-    Degrees of freedom are rounded down. Without that, two runs of unequal spread find up to 5.7 %
-    where 5 % are meant.
+    Degrees of freedom are rounded down. Otherwise two runs with unequal variances give up to 5.7 %
+    false verdicts rather than 5 %.
 
     Args:
         parts: standard error and degrees of freedom of each mean.
@@ -44,22 +41,21 @@ def welch(*parts: tuple[float, float]) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=256)
 def _quantile(df: float, level: float) -> float:
-    """What Student's t exceeds with the chance ``level``; with infinite ``df`` the normal
+    """The value that Student's t exceeds with probability ``level``; infinite ``df`` is the normal
     distribution."""
     return float(stdtrit(df, 1 - level))
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A difference of which a claim says that it is above zero.
+    """A difference that is above zero according to a claim.
 
     Attributes:
         claim: what is claimed, e.g. ``WM below SS``.
         difference: its estimate, in ``unit``.
         error: its standard error over runs.
         df: degrees of freedom of ``error``.
-        test_set_error: its standard error from the finite test set, whose size is known, so that it
-            is normal.
+        test_set_error: its standard error from the finite test set, normally distributed.
         measured: the numbers as text.
     """
 
@@ -72,20 +68,20 @@ class Comparison:
     measured: str = ""
 
     def interval(self, among: int = 1) -> tuple[float, float]:
-        """Bounds of the difference: above zero the lower one says "holds", below zero the upper one
-        says "fails".
+        """Bounds of the difference. The part holds if the lower one is above zero, and fails if the
+        upper one is below zero.
 
-        Each errs with the chance :data:`LEVEL`. A claim of several parts holds if all do, which
-        needs no correction. It fails if one of them does, so the upper bound is Bonferroni's.
+        Each verdict is wrong with probability :data:`LEVEL`. A claim holds if all its parts hold,
+        which needs no correction. It fails if one part fails, so the upper bound has Bonferroni's
+        correction.
 
         Args:
-            among: how many comparisons the claim has.
+            among: number of comparisons in the claim.
         """
         return self.difference - self._margin(LEVEL), self.difference + self._margin(LEVEL / among)
 
     def _margin(self, level: float) -> float:
-        """The two errors in quadrature, each at its own quantile: Welch's margin, or the normal
-        one, if alone."""
+        """The two errors' margins, each at its own quantile, added in quadrature."""
         return math.hypot(
             _quantile(self.df, level) * self.error, _quantile(math.inf, level) * self.test_set_error
         )

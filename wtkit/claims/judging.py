@@ -1,6 +1,6 @@
-"""How errors and angles are compared for a claim, and our thresholds.
+"""Compare errors and angles for the claims; our thresholds.
 
-Where the paper gives no number, the threshold is ours: the capitals below that say so.
+The paper gives no number for some thresholds. Those are ours, and their docstrings say so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import xarray as xr
 
 from ..experiments import known_facts
-from ..plan import LEAST, mismatch
+from ..plan import MIN_FOLDINGS, mismatch
 from ..results import (
     FINAL_ERRORS,
     KP,
@@ -24,24 +24,24 @@ from ..results import (
     data_label,
     evaluated_on,
     final_error,
+    full_data_sets,
     held_out_images,
     main_order,
+    matching_runs,
     mean_and_error,
     method_label,
-    select,
-    whole_sets,
 )
-from .claim import CannotTestError, Finding, all_of, listed
+from .claim import CannotTestError, Finding, all_of, joined
 from .comparison import Comparison, binomial_variance, welch
 
 NEAR_ZERO = 1.0
-"""Ours: what we call "near zero" of an angle, in degrees."""
+"""Ours: an angle below this many degrees is "near zero"."""
 LATE = 0.9
-"""Ours: "late in the run" is what comes after this share of its epochs."""
+"""Ours: "late in the run" begins after this share of the epochs."""
 MARGIN = 0.1
-"""Ours: an error nearly matches another if it is above it by less than this share of it."""
+"""Ours: an error nearly matches another if it exceeds it by less than this share."""
 NORM_BOUND = 2.0
-"""Ours: a norm ratio of feedback to forward weights between 1/2 and this is reasonable."""
+"""Ours: a norm ratio ‖B‖/‖W‖ is reasonable between the inverse of this and this."""
 
 
 def errors_of(
@@ -52,7 +52,7 @@ def errors_of(
         raise CannotTestError(f"errors were measured on {evaluated_on(node)} images")
     errors = {method: final_error(node, method, norm_order) for method in wanted}
     for method, error in errors.items():
-        images = held_out_images(select(node, method, norm_order=norm_order))
+        images = held_out_images(matching_runs(node, method, norm_order=norm_order))
         errors[method] = dataclasses.replace(error, images=images)
     missing = [method_label(method) for method, error in errors.items() if not error.runs]
     if missing:
@@ -64,7 +64,7 @@ def as_text(errors: Mapping[str, Estimate]) -> str:
     return ", ".join(f"{error.name} {error}" for error in errors.values()) + " %"
 
 
-def _unsure(*errors: Estimate) -> bool:
+def _lacks_error(*errors: Estimate) -> bool:
     return any(math.isnan(error.error) for error in errors)
 
 
@@ -80,18 +80,21 @@ def is_below(
         return Finding("fails", why=_diverged(a))
     if 0 < b.runs == b.diverged:
         return Finding("holds", why=_diverged(b))
-    if _unsure(a, b):
+    if _lacks_error(a, b):
         return Finding("cannot be tested here", why=NO_ERROR)
     error, df = welch((a.error, a.df), (factor * b.error, b.df))
-    # the test set is the same for both, which takes some of its error from their difference; how
-    # much is not recorded
-    images = binomial_variance(a.mean, a.images) + factor**2 * binomial_variance(b.mean, b.images)
+    # both use the same test set, which reduces the error of their difference by an unknown amount
+    test_set_variance = binomial_variance(a.mean, a.images) + factor**2 * binomial_variance(
+        b.mean, b.images
+    )
     claim = f"{a.name} below {f'{factor:g} × ' * (factor != 1)}{b.name}"
-    return Comparison(claim, factor * b.mean - a.mean, error, df, math.sqrt(images), unit)
+    return Comparison(
+        claim, factor * b.mean - a.mean, error, df, math.sqrt(test_set_variance), unit
+    )
 
 
 def nearly_matches(a: Estimate, b: Estimate) -> Finding | Comparison:
-    """Whether ``a`` is above ``b`` by less than :data:`MARGIN`; one that is below it is welcome."""
+    """Whether ``a`` exceeds ``b`` by less than :data:`MARGIN`. A lower ``a`` matches, too."""
     if 0 < b.runs == b.diverged:
         return Finding("cannot be tested here", why=_diverged(b))
     return is_below(a, b, 1 + MARGIN)
@@ -102,20 +105,18 @@ def alike(a: Estimate, b: Estimate) -> list[Finding | Comparison]:
     return [nearly_matches(a, b), nearly_matches(b, a)]
 
 
-def of_errors(errors: Iterable[Estimate], shown: str, *parts: Finding | Comparison) -> Finding:
-    """All parts together, with a word on runs that diverged, and where a test set's binomial error
-    is left out."""
-    found, errors = all_of(shown, *parts), list(errors)
+def all_of_errors(errors: Iterable[Estimate], shown: str, *parts: Finding | Comparison) -> Finding:
+    """Combine parts, with remarks on diverged runs and on missing test set sizes."""
+    finding, errors = all_of(shown, *parts), list(errors)
     remarks = [_diverged(error) for error in errors] + [NO_SIZE] * any(
         not error.images for error in errors
     )
-    return dataclasses.replace(found, why=listed(found.why, *remarks))
+    return dataclasses.replace(finding, why=joined(finding.why, *remarks))
 
 
 def why_misaligned(node: xr.Dataset) -> str:
-    """Why KP's B cannot align in these runs, whatever they measure; empty where it can, or where
-    nobody knows."""
-    runs = complete(select(node, KP, norm_order=main_order(node)))
+    """Why the settings prevent KP's B from aligning; empty if they do not, or if it is unknown."""
+    runs = complete(matching_runs(node, KP, norm_order=main_order(node)))
     if not runs.sizes["run"]:
         return ""
     config = config_of(runs.isel(run=0))
@@ -123,12 +124,12 @@ def why_misaligned(node: xr.Dataset) -> str:
     if steps is None:
         return ""
     foldings = -math.log(max(float(mismatch(config, steps)[-1]), 1e-300))
-    plan = (
-        f"{method_label(KP)}'s plan gives {foldings:.1f} e-foldings of its mismatch, fewer "
-        "than "
-        f"{LEAST:g}"
+    if foldings >= MIN_FOLDINGS:
+        return ""
+    return (
+        f"{DECIDED}: the plan predicts {foldings:.1f} e-foldings of {method_label(KP)}'s mismatch, "
+        f"fewer than {MIN_FOLDINGS:g}"
     )
-    return f"{DECIDED}: {plan}" if foldings < LEAST else ""
 
 
 DECIDED = "decided by the configuration"
@@ -141,29 +142,28 @@ def _diverged(*errors: Estimate) -> str:
 
 
 def as_printed(node: xr.Dataset, network: str) -> Finding:
-    """Whether the five final errors agree with those that the paper prints; only at the paper's
-    scale."""
+    """Whether the five final errors match the paper's; testable on full ImageNet only."""
     printed = FINAL_ERRORS[network, MAIN_ORDER]
     errors = errors_of(node, METHODS)
-    if whole_sets(node) != {"imagenet"}:
-        why = f"these runs are on {data_label(node)}, the paper's on ImageNet"
+    if full_data_sets(node) != {"imagenet"}:
+        why = f"these runs use {data_label(node)}, the paper ImageNet"
         return Finding("cannot be tested here", as_text(errors), why)
     papers = {
         m: dataclasses.replace(printed[m], name=f"the paper's {errors[m].name}") for m in METHODS
     }
     parts = [part for m in METHODS for part in alike(errors[m], papers[m])]
-    return of_errors(errors.values(), as_text(errors), *parts)
+    return all_of_errors(errors.values(), as_text(errors), *parts)
 
 
 def by_layer(
     node: xr.Dataset, method: str, quantity: str = "matrix_angle", *, output: bool = True
 ) -> xr.DataArray:
-    """A quantity of a method's complete runs, over ``run``, ``epoch`` (as measured) and ``layer``.
+    """A quantity of a method's complete runs, over ``run``, the measured ``epoch`` and ``layer``.
 
     Args:
-        output: whether to keep the output layer, whose δ angle is 0 by construction.
+        output: include the output layer, whose δ angle is 0 by construction.
     """
-    runs = select(node, method, norm_order=main_order(node))
+    runs = matching_runs(node, method, norm_order=main_order(node))
     if not runs.sizes["run"]:
         order = main_order(node)
         raise CannotTestError(
@@ -189,14 +189,14 @@ def late_part(angles: xr.DataArray) -> xr.DataArray:
 
 
 def largest_angle(angles: xr.DataArray) -> str:
-    """The largest angle, with layer and epoch, over runs."""
+    """The largest angle over runs, with its layer and epoch, as text."""
     worst = angles.max("run").stack(at=("epoch", "layer"))
     worst = worst.isel(at=int(worst.argmax("at")))
     return f"at most {float(worst):.1f}° ({worst['layer'].item()}, epoch {worst['epoch'].item()})"
 
 
 def above_zero(differences: xr.DataArray, claim: str, unit: str = "°") -> Finding | Comparison:
-    """Whether a difference, one value a run, is above zero: by Student's t."""
+    """Whether a difference is above zero by Student's t; ``differences`` has one value per run."""
     mean, error = (float(x) for x in mean_and_error(differences))
     if math.isnan(error):
         return Finding("cannot be tested here", f"{claim} by {mean:.3g}{unit}", NO_ERROR)
@@ -207,7 +207,7 @@ def above_zero(differences: xr.DataArray, claim: str, unit: str = "°") -> Findi
 
 
 def mean_angle(angles: xr.DataArray, method: str) -> Estimate:
-    """The mean over epochs and layers of each run, over runs."""
-    of_runs = angles.mean(["epoch", "layer"])
-    mean, error = mean_and_error(of_runs)
-    return Estimate(float(mean), float(error), int(of_runs.count()), name=method_label(method))
+    """Mean over runs of each run's mean over epochs and layers."""
+    run_means = angles.mean(["epoch", "layer"])
+    mean, error = mean_and_error(run_means)
+    return Estimate(float(mean), float(error), int(run_means.count()), name=method_label(method))

@@ -1,4 +1,4 @@
-"""The figures and tables, drawn from recorded results. Imports no torch.
+"""Figures and tables of recorded results. Imports no torch.
 
 :mod:`wtkit.figures.ablation` draws ablations, and :mod:`wtkit.figures.circuits` the two schematics.
 """
@@ -9,11 +9,13 @@ from .baselines import best_so_far, comparison, error_against_trials, own_best, 
 from .error_curves import method_legend, norm_order, test_error
 from .looks import GREY, LAYER_COLORS, LOOKS, look_of, set_style
 from .saving import save_figure, save_table
+from .verdicts import VERDICTS, style_verdicts
 
 __all__ = [
     "GREY",
     "LAYER_COLORS",
     "LOOKS",
+    "VERDICTS",
     "ablation",
     "angle_columns",
     "angle_grid",
@@ -32,6 +34,7 @@ __all__ = [
     "save_table",
     "set_style",
     "shared_best",
+    "style_verdicts",
     "test_error",
     "trials",
 ]

@@ -1,5 +1,4 @@
-"""What an ablation found: its runs by the quantities that were swept, as tables and figures.
-Imports no torch."""
+"""Tables and figures of an ablation, by the quantities that it sweeps. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ from matplotlib.lines import Line2D
 
 from .. import data_sets
 from ..errors import imports_of
-from ..plan import compared
-from ..results import MEANS, method_label, network_label, settings
+from ..plan import predicted_and_measured
+from ..results import ANGLE_MEANS, method_label, network_label, settings
 from .angle_curves import ANGLES
-from .drawing import seeds
+from .drawing import WHOLE_NUMBERS, seeds
 from .looks import GREY, LAYER_COLORS, look_of
 
 with imports_of("figures"):
@@ -34,21 +33,18 @@ with imports_of("figures"):
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 QUANTITIES = {"test_error": "test error (%)"} | {
-    name: f"{words} (°),\n{MEANS[name]}" for name, words in ANGLES.items()
+    name: f"{words} (°),\n{ANGLE_MEANS[name]}" for name, words in ANGLES.items()
 }
-"""What is shown against the swept quantities, and how an axis calls it."""
-PREDICTED = (
-    ("steps", "steps to 1/e of the mismatch", "a B that learns in\nengaged mode with ‖W‖ recorded"),
-    ("angle", "matrix angle (°)", "a B that learns in mirror mode"),
-)
-"""What is predicted, how an axis calls it, and of which runs."""
+"""The quantities that are drawn against the swept ones, with their axis labels."""
+PREDICTED = {"steps": "steps to 1/e of the mismatch", "angle": "matrix angle (°)"}
+"""The quantities that :mod:`wtkit.plan` predicts, with their axis labels."""
 GROUP = ["network", "method", "norm_order"]
-ABREAST = 5  # panels over epochs that stand side by side
+MAX_COLUMNS = 5  # of panels by epoch
 
 
 def swept(node: xr.Dataset) -> list[str]:
-    """The settings or options that were swept, in the ablation's order; ``["variant"]`` where its
-    points have names."""
+    """The settings or options that were swept, in the ablation's order; ``["variant"]`` if its
+    points are named."""
     points = [
         [part.partition("=") for part in str(word).split(",")] for word in node["variant"].values
     ]
@@ -58,122 +54,120 @@ def swept(node: xr.Dataset) -> list[str]:
 
 
 def runs(node: xr.Dataset) -> pd.DataFrame:
-    """A row a run: who it is, its value of each swept quantity, and what it ended with.
+    """One row per run: its labels, swept quantities, and final errors and angles.
 
-    Angles are those of the last epoch that recorded them, in degrees: their mean over layers, and
-    the largest (``matrix_angle_max``, ``delta_angle_max``), NaN where a layer has none, as with
-    direct feedback. The output layer has no part in the mean δ angle, since its own is 0 by
-    construction. A run that diverged has NaN for all it ended with. ``chance`` is the error of
-    guessing, NaN where nobody wrote down how many classes there were.
+    Angles in degrees are from the last epoch that recorded them: their mean over layers, and the
+    largest (``matrix_angle_max``, ``delta_angle_max``); NaN if a layer has none, as with direct
+    feedback. The mean δ angle leaves out the output layer, where it is 0 by construction. A
+    diverged run has NaN. ``chance`` is the error of guessing, NaN if the number of classes is
+    unknown.
     """
     rows, keys = [], swept(node)
     for index in range(node.sizes["run"]):
         run = node.isel(run=index)
-        ended = {
-            name: float(values.iloc[-1])
-            for name, values in _over_epochs(run).items()
-            if values.size
+        final = {
+            name: float(values.iloc[-1]) for name, values in _by_epoch(run).items() if values.size
         }
-        rows.append(_identity(run, keys) | (ended if run["status"] == "complete" else {}))
+        rows.append(_labels(run, keys) | (final if run["status"] == "complete" else {}))
     columns = [*QUANTITIES, "matrix_angle_max", "delta_angle_max"]
     return pd.DataFrame(rows).reindex(columns=[*rows[0], *(c for c in columns if c not in rows[0])])
 
 
 def epochs(node: xr.Dataset) -> pd.DataFrame:
-    """A row a run and epoch, with the columns of :func:`runs`."""
+    """One row per run and epoch, with the columns of :func:`runs`."""
     parts, keys = [], swept(node)
     for index in range(node.sizes["run"]):
         run = node.isel(run=index)
-        measured = pd.DataFrame(_over_epochs(run)).rename_axis("epoch").reset_index()
-        parts.append(measured.assign(**_identity(run, keys)))
+        measured = pd.DataFrame(_by_epoch(run)).rename_axis("epoch").reset_index()
+        parts.append(measured.assign(**_labels(run, keys)))
     return pd.concat(parts, ignore_index=True)
 
 
-def _identity(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
+def _labels(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen = settings(run)
     chosen |= chosen.get("network_options", {}) | chosen["options"]
-    who: dict[str, Any] = {
+    labels: dict[str, Any] = {
         name: str(run[name].values) for name in ("method", "norm_order", "status")
     }
-    who |= {"network": run.attrs["network"], "seed": int(run["seed"])}
-    # some are recorded only where they are not empty
-    who |= {key: _value(chosen.get(key, [])) for key in keys}
+    labels |= {"network": run.attrs["network"], "seed": int(run["seed"])}
+    # some settings are recorded only if they are not empty
+    labels |= {key: _value(chosen.get(key, [])) for key in keys}
     classes = chosen["classes"] or data_sets.classes(chosen["data"])
-    return who | {"chance": 100 * (1 - 1 / classes) if classes else np.nan}
+    return labels | {"chance": 100 * (1 - 1 / classes) if classes else np.nan}
 
 
 def _value(value: Any) -> Any:
-    """As an axis or a table can show it: numbers stay numbers."""
+    """A number, or the text of any other value."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
     return text or "–"
 
 
-def _over_epochs(run: xr.Dataset) -> dict[str, pd.Series]:
+def _by_epoch(run: xr.Dataset) -> dict[str, pd.Series]:
     angles = {
         name: run[name].dropna("epoch", how="all") for name in ("matrix_angle", "delta_angle")
     }
-    found = {"test_error": run["test_error"].dropna("epoch").to_series()}
+    quantities = {"test_error": run["test_error"].dropna("epoch").to_series()}
     # the output layer's is 0 by construction
     angles["delta_angle"] = angles["delta_angle"].isel(layer=slice(None, -1))
     for name, values in angles.items():
-        found[name] = values.mean("layer", skipna=False).to_series()
-        found[f"{name}_max"] = values.max("layer", skipna=False).to_series()
-    return found
+        quantities[name] = values.mean("layer", skipna=False).to_series()
+        quantities[f"{name}_max"] = values.max("layer", skipna=False).to_series()
+    return quantities
 
 
 # ------------------------------------------------------------------------------------------ drawing
 
 
 def draw(nodes: Sequence[xr.Dataset]) -> Figure:
-    """What the runs ended with, against the swept quantity: a row a network, unless networks were
-    swept; or heat maps where two quantities were."""
+    """Draw final errors and angles against the swept quantity, one row per network unless networks
+    were swept; heat maps if two quantities were swept."""
     table, keys = pd.concat([runs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     if len(keys) == 2:
         return _heat_maps(table, keys)
     networks = list(table.groupby(_lines(table, keys)["network"], sort=False))
     fig, axes = _panels(len(networks), len(QUANTITIES), height=3.0)
-    for row, (network, some) in zip(axes, networks, strict=True):
+    for row, (network, rows) in zip(axes, networks, strict=True):
         for ax, quantity in zip(row, QUANTITIES, strict=True):
-            against(ax, some, keys, quantity)
+            plot_against(ax, rows, keys, quantity)
         row[0].set_title(network_label(network))
-    methods_first = sorted(
+    chance_last = sorted(
         zip(*axes[0, 0].get_legend_handles_labels(), strict=True), key=lambda it: it[1] == "chance"
     )
     fig.legend(
-        *zip(*methods_first, strict=True),
+        *zip(*chance_last, strict=True),
         loc="outside upper center",
-        ncols=min(6, len(methods_first)),
+        ncols=min(6, len(chance_last)),
     )
     fig.supxlabel(seeds(nodes[0]), x=0.01, ha="left", fontsize=7.5, color=GREY)
     return fig
 
 
 def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
-    """Test error and, below it, matrix angle over epochs: a line a point of the ablation, a pair of
-    panels a method and network."""
+    """Draw test error and, below it, matrix angle by epoch: one line per point of the ablation, one
+    pair of panels per method and network."""
     table, keys = pd.concat([epochs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     table["point"], lines = _points(table, keys), _lines(table, keys)
     order = list(table["point"].unique())
     palette = dict(zip(order, LAYER_COLORS(np.linspace(0, 1, len(order))), strict=True))
     groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
-    abreast = min(ABREAST, len(groups))
-    fig, axes = _panels(2 * math.ceil(len(groups) / abreast), abreast, height=2.4)
+    columns = min(MAX_COLUMNS, len(groups))
+    fig, axes = _panels(2 * math.ceil(len(groups) / columns), columns, height=2.4)
     fig.set_figwidth(fig.get_figwidth() + 1.9)  # for the legend
     pairs = [
         pair for rows in zip(axes[::2], axes[1::2], strict=True) for pair in zip(*rows, strict=True)
     ]
     for ax in itertools.chain(*pairs[len(groups) :]):
         ax.remove()
-    for pair, (who, some) in zip(pairs, groups, strict=False):
-        pair[0].set_title(_title(who, lines))
+    for pair, (group, rows) in zip(pairs, groups, strict=False):
+        pair[0].set_title(_title(group, lines))
         for ax, quantity in zip(pair, ("test_error", "matrix_angle"), strict=True):
-            if some[quantity].isna().all():
+            if rows[quantity].isna().all():
                 ax.set_axis_off()  # a method without this angle
                 continue
             sns.lineplot(
-                some,
+                rows,
                 x="epoch",
                 y=quantity,
                 hue="point",
@@ -182,6 +176,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
                 errorbar="se",
                 legend=False,
             )
+            ax.xaxis.set_major_locator(WHOLE_NUMBERS)
             ax.set_ylabel(QUANTITIES[quantity])
             _from_zero(ax)
     handles = [Line2D([], [], color=color) for color in palette.values()]
@@ -190,53 +185,56 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
 
 
 def draw_predicted(nodes: Sequence[xr.Dataset]) -> Figure:
-    """What :mod:`wtkit.plan` predicts of these runs beside what was measured; a sentence where
-    there is nothing."""
-    table = pd.concat([compared(node) for node in nodes])
-    fig, axes = _panels(1, 2, height=2.9)
-    for ax, (quantity, words, runs_of) in zip(axes.flat, PREDICTED, strict=True):
-        some = table[table["quantity"] == quantity]
-        if some.empty:
-            ax.text(0.5, 0.5, f"nothing to compare:\nno run of {runs_of}", ha="center", va="center")
-            ax.set_axis_off()
-            continue
-        for method, rows in some.groupby("method", sort=False):
-            how = look_of(method)
-            ax.plot(
-                rows["predicted"],
-                rows["measured"],
-                how.marker,
-                color=how.color,
-                alpha=0.6,
-                label=method_label(method),
-            )
-        end = 1.08 * some[["predicted", "measured"]].max(axis=None)
-        ax.plot([0, end], [0, end], "--", color=GREY, linewidth=0.8)
-        # both from zero, or what differs by rounding would fill the panel
-        ax.set(
-            xlabel=f"predicted {words}", ylabel=f"measured {words}", xlim=(0, end), ylim=(0, end)
-        )
-        ax.legend()
+    """Draw predictions of :mod:`wtkit.plan` against measurements, one panel per quantity that was
+    recorded; without any, a figure that says so."""
+    table = pd.concat([predicted_and_measured(node) for node in nodes])
+    recorded = [name for name in PREDICTED if (table["quantity"] == name).any()]
+    if not recorded:
+        fig, axes = _panels(1, 1, height=1.5)
+        axes[0, 0].set_axis_off()
+        axes[0, 0].text(0, 0.5, "These runs recorded nothing that is predicted.", va="center")
+        return fig
+    fig, axes = _panels(1, len(recorded), height=2.9)
+    for ax, quantity in zip(axes.flat, recorded, strict=True):
+        _plot_predicted(ax, table[table["quantity"] == quantity], PREDICTED[quantity])
     return fig
 
 
-def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -> None:
-    """One of :data:`QUANTITIES` against what was swept, a line a method: mean and standard error
-    over seeds.
+def _plot_predicted(ax: Axes, table: pd.DataFrame, label: str) -> None:
+    for method, rows in table.groupby("method", sort=False):
+        look = look_of(method)
+        ax.plot(
+            rows["predicted"],
+            rows["measured"],
+            look.marker,
+            color=look.color,
+            alpha=0.6,
+            label=method_label(method),
+        )
+    end = 1.08 * table[["predicted", "measured"]].max(axis=None)
+    ax.plot([0, end], [0, end], "--", color=GREY, linewidth=0.8)
+    # both axes start at 0; otherwise rounding errors would fill the panel
+    ax.set(xlabel=f"predicted {label}", ylabel=f"measured {label}", xlim=(0, end), ylim=(0, end))
+    ax.legend()
+
+
+def plot_against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -> None:
+    """Draw one of :data:`QUANTITIES` against the swept quantity, one line per method: mean and
+    standard error over seeds.
 
     Args:
-        table: of :func:`runs`.
-        keys: columns of ``table``; where there are several, or names, a tick a combination, in
-            their order there.
+        table: from :func:`runs`.
+        keys: columns of ``table``. Several columns, or a column of names, give one tick per
+            combination, in the table's order.
     """
     numeric = len(keys) == 1 and pd.api.types.is_numeric_dtype(table[keys[0]])
     x = table[keys[0]] if numeric else _points(table, keys)
     names = list(x.unique())
     places = x if numeric else x.map(names.index)
     lines = _lines(table, keys)
-    for (_, method, norm_order), some in table.groupby([lines[name] for name in GROUP], sort=False):
+    for (_, method, norm_order), rows in table.groupby([lines[name] for name in GROUP], sort=False):
         how = look_of(method)
-        grouped = some[quantity].groupby(places[some.index])
+        grouped = rows[quantity].groupby(places[rows.index])
         mean, error = grouped.mean(), grouped.sem()
         ax.errorbar(
             mean.index, mean, error.where(grouped.count() > 1),
@@ -246,19 +244,19 @@ def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -
         )  # fmt: skip
     if numeric:
         least = x[x > 0].min()
-        # some of a sweep's values may be 0, which no logarithm has
+        # a logarithmic axis cannot show 0
         if x.min() >= 0 and x.max() / least >= 8:
             ax.set_xscale("symlog", linthresh=least) if x.min() == 0 else ax.set_xscale("log")
         ax.set_xlabel(_readable(keys[0]))
     else:
-        upright = len(names) > 8
+        vertical = len(names) > 8
         ax.set_xticks(
             range(len(names)),
             names,
-            rotation=90 if upright else 30,
-            ha="center" if upright else "right",
+            rotation=90 if vertical else 30,
+            ha="center" if vertical else "right",
         )
-        named = list(keys) == ["variant"]  # names that speak for themselves
+        named = list(keys) == ["variant"]  # names need no axis label
         ax.set_xlabel("" if named else ", ".join(map(_readable, keys)))
     _from_zero(ax)
     if quantity == "test_error":
@@ -267,7 +265,7 @@ def against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -
 
 
 def _chance(ax: Axes, level: pd.Series) -> None:
-    """The error of guessing at each place, as a step, where the runs come anywhere near it."""
+    """Draw the error of guessing as steps, unless it is far above all runs."""
     top = ax.get_ylim()[1]
     if level.min() < 3 * top:
         ax.step(
@@ -283,9 +281,9 @@ def _chance(ax: Axes, level: pd.Series) -> None:
 
 
 def _from_zero(ax: Axes) -> None:
-    # of points all alike the margin is nothing, and cuts them
+    # equal points would have no margin
     top = max(ax.get_ylim()[1], 1.05 * ax.dataLim.ymax)
-    ax.set_ylim(0, max(1.0, top))  # what is below 1 % or 1° is nothing, and looks so
+    ax.set_ylim(0, max(1.0, top))  # at least up to 1 % or 1°, so that rounding looks small
 
 
 def _heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
@@ -297,10 +295,10 @@ def _heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
         for v in [table[key].unique()]
     }
     fig, axes = _panels(len(groups), len(QUANTITIES), height=2.6)
-    for row, (who, some) in zip(axes, groups, strict=True):
-        row[0].set_title(_title(who, lines))
+    for row, (group, rows) in zip(axes, groups, strict=True):
+        row[0].set_title(_title(group, lines))
         for ax, (quantity, name) in zip(row, QUANTITIES.items(), strict=True):
-            cells = some.pivot_table(
+            cells = rows.pivot_table(
                 index=below, columns=across, values=quantity, aggfunc="mean", dropna=False
             )
             sns.heatmap(
@@ -314,20 +312,19 @@ def _heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
 
 
 def _lines(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """What tells the lines of a figure apart, of each row of ``table``: :data:`GROUP`, of which a
-    network or norm order is empty where each point of the ablation has its own, since then it is on
-    the axis."""
+    """The columns :data:`GROUP`, which identify the line of each row. A network or norm order that
+    was swept is empty, since it is on the axis."""
     points = _points(table, keys)
-    swept_too = [
+    on_axis = [
         name
         for name in ("network", "norm_order")
         if table[name].nunique() > 1 and (table[name].groupby(points).nunique() == 1).all()
     ]
-    return table[GROUP].assign(**dict.fromkeys(swept_too, ""))
+    return table[GROUP].assign(**dict.fromkeys(on_axis, ""))
 
 
 def _points(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
-    """What the point of the ablation at which each row stands is called on an axis."""
+    """The label of each row's point of the ablation."""
     words = table[list(keys)].astype(str).agg(", ".join, axis=1)
     return words.map(_readable) if list(keys) == ["variant"] else words
 
@@ -337,12 +334,12 @@ def _panels(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]
 
 
 def _name(method: str, norm_order: str, lines: pd.DataFrame) -> str:
-    """The method's name, with its norm order where there are several."""
+    """The method's label, with its norm order if there are several."""
     return method_label(method) + (f" {norm_order}" if lines["norm_order"].nunique() > 1 else "")
 
 
-def _title(who: Sequence[str], lines: pd.DataFrame) -> str:
-    network, method, norm_order = who
+def _title(group: Sequence[str], lines: pd.DataFrame) -> str:
+    network, method, norm_order = group
     name = _name(method, norm_order, lines)
     return f"{network_label(network)}, {name}" if lines["network"].nunique() > 1 else name
 

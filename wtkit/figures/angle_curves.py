@@ -1,4 +1,4 @@
-"""Matrix angles and δ angles over epochs, a line a layer (Fig. 4)."""
+"""Matrix angles and δ angles by epoch, one line per layer (Fig. 4)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..results import (
     complete,
     lr_drops,
     main_order,
+    matching_runs,
     method_label,
     methods_of,
     network_label,
     over_all_weights,
-    select,
     variants_of,
 )
 from .drawing import epoch_axis
@@ -38,8 +38,8 @@ PANELS = {WM: "ab", KP: "cd", SS: "ef"}
 
 
 def angle_columns(nodes: Iterable[xr.Dataset]) -> list[tuple[str, str]]:
-    """Method and variant of each column of :func:`angle_grid`: those of Fig. 4, then FA, then what
-    else was run."""
+    """Method and variant of each column of :func:`angle_grid`: Fig. 4's, then FA, then the others
+    that were run."""
     nodes = list(nodes)
     others = {m for node in nodes for m in methods_of(node)}.difference(METHODS)
     variants = {(WM, variant) for node in nodes for variant in variants_of(node, WM)}
@@ -47,8 +47,8 @@ def angle_columns(nodes: Iterable[xr.Dataset]) -> list[tuple[str, str]]:
 
 
 def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, str]]) -> None:
-    """A network's matrix angles (first row of ``axes``) and δ angles (second row), a column a
-    method."""
+    """Draw a network's matrix angles in the first row of ``axes`` and its δ angles in the second,
+    one column per method."""
     for row, (quantity, name) in enumerate(ANGLES.items()):
         for ax, (method, variant) in zip(axes[row], columns, strict=True):
             angles(ax, node, method, quantity, variant)
@@ -62,13 +62,16 @@ def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, 
 
 
 def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str = "") -> None:
-    """Angles in degrees over epochs, a line a layer, mean over complete runs, with the bound that
-    the paper states."""
+    """Draw one method's angles by epoch: one line per layer, the mean over complete runs, and the
+    paper's bound.
+
+    If all runs diverged, they are drawn. The axis extends beyond 100° if an angle does.
+    """
     epoch_axis(ax, node)
     _angle_axes(ax, quantity)
-    runs = select(node, method, norm_order=main_order(node), variant=variant)
-    kept = complete(runs) if (runs["status"] == "complete").any() else runs
-    values = kept[quantity].mean("run").dropna("epoch", how="all").transpose("epoch", "layer")
+    runs = matching_runs(node, method, norm_order=main_order(node), variant=variant)
+    shown = complete(runs) if (runs["status"] == "complete").any() else runs
+    values = shown[quantity].mean("run").dropna("epoch", how="all").transpose("epoch", "layer")
     if not values.size:
         ax.text(
             0.5,
@@ -83,7 +86,7 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
     if diverged:
         text = (
             f"{diverged} of {runs.sizes['run']} runs diverged, "
-            f"{'shown' if kept is runs else 'left out'}"
+            f"{'shown' if shown is runs else 'left out'}"
         )
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         ax.text(
@@ -98,7 +101,8 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
             bbox=box,
         )
     colors = LAYER_COLORS(np.linspace(0, 1, values.sizes["layer"]))
-    for index in range(values.sizes["layer"]):  # the output layer last, on top
+    ax.set_ylim(top=max(ax.get_ylim()[1], 1.05 * float(values.max())))
+    for index in range(values.sizes["layer"]):  # the output layer is drawn last, on top
         ax.plot(values["epoch"], values.isel(layer=index), color=colors[index], linewidth=0.8)
     for epoch in lr_drops(runs):
         ax.axvline(epoch, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
@@ -116,16 +120,16 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
 
 
 def _angle_axes(ax: Axes, quantity: str) -> None:
-    # a square-root axis: from 1° to 90° on one scale, and still 0 in place
+    # a square-root axis shows 1° and 90° on one scale, and includes 0
     ax.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), lambda y: y**2))
-    ax.set_ylim(0, 100)
-    ax.yaxis.set_major_locator(FixedLocator([0, 2, 10, 25, 45, 70, 90]))
+    ax.set_ylim(0, max(100, ax.get_ylim()[1]))  # panels of a grid share the axis
+    ax.yaxis.set_major_locator(FixedLocator([0, 2, 10, 25, 45, 70, 90, 120, 150, 180]))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_ylabel(f"{ANGLES[quantity]} (°)")
 
 
 def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
-    """Below all panels: what the lines are means of, and how to read the axes."""
+    """Write a note below all panels: what the lines are, and how to read the axes."""
     nodes = list(nodes)
     counts = ", ".join(
         f"{network_label(node.attrs['network'])}: {len(set(node['seed'].values.tolist()))}"
@@ -133,16 +137,16 @@ def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
     )
     drops = "; dotted: $\\eta_W$ drops" if any(map(lr_drops, nodes)) else ""
     over = (
-        ("; angles over all weights, dead ones included")
+        ("; angles over all weights, including dead ones")
         if any(map(over_all_weights, nodes))
         else ""
     )
-    text = f"Every line a layer, mean over seeds ({counts}); square-root axis{drops}{over}."
+    text = f"One line per layer, mean over seeds ({counts}); square-root axis{drops}{over}."
     fig.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 
 def layer_bar(fig: Figure, axes: Sequence[Axes]) -> Colorbar:
-    """The colour bar of the layers, from input to output."""
+    """Draw the colour bar of the layers, from input to output."""
     bar = fig.colorbar(
         ScalarMappable(cmap=LAYER_COLORS), ax=axes, aspect=40, fraction=0.03, pad=0.01
     )

@@ -1,11 +1,10 @@
-"""The paper's two circuits as schematics, drawn on axes that the caller hands in (Figs. 1 and 2).
-Imports no torch.
+"""Schematics of the paper's two circuits (Figs. 1 and 2). Imports no torch.
 
-Cells stand in rows, the forward path above and the feedback path below, so that the cells of one
-layer face each other and a cross-projection is a straight line between them. A weight array is
-where the axons of one layer cross the dendrites of the next, each crossing a synapse: W above the
-forward cells of layer l+1, B below the feedback cells of layer l. The array that learns is shaded
-and its synapses are filled; open synapses stay as they are.
+Cells are drawn in rows: the forward path above, the feedback path below. Cells of one layer face
+each other, so a cross-projection is a straight line. In a weight array the axons of one layer cross
+the dendrites of the next, and each crossing is a synapse: W is above the forward cells of layer
+l+1, B below the feedback cells of layer l. An array that learns is shaded and its synapses are
+filled; open synapses are constant.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ CHANGE_OF_B = r"$\Delta\mathbf{B}_{l+1} = "
 LOWER, UPPER = (0.0, 1.0, 2.0), (5.7, 6.7)  # x of the cells of layer l and of layer l+1
 FORWARD, FEEDBACK = 3.0, 0.0  # y of the two paths
 RADIUS = 0.28
-# from cells to the nearest axon, from axon to axon, around an array
+# distances: cells to the nearest axon, axon to axon, around an array
 ROOM, PITCH, MARGIN = 1.05, 0.45, 0.38
 ASIDE = 0.7  # from the outermost cells to the labels
 LIMITS = ((-1.9, 8.6), (-2.75, 6.0))
@@ -45,8 +44,8 @@ def weight_mirror(ax: Axes, mode: Literal["engaged", "mirror"]) -> None:
     """The weight mirror (Fig. 1): W learns from δ in engaged mode, B from noise in mirror mode.
 
     Args:
-        ax: is given equal scales and loses its frame.
-        mode: which of the two modes to draw.
+        ax: gets equal scales and no frame.
+        mode: the mode to draw.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -57,16 +56,16 @@ def weight_mirror(ax: Axes, mode: Literal["engaged", "mirror"]) -> None:
     _network(ax, W_learns=mode == "engaged", B_learns=mode == "mirror")
     if mode == "engaged":
         for x in LOWER + UPPER:
-            _convey_delta(ax, x)
-        _beside_W(ax, CHANGE_OF_W + "$   (4)")
-        _beside_B(ax, r"$\mathbf{B}_{l+1}$ fixed", PALE)
+            _project_delta(ax, x)
+        _label_W(ax, CHANGE_OF_W + "$   (4)")
+        _label_B(ax, r"$\mathbf{B}_{l+1}$ fixed", PALE)
         _remark(ax, "forward cells\nreceive $\\boldsymbol{\\delta}$", GOLD_TEXT)
     else:
         for x in LOWER + UPPER:
-            _convey_y(ax, x)
+            _project_y(ax, x)
         _noise(ax)
-        _beside_W(ax, r"$\mathbf{W}_{l+1}$ fixed", PALE)
-        _beside_B(
+        _label_W(ax, r"$\mathbf{W}_{l+1}$ fixed", PALE)
+        _label_B(
             ax,
             CHANGE_OF_B
             + r"\eta_B\,\boldsymbol{\delta}_l\,\boldsymbol{\delta}_{l+1}^{\mathsf{T}}$   (7)",
@@ -78,24 +77,24 @@ def kolen_pollack(ax: Axes) -> None:
     """The reciprocal Kolen–Pollack network (Fig. 2): in its one mode W learns from δ, and B from y.
 
     Args:
-        ax: is given equal scales and loses its frame.
+        ax: gets equal scales and no frame.
     """
     _network(ax, W_learns=True, B_learns=True)
     for x in LOWER + UPPER:
-        _convey_delta(ax, x - 0.12)
-        _convey_y(ax, x + 0.12)
-    _beside_W(ax, CHANGE_OF_W + r" - \lambda\,\mathbf{W}_{l+1}$   (16)")
+        _project_delta(ax, x - 0.12)
+        _project_y(ax, x + 0.12)
+    _label_W(ax, CHANGE_OF_W + r" - \lambda\,\mathbf{W}_{l+1}$   (16)")
     product = r"\mathbf{y}_l\,\boldsymbol{\delta}_{l+1}^{\mathsf{T}}"
-    _beside_B(ax, CHANGE_OF_B + rf"-\eta_W\,{product} - \lambda\,\mathbf{{B}}_{{l+1}}$   (17)")
+    _label_B(ax, CHANGE_OF_B + rf"-\eta_W\,{product} - \lambda\,\mathbf{{B}}_{{l+1}}$   (17)")
     _remark(ax, "forward cells\nreceive $\\boldsymbol{\\delta}$", GOLD_TEXT, above=0.5)
     _remark(ax, "feedback cells\nreceive $\\mathbf{y}$", BLUE, above=-0.5)
 
 
-# -------------------------------------------------------------------------- what the circuits share
+# -------------------------------------------------------------------------- shared by the circuits
 
 
 def _network(ax: Axes, *, W_learns: bool, B_learns: bool) -> None:
-    """Both paths: cells, axons, weight arrays and their names."""
+    """Draw both paths: cells, axons, weight arrays and their names."""
     ax.set(aspect="equal", xlim=LIMITS[0], ylim=LIMITS[1])
     ax.set_axis_off()
     _path(ax, FORWARD, +1, senders=LOWER, receivers=UPPER, learns=W_learns, fill=INK)
@@ -124,11 +123,11 @@ def _path(
     learns: bool,
     fill: str,
 ) -> None:
-    """Cells at height ``y`` whose axons leave on ``side`` (+1 up, -1 down) and there cross the
-    receivers' dendrites.
+    """Draw cells at height ``y`` whose axons leave on ``side`` (+1 up, -1 down) and cross the
+    receivers' dendrites there.
 
-    Senders are named from the outside in: the outermost has the outermost axon, so that no two
-        axons cross.
+    Senders are listed from the outside in. The outermost sender has the outermost axon, so axons do
+    not cross each other.
     """
     forwards = 1 if receivers[0] > senders[0] else -1
     heights = [y + side * (ROOM + PITCH * k) for k in reversed(range(len(senders)))]
@@ -162,7 +161,7 @@ def _path(
 
 
 def _array(ax: Axes, xs: Sequence[float], ys: Sequence[float], learns: bool) -> None:
-    """The frame of the weight array whose synapses are at ``xs`` × ``ys``."""
+    """Draw the frame of a weight array with synapses at ``xs`` × ``ys``."""
     look: dict[str, Any] = {"fc": "white", "ec": PALE, "lw": 0.8, "ls": (0, (1, 1.5))}
     if learns:
         look = {"fc": SHADE, "ec": INK, "lw": 1.1}
@@ -175,15 +174,15 @@ def _array(ax: Axes, xs: Sequence[float], ys: Sequence[float], learns: bool) -> 
     )
 
 
-def _convey_delta(ax: Axes, x: float) -> None:
-    """A cross-projection that conveys δ to a forward cell: gold and dashed."""
+def _project_delta(ax: Axes, x: float) -> None:
+    """Draw a cross-projection of δ to a forward cell: gold and dashed."""
     _arrow(
         ax, (x, FEEDBACK + RADIUS), (x, FORWARD - RADIUS), color=GOLD, lw=1.7, ls=(0, (2.5, 1.2))
     )
 
 
-def _convey_y(ax: Axes, x: float) -> None:
-    """A cross-projection that conveys y to a feedback cell: blue and solid."""
+def _project_y(ax: Axes, x: float) -> None:
+    """Draw a cross-projection of y to a feedback cell: blue and solid."""
     _arrow(ax, (x, FORWARD - RADIUS), (x, FEEDBACK + RADIUS), color=BLUE, lw=1.7)
 
 
@@ -197,7 +196,7 @@ def _arrow(ax: Axes, start: Point, end: Point, **look: Any) -> None:
 
 
 def _noise(ax: Axes) -> None:
-    """Irregular firing in the forward cells of layer l."""
+    """Draw irregular firing in the forward cells of layer l."""
     _write(ax, (LOWER[0] - ASIDE, FORWARD + 0.6), "noise", ha="right", color=PALE, size="small")
     rng = np.random.default_rng(1)
     t = np.linspace(-0.62, 0.62, 8) * RADIUS
@@ -206,8 +205,8 @@ def _noise(ax: Axes) -> None:
         ax.plot(x + t, FORWARD + zigzag, color="white", lw=0.9, zorder=6)
 
 
-def _beside_W(ax: Axes, text: str, color: str = INK) -> None:
-    """What becomes of W, above its array."""
+def _label_W(ax: Axes, text: str, color: str = INK) -> None:
+    """Write W's update above its array."""
     _write(
         ax,
         (LIMITS[0][1], FORWARD + ROOM + 2 * PITCH + MARGIN + 0.45),
@@ -217,15 +216,15 @@ def _beside_W(ax: Axes, text: str, color: str = INK) -> None:
     )
 
 
-def _beside_B(ax: Axes, text: str, color: str = INK) -> None:
-    """What becomes of B, below its array."""
+def _label_B(ax: Axes, text: str, color: str = INK) -> None:
+    """Write B's update below its array."""
     _write(
         ax, (LIMITS[0][0], FEEDBACK - ROOM - PITCH - MARGIN - 0.45), text, ha="left", color=color
     )
 
 
 def _remark(ax: Axes, text: str, color: str, above: float = 0.0) -> None:
-    """What the cross-projections do, in the room between them."""
+    """Write what the cross-projections do, between them."""
     _write(ax, (MIDDLE[0], MIDDLE[1] + above), text, color=color, size="small")
 
 

@@ -1,4 +1,4 @@
-"""What several figures draw alike."""
+"""Axes and notes that several figures share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+WHOLE_NUMBERS = MaxNLocator(nbins=7, integer=True)
+
 
 def epoch_axis(ax: Axes, node: xr.Dataset) -> int:
-    """Whole epochs from 0, with a little room at both ends; returns the last."""
+    """Set an axis from epoch 0 to the last one, with whole numbers as ticks; returns the last."""
     last = max(1, int(node["epoch"].max()))
     ax.set_xlim(-0.02 * last, 1.02 * last)
-    ticks = MaxNLocator(integer=True, nbins=7).tick_values(0, last)
+    ticks = WHOLE_NUMBERS.tick_values(0, last)
     ax.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if 0 <= tick <= last]))
     ax.set_xlabel("epoch")
     return last
@@ -22,7 +24,7 @@ def epoch_axis(ax: Axes, node: xr.Dataset) -> int:
 def text_below(
     ax: Axes, x: float, text: str, points: float, size: float, color: str = "0.15", **how: Any
 ) -> None:
-    """Text at ``x``, so many points below the axes."""
+    """Write text at ``x``, this many points below the axes."""
     place = {
         "xytext": (0, -points),
         "textcoords": "offset points",
@@ -35,7 +37,7 @@ def text_below(
 
 
 def seeds(runs: xr.Dataset) -> str:
-    """What a mean over these runs is worth, in words."""
+    """How many seeds a mean over these runs has, in words."""
     count = len(set(runs["seed"].values.tolist()))
     return (
         ("one seed: no standard error") if count == 1 else f"mean ± standard error of {count} seeds"

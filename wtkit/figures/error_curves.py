@@ -1,8 +1,8 @@
-"""Test errors over epochs, with their final values at the margin (Fig. 3, App. D.3).
+"""Test errors by epoch, with final errors in the margin (Fig. 3, App. D.3).
 
-Every function takes a network's data set (``results["resnet18"].to_dataset()``; dimensions ``run``,
-``epoch`` and ``layer``) and draws what it finds. Methods that were not run are left out or said to
-be missing. Runs that diverged are shown as such.
+Every function draws one network's data set (``results["resnet18"].to_dataset()``; dimensions
+``run``, ``epoch`` and ``layer``). Methods that were not run are left out or reported as missing.
+Diverged runs are marked.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from ..results import (
     data_label,
     evaluated_on,
     final_error,
-    is_coded_anew,
+    learned_from_jpeg,
     main_order,
+    matching_runs,
     mean_and_error,
     method_label,
     methods_of,
     network_label,
-    select,
 )
 from .drawing import epoch_axis, seeds, text_below
 from .looks import GREY, Look, look_of
@@ -59,24 +59,25 @@ with imports_of("figures"):
 
 
 def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> None:
-    """Test error (%) of every method over epochs, mean ± standard error over seeds; the final
-    values at the margin.
+    """Draw every method's test error in percent by epoch, mean ± standard error over seeds.
 
-    There, published errors stand beside them: the paper's, and those of
-        :func:`wtkit.results.anchors_of`.
+    The margin shows final errors next to published ones: the paper's, and those from
+    :func:`wtkit.results.anchors_of`.
 
     Args:
         norm_order: by default the network's :func:`wtkit.results.main_order`.
     """
     norm_order = norm_order or main_order(node)
-    found = methods_of(node, norm_order)
-    for index, method in enumerate(found):
-        _trajectory(ax, select(node, method, norm_order=norm_order), look_of(method), offset=index)
-    finals = [(m, final_error(node, m, norm_order), look_of(m)) for m in found]
+    drawn = methods_of(node, norm_order)
+    for index, method in enumerate(drawn):
+        _trajectory(
+            ax, matching_runs(node, method, norm_order=norm_order), look_of(method), offset=index
+        )
+    finals = [(m, final_error(node, m, norm_order), look_of(m)) for m in drawn]
     printed = FINAL_ERRORS.get((str(node.attrs["network"]), norm_order), {})
     others = _other_anchors(node, norm_order)
     finals += [
-        (m, Estimate(np.nan), look_of(m)) for m in others["method"].unique() if m not in found
+        (m, Estimate(np.nan), look_of(m)) for m in others["method"].unique() if m not in drawn
     ]
     _error_axes(ax, node, [ours.mean for _, ours, _ in finals], others["error_percent"])
     columns = _margin(
@@ -85,31 +86,34 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
         [(method_label(m), ours, printed.get(m), how) for m, ours, how in finals],
         _key(others),
     )
-    place_of = dict(zip([m for m, *_ in finals], columns, strict=True))
+    column_of = dict(zip([m for m, *_ in finals], columns, strict=True))
     for mark, (_, rows) in zip(ANCHOR_MARKS, _by_source(others), strict=False):
         how: dict[str, Any] = {"marker": mark, "markersize": 6, "markeredgewidth": 1.4, "zorder": 4}
         for method, error in zip(rows["method"], rows["error_percent"], strict=True):
             ax.plot(
-                place_of[method] + 0.035 * float(node["epoch"].max()),
+                column_of[method] + 0.035 * float(node["epoch"].max()),
                 error,
                 color=look_of(method).color,
                 **how,
             )
-    _remarks(ax, select(node, norm_order=norm_order))
+    _remarks(ax, matching_runs(node, norm_order=norm_order))
 
 
 ANCHOR_MARKS = {"+": "+", "x": "×", "_": "–", "|": "|"}
-"""Marks of published errors, one a source and norm order, and how a text shows them."""
+"""Markers of published errors, one per source and norm order, with their characters."""
 
 
 def _other_anchors(node: xr.Dataset, norm_order: str) -> pd.DataFrame:
-    """Published errors for this network and data, but for those that the margin shows as the
-    paper's; and ``key``, whose they are and what of them is otherwise than in these runs."""
-    found = anchors_of(node)
-    found = found[(found["source"] != PAPER) | (found["norm_order"] != norm_order)]
-    other = found["norm_order"].where(found["norm_order"] != norm_order, "")
-    words = other.map({order: f", BatchNorm {words}" for order, words in ORDERS.items()} | {"": ""})
-    return found.assign(key=found["source"] + words + ", original pixels" * is_coded_anew(node))
+    """Published errors for this network and data, without the paper's, which the margin shows.
+
+    The column ``key`` names the source and how its setting differs from these runs.
+    """
+    anchors = anchors_of(node)
+    anchors = anchors[(anchors["source"] != PAPER) | (anchors["norm_order"] != norm_order)]
+    other = anchors["norm_order"].where(anchors["norm_order"] != norm_order, "")
+    order = other.map({name: f", BatchNorm {label}" for name, label in ORDERS.items()} | {"": ""})
+    pixels = ", original pixels" * learned_from_jpeg(node)
+    return anchors.assign(key=anchors["source"] + order + pixels)
 
 
 def _by_source(anchors: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -117,7 +121,7 @@ def _by_source(anchors: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _key(anchors: pd.DataFrame) -> list[str]:
-    """A line a source of published errors, with its mark."""
+    """One line per source of published errors, with its mark."""
     return [
         f"{mark} {key}"
         for mark, (key, _) in zip(ANCHOR_MARKS.values(), _by_source(anchors), strict=False)
@@ -125,15 +129,15 @@ def _key(anchors: pd.DataFrame) -> list[str]:
 
 
 def norm_order(ax: Axes, node: xr.Dataset, method: str = SS) -> None:
-    """Test error (%) of one method under both norm orders; at ImageNet scale the value of Xiao et
-    al. as a line."""
+    """Draw one method's test error in percent under both norm orders, and for ResNet-18 on ImageNet
+    the value of Xiao et al."""
     network, margin = str(node.attrs["network"]), []
     looks = {
         "relu_bn": look_of(method),
         "bn_relu": dataclasses.replace(look_of(method), color=_dark(method), linestyle="-"),
     }
     for index, (order, how) in enumerate(looks.items()):
-        runs, name = select(node, method, norm_order=order), ORDERS[order]
+        runs, name = matching_runs(node, method, norm_order=order), ORDERS[order]
         if runs.sizes["run"]:
             _trajectory(
                 ax, runs, how, label=f"{method_label(method)}, BatchNorm {name}", offset=index
@@ -146,10 +150,10 @@ def norm_order(ax: Axes, node: xr.Dataset, method: str = SS) -> None:
     _error_axes(ax, node, [ours.mean for _, ours, _, _ in margin])
     _margin(ax, node, margin)
     if not margin:
-        why = "not run" if main_order(node) in looks else "this network has an order of its own"
+        why = "not run" if main_order(node) in looks else "this network has its own order"
         ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=GREY)
         return
-    _remarks(ax, select(node, method))
+    _remarks(ax, matching_runs(node, method))
     ax.legend(loc="lower left", handlelength=3.2)
 
 
@@ -161,8 +165,8 @@ def _dark(method: str) -> tuple[float, float, float]:
 def _trajectory(
     ax: Axes, runs: xr.Dataset, how: Look, label: str | None = None, offset: int = 0
 ) -> None:
-    """Mean over the complete runs with a band of one standard error; each diverged run thin, up to
-    a cross."""
+    """Draw the mean over complete runs with a band of one standard error, and each diverged run as
+    a thin line that ends in a cross."""
     mean, error = mean_and_error(complete(runs)["test_error"])
     epochs = mean["epoch"].values
     every = max(1, len(epochs) // 6)
@@ -190,14 +194,21 @@ def _trajectory(
 def _error_axes(
     ax: Axes, node: xr.Dataset, ours: Iterable[float], published: Iterable[float] = ()
 ) -> None:
-    """Axis, title and label of errors in percent: where ours go below 10 %, a logarithmic axis down
-    to the lowest."""
+    """Set axis, title and label of errors in percent. Call after drawing the curves.
+
+    The axis is logarithmic if one of our final errors is below 10 %. A logarithmic axis reaches
+    down to the lowest positive error; errors of 0 are marked at its lower end.
+    """
     ax.set_ylabel(f"top-1 {evaluated_on(node)} error (%)")
     ax.set_title(f"{network_label(node.attrs['network'])}, {data_label(node)}")
     lowest = min((error for error in ours if error > 0), default=100.0)
-    if lowest < 10:  # the paper's axis is linear; errors of a few per cent would be one line on it
+    if lowest < 10:  # the paper's linear axis would squeeze errors of a few percent into one line
         ax.set_yscale("log")
-        ax.set_ylim(0.7 * min(lowest, *published, 100.0), 110)
+        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+        bottom = 0.7 * min(*drawn[drawn > 0], lowest, *published, 100.0)
+        ax.set_ylim(bottom, 110)
+        if (drawn == 0).any():
+            _mark_zeros(ax, bottom)
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
@@ -206,20 +217,31 @@ def _error_axes(
         ax.set_ylim(0, 102)
 
 
+def _mark_zeros(ax: Axes, bottom: float) -> None:
+    """Mark errors of 0, which a logarithmic axis cannot show, with a triangle at its lower end."""
+    for line in list(ax.lines):
+        x, y = (np.asarray(data, float) for data in line.get_data())
+        zeros = x[y == 0]
+        if zeros.size:
+            place = np.full(zeros.size, 1.1 * bottom)
+            ax.plot(zeros, place, linestyle="none", marker="v", color=line.get_color(), zorder=5)
+    ax.text(0.01, 0.06, "▼ error of 0", transform=ax.transAxes, fontsize=7, color=GREY)
+
+
 def _margin(
     ax: Axes,
     node: xr.Dataset,
     finals: Sequence[tuple[str, Estimate, Estimate | None, Look]],
     key: Sequence[str] = (),
 ) -> np.ndarray:
-    """Final values right of the last epoch, a column each: ours filled, the paper's (ImageNet)
-    open.
+    """Draw final errors right of the last epoch, one column per method: ours filled, the paper's
+    (ImageNet) open.
 
     Args:
-        key: further lines to say what the marks there are.
+        key: further lines of the legend of the marks.
 
     Returns:
-        where the columns stand.
+        the x of each column.
     """
     last = epoch_axis(ax, node)
     left, right = 1.05 * last, (1.05 + max(0.4, 0.12 * len(finals) - 0.2)) * last
@@ -259,26 +281,26 @@ def _margin(
 
 
 def _remarks(ax: Axes, runs: xr.Dataset) -> None:
-    """Below the axes: how many seeds the means are over, and which runs diverged."""
+    """Write below the axes how many seeds the means have, and which runs diverged."""
     lines = [seeds(runs)]
     for method in methods_of(runs):
         for order in ORDERS:
-            found = final_error(runs, method, order)
-            if found.diverged:
+            error = final_error(runs, method, order)
+            if error.diverged:
                 lines.append(
-                    f"{found.name}: {found.diverged} of {found.runs} runs diverged (×), "
+                    f"{error.name}: {error.diverged} of {error.runs} runs diverged (×), "
                     "not in the mean"
                 )
     text_below(ax, ax.get_xlim()[0], "\n".join(lines), 36, 7.5, color=GREY, ha="left")
 
 
 def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | None = None) -> None:
-    """One row above the panels: every method that is drawn in one of them, as :func:`test_error`
-    draws them."""
-    found = {
+    """Draw a legend above the panels with every method that :func:`test_error` drew in one of
+    them."""
+    drawn = {
         method for node in nodes for method in methods_of(node, norm_order or main_order(node))
     }
-    ordered = [m for m in METHODS if m in found] + sorted(found.difference(METHODS))
+    ordered = [m for m in METHODS if m in drawn] + sorted(drawn.difference(METHODS))
     lines = []
     for method in ordered:
         how = look_of(method)

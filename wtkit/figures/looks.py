@@ -1,4 +1,4 @@
-"""The one home of style: how methods and layers are drawn."""
+"""The style of all figures: colours, lines and markers of methods and layers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..results import BP, FA, KP, SS, WM
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How a method is drawn: colours step in lightness, and line and marker differ too, so that
-    grey print will do."""
+    """Colour, line and marker of a method. Colours differ in lightness, and lines and markers
+    differ too, so that figures work in grey."""
 
     color: ColorType
     linestyle: Any
@@ -41,12 +41,12 @@ SPARE = (
 LAYER_COLORS: Colormap = ListedColormap(
     mpl.colormaps["viridis"](np.linspace(0.0, 0.92, 256)), "layers"
 )
-"""From the input layer (dark) to the output layer (light)."""
+"""Colours of layers, from the input (dark) to the output (light)."""
 GREY = "0.45"
 
 
 def set_style() -> None:
-    """Set the style of all figures; once, before the first."""
+    """Set the style of all figures. Call once, before the first."""
     sns.set_theme(
         context="paper",
         style="ticks",
@@ -73,7 +73,7 @@ def set_style() -> None:
 
 
 def look_of(method: str) -> Look:
-    """How a method is drawn."""
+    """A method's look."""
     if method in LOOKS:
         return LOOKS[method]
     others = [name for name in methods.names() if name not in LOOKS]

@@ -1,4 +1,4 @@
-"""Figures and tables as files, of which the same input always gives the same bytes."""
+"""Save figures and tables; the same input always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def save_figure(fig: Figure, stem: str | Path) -> None:
     Raises:
         WtkitError: if a file cannot be written.
     """
-    fig.draw_without_rendering()  # lays out once, so that both files show the same
+    fig.draw_without_rendering()  # one layout for both files
     fig.set_layout_engine("none")
     with _writing(stem), mpl.rc_context({"svg.hashsalt": "wtkit"}):
         fig.savefig(f"{stem}.svg", metadata={"Date": None})
@@ -27,15 +27,14 @@ def save_figure(fig: Figure, stem: str | Path) -> None:
 
 
 def save_table(table: pd.DataFrame, path: str | Path, title: str = "") -> None:
-    """Write a table as the ending of ``path`` says: ``.html`` (a page of its own), ``.csv`` or
-    ``.tex``.
+    """Write a table in the format of ``path``'s suffix: ``.html`` (a page), ``.csv`` or ``.tex``.
 
     Raises:
-        WtkitError: for another ending, or if the file cannot be written.
+        WtkitError: for another suffix, or if the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".html", ".csv", ".tex"):
-        raise WtkitError(f"cannot write a table as {path.name!r}; endings are .html, .csv and .tex")
+        raise WtkitError(f"cannot write a table as {path.name!r}; use .html, .csv or .tex")
     if path.suffix == ".html":
         text = PAGE.format(title=title, table=table.to_html(index=False, border=0))
     elif path.suffix == ".csv":
@@ -67,5 +66,5 @@ def _writing(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WtkitError(
-            f"cannot write {path}: {error.strerror or error}; name a folder that you may write to"
+            f"cannot write {path}: {error.strerror or error}; choose a folder that you can write to"
         ) from None

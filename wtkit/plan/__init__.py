@@ -1,13 +1,12 @@
-"""What to expect of an experiment before it is run: time, memory and alignment.
+"""Predict an experiment before it runs: time, memory and alignment.
 
-Formulas and warnings import no torch. What has to be tried out does; it is imported when it is
-first used.
+Formulas and warnings need no torch. The measurements do; they are imported on first use.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .advice import LEAST, row, warnings
+from .advice import MIN_FOLDINGS, row, warnings
 from .formulas import (
     Layer,
     angle_before,
@@ -15,38 +14,45 @@ from .formulas import (
     lag,
     lag_angle,
     lag_angle_at_end,
+    learns_as_W,
     mirrors,
     mismatch,
     sampling_angle,
     time_constant,
 )
-from .found import Cost, Found
-from .recorded import compared, expected_angles, measured_mismatch, time_constants
+from .inspection import Cost, Inspection
+from .recorded import (
+    expected_angles,
+    measured_mismatch,
+    predicted_and_measured,
+    time_constants,
+)
 from .report import is_saved, name_of, save, text
 
 if TYPE_CHECKING:
-    from .measuring import before_and_after, measure, mirror_layers, survey
+    from .measuring import angles_at_rest, measure, mirror_layers, survey
 
 __all__ = [
-    "LEAST",
+    "MIN_FOLDINGS",
     "Cost",
-    "Found",
+    "Inspection",
     "Layer",
     "angle_before",
     "angle_of_mismatch",
-    "before_and_after",
-    "compared",
+    "angles_at_rest",
     "expected_angles",
     "is_saved",
     "lag",
     "lag_angle",
     "lag_angle_at_end",
+    "learns_as_W",
     "measure",
     "measured_mismatch",
     "mirror_layers",
     "mirrors",
     "mismatch",
     "name_of",
+    "predicted_and_measured",
     "row",
     "sampling_angle",
     "save",
@@ -59,7 +65,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is in ``measuring.py``, when it is first asked for: it imports torch."""
+    """Import ``measuring.py``, and torch with it, when one of its names is first used."""
     if name in __all__:
         return getattr(importlib.import_module(".measuring", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""How far B will agree with W, by formulas of a run's settings alone. Imports no torch.
+"""Predict how well B will align with W from a run's settings alone. Imports no torch.
 
-:mod:`wtkit.plan.advice` makes warnings of it. :mod:`wtkit.plan.measuring` tries out what has to be
-tried out.
+:mod:`wtkit.plan.advice` turns the predictions into warnings. :mod:`wtkit.plan.measuring` measures
+what formulas cannot predict.
 """
 
 from __future__ import annotations
@@ -21,69 +21,67 @@ from ..methods.weight_mirror import WeightMirror
 
 
 def time_constant(config: RunConfig) -> float:
-    """Steps in which, at the peak rate, the decay takes what is old of W, or of a mismatch, down to
-    1/e.
+    """Steps at the peak rate in which the decay shrinks W's past, or a mismatch, to 1/e.
 
-    (1 − m) / (η · wd) for small rates; momentum lets it not fall below −2 / ln m.
+    (1 − m) / (η · wd) for small rates. With momentum it never falls below −2 / ln m.
     """
-    m, taken = config.momentum, config.lr * config.weight_decay
-    if not taken:
+    m, decay = config.momentum, config.lr * config.weight_decay
+    if not decay:
         return math.inf
-    # one step of what is left and of the velocity, as in :func:`mismatch`
+    # one step of (mismatch, velocity), as in :func:`mismatch`
     step = (
-        [[1 - taken * (1 + m), -(m**2)], [taken, m]]
+        [[1 - decay * (1 + m), -(m**2)], [decay, m]]
         if config.nesterov
-        else [[1 - taken, -m], [taken, m]]
+        else [[1 - decay, -m], [decay, m]]
     )
     largest = float(np.abs(np.linalg.eigvals(step)).max())
     return -1 / math.log(largest) if 0 < largest < 1 else 0.0 if largest == 0 else math.inf
 
 
 def mirrors(method: Method) -> TypeGuard[WeightMirror]:
-    """:func:`wtkit.feedback.learns_mirror`, without its torch."""
+    """Whether B learns in mirror mode: :func:`wtkit.feedback.learns_mirror` without torch."""
     return method.learns_mirror
 
 
 def learns_as_W(method: Method) -> bool:
-    """Whether B gets all that W gets, so that it cancels in their difference; not where options set
-    them ``apart``."""
+    """Whether B gets exactly W's updates, so that these cancel in W − Bᵀ. Options that separate
+    the two rates rule it out."""
     return method.learns_engaged and not getattr(method, "apart", False)
 
 
 def mismatch(config: RunConfig, steps: int) -> np.ndarray:
-    """‖W − Bᵀ‖ of Kolen–Pollack's layers over what it was before training, after 0, 1, … epochs of
-    ``steps`` steps.
+    """Kolen–Pollack's ‖W − Bᵀ‖ relative to its initial value, after 0, 1, … epochs of ``steps``
+    steps.
 
-    W and B get the same gradient, which cancels in the difference, so SGD with momentum takes the
-    difference down as it would any weight whose loss is flat: exactly, to rounding.
-    ``exp(−config.decay_exponent)`` is its limit for small rates, without momentum's delay.
+    W and B get the same gradient, which cancels in the difference. SGD with momentum therefore
+    shrinks the difference as it shrinks a weight without gradient: exactly, up to rounding.
+    ``exp(−config.decay_exponent)`` is the limit for small rates, without momentum's delay.
     """
-    left, velocity, found = 1.0, 0.0, [1.0]
+    remaining, velocity, by_epoch = 1.0, 0.0, [1.0]
     for step in range(config.epochs * steps):
-        decay = config.weight_decay * left
+        decay = config.weight_decay * remaining
         velocity = config.momentum * velocity + decay
         change = decay + config.momentum * velocity if config.nesterov else velocity
-        left -= learning_rate(config, step / steps) * change
+        remaining -= learning_rate(config, step / steps) * change
         if (step + 1) % steps == 0:
-            found.append(abs(left))
-    return np.array(found)
+            by_epoch.append(abs(remaining))
+    return np.array(by_epoch)
 
 
-def angle_of_mismatch(left: float) -> float:
-    """The matrix angle in degrees, at least, once the share ``left`` of the mismatch is left:
-    arccos(1 − left²).
+def angle_of_mismatch(remaining: float) -> float:
+    """Lower bound of the matrix angle in degrees when the share ``remaining`` of the mismatch
+    remains: arccos(1 − remaining²).
 
-    Assumes that W keeps its norm, and that what it learns stands at a right angle to where W and B
-    started. A W that shrinks, as under a strong decay, has a larger angle: to the mismatch it is
-    ‖W‖ that matters.
+    Assumes that W keeps its norm and that its updates are orthogonal to the initial W and B. If W
+    shrinks, as under a strong decay, the angle is larger.
     """
-    return math.degrees(math.acos(min(1.0, max(-1.0, 1 - left**2))))
+    return math.degrees(math.acos(min(1.0, max(-1.0, 1 - remaining**2))))
 
 
 # --------------------------------------------------------------------- B that learns in mirror mode
 
-MANY = 1000
-"""Steps that an epoch is taken to have where nobody knows."""
+ASSUMED_STEPS = 1000
+"""Steps per epoch that are assumed if the number is unknown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +89,10 @@ class Layer:
     """A layer whose B learns in mirror mode.
 
     Attributes:
-        inputs: of a unit, without those that only ever meet padding.
-        fan_in: with them.
-        samples: N, noise samples a mirror step.
-        phi: φ of its response.
+        inputs: inputs of one activation, without those that only see padding.
+        fan_in: inputs including those.
+        samples: N, noise samples per mirror step.
+        phi: φ, the response function.
     """
 
     name: str
@@ -105,28 +103,28 @@ class Layer:
 
 
 def sampling_angle(method: WeightMirror, layer: Layer, steps: float = math.inf) -> float:
-    """The matrix angle in degrees that the noise leaves after ``steps`` mirror steps of a W that
-    does not move.
+    """Matrix angle in degrees that the noise leaves after ``steps`` mirror steps with constant W.
 
-    With independent noise, K inputs and N samples, tan² = κ K λ_B / ((2 − λ_B) N): λ_B / (2 − λ_B)
-    is what an exponential average leaves of a variance, and κ what the response adds, 1 where it is
-    linear and 2 behind a ReLU. Orthogonal noise goes through a basis in n blocks, and block j of
-    them weighs (1 − λ_B)^j: tan is the standard deviation of these weights over their mean; what
-    the odd part of φ bends comes on top.
+    Independent noise, K inputs and N samples: tan² = κ K λ_B / ((2 − λ_B) N). Exponential averaging
+    scales the variance by λ_B / (2 − λ_B); the response scales it by κ, which is 1 if linear and 2
+    for a ReLU. Orthogonal noise cycles through a basis in n blocks, and block j has the weight
+    (1 − λ_B)^j: tan is the standard deviation of these weights over their mean, plus the
+    non-linearity of φ's odd part.
     """
     if steps < 1:
         return 90.0
     decay = method.decay
     if method.noise != "orthogonal":
-        left = max(decay / (2 - decay), 1 / steps)
-        return _degrees(_excess(layer.phi, method.noise_std) * layer.inputs / layer.samples * left)
+        averaging = max(decay / (2 - decay), 1 / steps)
+        factor = _variance_factor(layer.phi, method.noise_std)
+        return _degrees(factor * layer.inputs / layer.samples * averaging)
     blocks = _blocks(layer)
     weights = (1 - decay) ** np.arange(blocks) * (np.arange(blocks) < steps)
-    return _degrees(_spread(weights) + _excess(layer.phi, method.noise_std, odd=True) - 1)
+    return _orthogonal_angle(method, layer, weights)
 
 
 def angle_before(method: WeightMirror, layer: Layer) -> float:
-    """The matrix angle in degrees after the mirror steps before training, which average with weight
+    """Matrix angle in degrees after the initial mirror steps, which average with weight
     max(λ_B, 1/t)."""
     steps = method.mirror_before
     if steps == 0 or method.noise != "orthogonal":
@@ -137,16 +135,21 @@ def angle_before(method: WeightMirror, layer: Layer) -> float:
         weight = max(method.decay, 1 / step)
         weights *= 1 - weight
         weights[(step - 1) % blocks] += weight
-    return _degrees(_spread(weights) + _excess(layer.phi, method.noise_std, odd=True) - 1)
+    return _orthogonal_angle(method, layer, weights)
+
+
+def _orthogonal_angle(method: WeightMirror, layer: Layer, weights: np.ndarray) -> float:
+    """Angle in degrees from unequal weights of the noise blocks and the response's odd part."""
+    factor = _variance_factor(layer.phi, method.noise_std, odd=True)
+    return _degrees(_relative_variance(weights) + factor - 1)
 
 
 def _blocks(layer: Layer) -> int:
     return math.ceil(layer.inputs / (layer.samples // 2))
 
 
-def _spread(weights: np.ndarray) -> float:
-    """The variance of weights over their mean squared: tan² of the angle between them and equal
-    ones."""
+def _relative_variance(weights: np.ndarray) -> float:
+    """Variance over squared mean: tan² of the angle between ``weights`` and equal weights."""
     return float(weights.var() / weights.mean() ** 2)
 
 
@@ -155,20 +158,19 @@ def _degrees(tan_squared: float) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _excess(phi: str, noise_std: float, odd: bool = False) -> float:
-    """κ = E[φ(u)²] / (E[u²] E[φ'(u)]²): the variance of a response over that of its linear part.
+def _variance_factor(phi: str, noise_std: float, odd: bool = False) -> float:
+    """κ = E[φ(u)²] / (E[u²] E[φ'(u)]²): variance of the response over that of its linear part.
 
-    u is Gaussian. Where its scale matters, W is taken to be as torch initialises a Linear layer, so
-    u = σ/√3.
+    u is Gaussian. Its standard deviation is σ/√3, from torch's initialisation of Linear layers.
 
     Args:
-        odd: of (φ(u) − φ(−u))/2, which is what noise that is fired with both signs sees.
+        odd: use (φ(u) − φ(−u))/2, the response to noise that is sent with both signs.
     """
     if phi in ("identity", "relu"):
         return 2.0 if phi == "relu" and not odd else 1.0
     nodes, weights = np.polynomial.hermite_e.hermegauss(64)
     weights, u = weights / weights.sum(), nodes * noise_std / math.sqrt(3)
-    # a sigmoid is a tanh of half the input, and half as high, on top of a half
+    # sigmoid(u) = (1 + tanh(u/2)) / 2
     y, slope = (
         (np.tanh(u), 1 - np.tanh(u) ** 2)
         if phi == "tanh"
@@ -179,39 +181,39 @@ def _excess(phi: str, noise_std: float, odd: bool = False) -> float:
 
 
 def lag(method: WeightMirror) -> float:
-    """Engaged steps that B stands behind W: the 1/λ_B mirror steps that it averages over."""
+    """Engaged steps by which B lags behind W: the length of its average, 1/λ_B mirror steps."""
     rate = method.decay * method.mirror_steps
     return method.mirror_every / rate if rate else math.inf
 
 
 def lag_angle(config: RunConfig, method: WeightMirror) -> float:
-    """About the matrix angle in degrees that the lag makes while the learning rate is at its peak.
+    """Approximate matrix angle in degrees due to the lag, at the peak learning rate.
 
-    tan² = lag / :func:`time_constant`, that of an exponential average of a W that the decay takes
-    away at that rate and gradients make anew in random directions. A W that has settled on a
-    direction, or learns little, is followed better.
+    tan² = lag / :func:`time_constant`: the angle of an exponential average if the decay shrinks W
+    at that rate and gradients rebuild it in random directions. The angle is smaller if W keeps its
+    direction or learns little.
     """
     constant = time_constant(config)
     return _degrees(lag(method) / constant) if constant else 90.0
 
 
 def lag_angle_at_end(config: RunConfig, method: WeightMirror, steps: int | None) -> float:
-    """About the matrix angle in degrees between B and such a W at the end of a run of ``steps``
-    steps an epoch.
+    """Approximate matrix angle in degrees due to the lag, at the end of a run.
 
-    None, where nobody knows how many, stands for many.
+    Iterates c = E[B·W] and v = E[B·B], in units of E[W·W]: an engaged step multiplies c by
+    e^(−η/η_peak/constant), and a mirror step sets B to (1 − λ_B) B + η_B W. B starts equal to W if
+    there are initial mirror steps, otherwise at 90° to it.
 
-    Step by step, with c = E[B·W] and v = E[B·B] in units of E[W·W]: a step of W leaves
-    e^(−η/η_peak/constant) of c, and a mirror step takes B to (1 − λ_B) B + η_B W. B begins as W
-    where it mirrored before training, else at 90° to it.
+    Args:
+        steps: per epoch; None if unknown, which assumes :data:`ASSUMED_STEPS`.
     """
-    constant, kept, gain = time_constant(config), 1 - method.decay, method.mirror_lr
+    constant, retained, gain = time_constant(config), 1 - method.decay, method.mirror_lr
     c, v = (1.0, 1.0) if method.mirror_before else (0.0, 1.0)
-    steps = MANY if steps is None else steps
+    steps = ASSUMED_STEPS if steps is None else steps
     for step in range(config.epochs * steps):
         share = learning_rate(config, step / steps) / config.lr
         c *= math.exp(-share / constant) if constant else 0.0
         if (step + 1) % method.mirror_every == 0:
             for _ in range(method.mirror_steps):
-                c, v = kept * c + gain, kept**2 * v + 2 * kept * gain * c + gain**2
+                c, v = retained * c + gain, retained**2 * v + 2 * retained * gain * c + gain**2
     return math.degrees(math.acos(min(1.0, c / math.sqrt(v)))) if v > 0 else 90.0

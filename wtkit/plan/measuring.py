@@ -1,5 +1,4 @@
-"""What a plan has to try out: a few steps of a run, and the layers and first angles of a
-network."""
+"""Measure what formulas cannot predict: the cost of a few steps, and a network's layers."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -38,76 +38,106 @@ from ..training import (
     processor_name,
     write_checkpoint,
 )
-from .formulas import Layer, learns_as_W
-from .found import Cost, Found, groups
+from .formulas import ASSUMED_STEPS, Layer, learns_as_W
+from .inspection import Cost, Inspection, groups
 
 PATIENCE = 2.0
-"""Seconds for which steps, and then evaluation, are measured; what takes longer is done once."""
-FREE = ("seed", "variant", "epochs", "lr", "weight_decay", "schedule", "lr_drops", "lr_drop_factor",
-        "warmup_epochs",
-        "label_smoothing", "angles_every")  # fmt: skip
-"""Settings that change nothing of what a step takes."""
+"""Seconds spent on measuring training steps, and again on evaluation; at least one of each is
+measured."""
+COST_NEUTRAL = (
+    "seed", "variant", "epochs", "lr", "weight_decay", "schedule", "lr_drops", "lr_drop_factor",
+    "warmup_epochs", "label_smoothing", "angles_every",
+)  # fmt: skip
+"""Settings that do not change the cost of a step."""
+DATA_SETTINGS = (
+    "data", "data_root", "classes", "image_size", "augment", "evaluate_on", "workers", "batch_size"
+)  # fmt: skip
+"""Settings that determine the loaded data."""
 
 
 def survey(
     runs: Iterable[RunConfig], *, measured: bool = True, device: str | None = None
-) -> Iterator[tuple[list[RunConfig], Found]]:
-    """All that a plan is made of, for every group of runs that differ by their seed alone.
+) -> Iterator[tuple[list[RunConfig], Inspection]]:
+    """Inspect every group of runs that differ only in their seed.
 
     Args:
-        measured: whether to take a few steps of each; without it no data are read but to count
-            them.
-        device: as :func:`wtkit.train` has it.
+        measured: take a few steps of each group; if false, data are counted but not read.
+        device: as in :func:`wtkit.train`.
 
-    Data that are not there, and runs that cannot be made, are a group's ``problem``.
+    Missing data, and runs that cannot start, are reported in the inspection's ``problem``.
     """
-    found = groups(runs)
-    target = find_device(device) if measured else None
-    costs: dict[str, Cost] = {}
-    loaded: dict[str, tuple[Data, float] | WtkitError] = {}
-    for group in tqdm(found, "measuring", leave=False, disable=None if measured else True):
-        config, method = group[0], group[0].loaded_method()
-        steps = config.epochs * (known_facts(config).steps(config) or 1000)
-        at_rest, course = before_and_after(method, steps)
-        slow = (
-            ""
-            if target is None
-            else precision_warning(config.precision, target.type, processor_name())
-        )
-        first = Found(known_facts(config), at_rest=at_rest, course=course, slow=slow)
+    grouped = groups(runs)
+    surveyor = _Surveyor(find_device(device) if measured else None)
+    for group in tqdm(grouped, "measuring", leave=False, disable=None if measured else True):
+        yield group, surveyor.inspect(group[0])
+
+
+class _Surveyor:
+    """Inspects runs; loaded data and measured costs are shared between them.
+
+    Args:
+        device: where to measure; None to measure nothing.
+    """
+
+    def __init__(self, device: torch.device | None) -> None:
+        self.device = device
+        self.costs: dict[str, Cost] = {}
+        self.loaded: dict[str, tuple[Data, float] | WtkitError] = {}
+
+    def inspect(self, config: RunConfig) -> Inspection:
+        steps = config.epochs * (known_facts(config).steps(config) or ASSUMED_STEPS)
+        at_rest, course = angles_at_rest(config.loaded_method(), steps)
+        fields: dict[str, Any] = {
+            "facts": known_facts(config), "at_rest": at_rest, "course": course
+        }  # fmt: skip
         try:
-            if target is None:
-                first = dataclasses.replace(first, facts=counted(config))
-                if first.facts.training is not None:
-                    check_batch(config, first.facts.training)
+            if self.device is None:
+                fields["facts"] = facts = count_data(config)
+                if facts.training is not None:
+                    check_batch(config, facts.training)
             else:
-                images, reading = _loaded(config, target, loaded)
-                first = dataclasses.replace(first, facts=_facts(images, config))
-                alike = repr(
-                    {
-                        name: value
-                        for name, value in dataclasses.asdict(config).items()
-                        if name not in FREE
-                    }
-                )
-                costs[alike] = costs.get(alike) or measure(config, target, images)
-                cost = dataclasses.replace(costs[alike], start=costs[alike].start + reading)
-                first = dataclasses.replace(first, cost=cost)
+                self._measure(config, self.device, fields)
         except WtkitError as error:
-            first = dataclasses.replace(first, problem=str(error))
+            fields["problem"] = str(error)
         try:
-            first = dataclasses.replace(first, layers=mirror_layers(config, first.facts))
+            fields["layers"] = mirror_layers(config, fields["facts"])
         except WtkitError as error:
-            first = dataclasses.replace(first, problem=first.problem or str(error))
-        yield group, first
+            fields.setdefault("problem", str(error))
+        return Inspection(**fields)
+
+    def _measure(self, config: RunConfig, device: torch.device, fields: dict[str, Any]) -> None:
+        """Add the measured fields, as far as the run can start."""
+        fields["slow"] = precision_warning(config.precision, device.type, processor_name())
+        images, reading = self._load(config, device)
+        fields["facts"] = _facts(images, config)
+        settings = dataclasses.asdict(config)
+        key = repr({name: settings[name] for name in settings if name not in COST_NEUTRAL})
+        if key not in self.costs:
+            self.costs[key] = measure(config, device, images)
+        cost = self.costs[key]
+        fields["cost"] = dataclasses.replace(cost, start=cost.start + reading)
+
+    def _load(self, config: RunConfig, device: torch.device) -> tuple[Data, float]:
+        """The run's data and the seconds that reading them took; read once for all runs."""
+        key = repr([getattr(config, name) for name in DATA_SETTINGS])
+        if key not in self.loaded:
+            try:
+                clock = _Clock(device)
+                self.loaded[key] = data.load(config, device), clock.lap()
+            except WtkitError as error:
+                self.loaded[key] = error
+        result = self.loaded[key]
+        if isinstance(result, WtkitError):
+            raise result
+        return result
 
 
 # ----------------------------------------------------------------------------------------- the data
 
 
-def counted(config: RunConfig) -> Facts:
-    """What the data are like, without decoding them; of those that are the same everywhere, without
-    having them."""
+def count_data(config: RunConfig) -> Facts:
+    """Sizes of the data without decoding them; known sizes of the usual data sets without reading
+    them."""
     facts = known_facts(config)
     classes = data_set(config.data).classes
     if facts.training is None or classes is None:
@@ -121,44 +151,17 @@ def _facts(images: Data, config: RunConfig) -> Facts:
     return Facts(images.steps(1), images.number_held_out, images.num_classes, size)
 
 
-def _loaded(
-    config: RunConfig, device: torch.device, before: dict[str, tuple[Data, float] | WtkitError]
-) -> tuple[Data, float]:
-    """The data of a run, read once for all runs that have them, and the seconds that it took."""
-    names = (
-        "data",
-        "data_root",
-        "classes",
-        "image_size",
-        "augment",
-        "evaluate_on",
-        "workers",
-        "batch_size",
-    )
-    which = repr([getattr(config, name) for name in names])
-    if which not in before:
-        try:
-            clock = _Clock(device)
-            before[which] = data.load(config, device), clock.lap()
-        except WtkitError as error:
-            before[which] = error
-    found = before[which]
-    if isinstance(found, WtkitError):
-        raise found
-    return found
-
-
 # ----------------------------------------------------------------------------------------- the cost
 
 
 def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
-    """A few steps of a run, and one of everything else that it is made of but its data, by the
-    trainer's own code.
+    """Measure a few steps of a run and one evaluation, record and checkpoint, with the trainer's
+    own code.
 
     Raises:
-        WtkitError: where the run cannot be made, or there is not enough memory.
+        WtkitError: if the run cannot start, or there is not enough memory.
     """
-    if config.loaded_method().learns_mirror:  # reckoned with, not waited for
+    if config.loaded_method().learns_mirror:  # initial mirror steps are computed, not measured
         config = dataclasses.replace(config, options=config.options | {"mirror_before": 0})
     keep_memory()
     with (
@@ -170,10 +173,10 @@ def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
     ):
         clock = _Clock(device)
         run = Run(config, device, loaded=images)
-        run.records.append({})  # as if it had been recorded before training
-        # whatever comes first takes longer
+        run.records.append({})  # stands in for the record of epoch 0
+        # first calls are slower, so they count towards the start
         run.engaged_epoch(["measuring"], quiet=True)
-        _evaluated(run, 0.0)
+        _evaluate_for(run, 0.0)
         run.agreement()
         start = clock.lap()
 
@@ -183,39 +186,32 @@ def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
             clock.lap()
             run.mirror(1)
             mirror = clock.lap()
-        steps = _steps(run)
+        steps = _take_steps(run)
         step = clock.lap() / steps
-        if learns_mirror(method):  # what is reckoned apart
+        if learns_mirror(method):  # mirror steps are counted separately
             step = max(
                 0.0, step - steps // method.mirror_every * method.mirror_steps * mirror / steps
             )
-        seen = _evaluated(run, PATIENCE)
-        evaluation = clock.lap() * images.number_held_out / seen
+        evaluated = _evaluate_for(run, PATIENCE)
+        evaluation = clock.lap() * images.number_held_out / evaluated
         run.agreement()
-        agreement = clock.lap()
+        alignment = clock.lap()
         write_checkpoint(run.state(), Path(folder, "checkpoint.pt"))
         checkpoint = clock.lap()
-    where = json.loads(run.provenance)
-    threads = (
-        (f", {where['threads']} thread{'s' if where['threads'] > 1 else ''}")
-        if device.type == "cpu"
-        else ""
-    )
-    return Cost(
-        start,
-        step,
-        mirror,
-        evaluation,
-        agreement,
-        checkpoint,
-        peak.bytes,
-        where["device"] + threads,
-    )
+    name = _device_name(json.loads(run.provenance), device)
+    return Cost(start, step, mirror, evaluation, alignment, checkpoint, peak.bytes, name)
+
+
+def _device_name(provenance: dict[str, Any], device: torch.device) -> str:
+    name, threads = provenance["device"], provenance["threads"]
+    if device.type != "cpu":
+        return name
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 class _Peak:
-    """The most memory in use meanwhile: of a GPU, what was allocated; else of this process, looked
-    at every 5 ms."""
+    """Peak memory inside a with block: allocated memory on a GPU, otherwise this process's resident
+    memory, sampled every 5 ms."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.bytes, self.ended = device, 0, threading.Event()
@@ -225,7 +221,7 @@ class _Peak:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            # what the last network left; glibc only
+            # return the last network's memory to the system; glibc only
             with contextlib.suppress(AttributeError, OSError):
                 ctypes.CDLL(None).malloc_trim(0)
             self.watcher = threading.Thread(target=self._watch, daemon=True)
@@ -246,7 +242,7 @@ class _Peak:
 
 
 class _Clock:
-    """The seconds since it was last asked."""
+    """Measures the seconds between two calls of ``lap``."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.last = device, time.perf_counter()
@@ -258,52 +254,52 @@ class _Clock:
         return self.last - before
 
 
-def _steps(run: Run) -> int:
-    """Take steps for as long as the patience lasts, one at least; returns their number."""
+def _take_steps(run: Run) -> int:
+    """Train for :data:`PATIENCE` seconds, at least one step; returns the number of steps."""
     run.begin_epoch()
-    told: list[str] = []
-    timer = threading.Timer(PATIENCE, told.append, ["measured"])
+    stop: list[str] = []
+    timer = threading.Timer(PATIENCE, stop.append, ["measured"])
     timer.start()
     try:
-        stopped = run.engaged_epoch(told, quiet=True)
+        stopped = run.engaged_epoch(stop, quiet=True)
     finally:
         timer.cancel()
     return run.step if stopped else run.steps
 
 
-def _evaluated(run: Run, patience: float) -> int:
-    """Evaluate for so many seconds, a batch at least; returns the number of images."""
-    seen, end = 0, time.perf_counter() + patience
+def _evaluate_for(run: Run, seconds: float) -> int:
+    """Evaluate for ``seconds``, at least one batch; returns the number of images."""
+    images, end = 0, time.perf_counter() + seconds
 
-    def some() -> Iterator[Batch]:
-        nonlocal seen
+    def batches() -> Iterator[Batch]:
+        nonlocal images
         for batch in run.held_out_batches():
-            seen += len(batch[1])
+            images += len(batch[1])
             yield batch
             if time.perf_counter() > end:
                 return
 
-    run.test_errors(some())
-    return seen
+    run.test_errors(batches())
+    return images
 
 
-# ------------------------------------------------------------------------ networks and first angles
+# ---------------------------------------------------------------------- networks and initial angles
 
 
 @torch.no_grad()
 def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
-    """The layers of a run that learn in mirror mode, from a network without values where that can
-    be had.
+    """The layers of a run that learn in mirror mode. The network is built on the meta device if
+    possible.
 
     Raises:
-        WtkitError: where the network cannot be made.
+        WtkitError: if the network cannot be built.
     """
     method = config.loaded_method()
     if not learns_mirror(method):
         return []
     size = facts.image_size
     try:
-        # a class of the user's may want values
+        # a user's own network may need real values
         with torch.random.fork_rng([]), torch.device("cpu" if ":" in config.network else "meta"):
             model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
             convert_all(model, method, config)
@@ -313,8 +309,8 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = textwrap.shorten(str(error), 120)
         raise WtkitError(
-            f"{config.network_name} does not take images of {size} pixels ({reason}); take another "
-            "image_size"
+            f"{config.network_name} does not accept images of {size} pixels ({reason}); set "
+            "another image_size"
         ) from None
     return [
         Layer(
@@ -330,37 +326,33 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
 
 
 @torch.no_grad()
-def before_and_after(method: Method, steps: int) -> tuple[tuple[float, float] | None, str]:
-    """Matrix angles in degrees, before and after so many updates, of a Gaussian W that stays; and
-    why, in words.
+def angles_at_rest(method: Method, steps: int) -> tuple[tuple[float, float] | None, str]:
+    """Matrix angles in degrees to a constant Gaussian W, before and after ``steps`` updates, with
+    an explanation.
 
-    None for a method whose B learns as W does or in mirror mode, whose formula is
-    :mod:`wtkit.plan`'s.
+    None for a method whose B learns as W does or in mirror mode: formulas predict those.
     """
     if learns_as_W(method) or method.learns_mirror:
         return None, ""
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(256, 512, generator=generator)
-    kept = method.initial(W, generator)
-    B = method.feedback_weights(W, kept)
+    stored = method.initial(W, generator)
+    B = method.feedback_weights(W, stored)
     if B is None:
-        return (math.nan, math.nan), "nothing is sent back"
+        return (math.nan, math.nan), "no error is sent back"
     before = float(angle(B.flatten(), W.flatten()))
-    if method.follows and kept is not None:
+    if method.follows and stored is not None:
         for _ in range(min(steps, 2000)):
-            kept = method.followed(W, kept, generator)
-        after = method.feedback_weights(W, kept)
-        assert after is not None
-        return (
-            before,
-            float(angle(after.flatten(), W.flatten())),
-        ), "B follows W after every update; this is of a Gaussian W at rest"
-    of_another = method.feedback_weights(-W, kept)
-    if of_another is not None and not torch.equal(of_another, B):
-        return (before, before), (
-            "δ travels through W"
-        ) if before < 0.1 else "B is made of W; this is of a Gaussian W"
+            stored = method.followed(W, stored, generator)
+        B = method.feedback_weights(W, stored)
+        assert B is not None
+        after = float(angle(B.flatten(), W.flatten()))
+        return (before, after), "B follows W after every update; computed for a constant Gaussian W"
+    opposite = method.feedback_weights(-W, stored)
+    if opposite is not None and not torch.equal(opposite, B):
+        computed = "B is a function of W; computed for a Gaussian W"
+        return (before, before), "δ travels through W" if before < 0.1 else computed
     if method.learns_engaged:
-        return (before, math.nan), "B learns, but not all that W learns: there is no formula"
-    where = "of the output layer: " if method.direct else ""
-    return (before, before), f"{where}B stays; W may turn towards it"
+        return (before, math.nan), "B gets other updates than W: there is no formula"
+    where = "output layer: " if method.direct else ""
+    return (before, before), f"{where}B is constant; W may turn towards it"

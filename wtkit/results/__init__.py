@@ -1,21 +1,23 @@
-"""Recorded results: their schema, files and summaries, and what the paper reports. Imports no
-torch."""
+"""Recorded results: schema, files, selection and summaries; the paper's numbers.
+
+Imports no torch.
+"""
 
 from .names import (
+    ANGLE_MEANS,
     BP,
     FA,
     KP,
     MAIN_ORDER,
-    MEANS,
     METHODS,
     ORDERS,
     SS,
     WM,
     data_label,
-    is_coded_anew,
+    full_data_sets,
+    learned_from_jpeg,
     method_label,
     network_label,
-    whole_sets,
 )
 from .paper import (
     ANCHORS,
@@ -30,10 +32,10 @@ from .paper import (
     error_table,
 )
 from .schema import (
-    ALL,
+    ALL_WEIGHTS,
     LAYER_COORDS,
-    LIVE,
-    OVER_LIVE,
+    LIVE_VARIABLES,
+    LIVE_WEIGHTS,
     RUN_ATTRS,
     RUN_COORDS,
     SCHEMA_VERSION,
@@ -41,16 +43,8 @@ from .schema import (
     check,
     dataset,
 )
-from .store import (
-    config_of,
-    gather,
-    is_gathered,
-    open_results,
-    open_run,
-    save,
-    select,
-    settings,
-)
+from .selection import matching_runs, select
+from .store import config_of, gather, is_gathered, open_results, open_run, save, settings
 from .summary import (
     Estimate,
     complete,
@@ -66,11 +60,13 @@ from .summary import (
     over_all_weights,
     variants_of,
 )
+from .tidy import tidy
 
 __all__ = [
-    "ALL",
+    "ALL_WEIGHTS",
     "ANCHORS",
     "ANGLE_BOUNDS",
+    "ANGLE_MEANS",
     "BP",
     "FA",
     "FINAL_ERRORS",
@@ -78,12 +74,11 @@ __all__ = [
     "KP",
     "LATE_ANGLE",
     "LAYER_COORDS",
-    "LIVE",
+    "LIVE_VARIABLES",
+    "LIVE_WEIGHTS",
     "MAIN_ORDER",
-    "MEANS",
     "METHODS",
     "ORDERS",
-    "OVER_LIVE",
     "PAPER",
     "RUN_ATTRS",
     "RUN_COORDS",
@@ -103,13 +98,15 @@ __all__ = [
     "error_table",
     "evaluated_on",
     "final_error",
+    "full_data_sets",
     "gather",
     "held_out_images",
-    "is_coded_anew",
     "is_gathered",
     "last_errors",
+    "learned_from_jpeg",
     "lr_drops",
     "main_order",
+    "matching_runs",
     "mean_and_error",
     "method_label",
     "methods_of",
@@ -121,6 +118,6 @@ __all__ = [
     "save",
     "select",
     "settings",
+    "tidy",
     "variants_of",
-    "whole_sets",
 ]

@@ -1,4 +1,4 @@
-"""What figures and tables call methods, networks and data; the paper's five methods."""
+"""Labels of methods, networks and data sets in figures and tables; the paper's five methods."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from .store import settings
 BP, FA, SS, WM, KP = METHODS = (
     "backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"
 )  # fmt: skip
-"""The five methods of the paper, in the order of our figures and tables."""
+"""The paper's five methods, in the order of our figures and tables."""
 MAIN_ORDER = "relu_bn"
 """BatchNorm after the ReLU, as in most of the paper's experiments (Sec. 6)."""
 ORDERS = {"relu_bn": "after ReLU", "bn_relu": "before ReLU", "own": "the network's own"}
-"""What figures and tables call the norm orders."""
-MEANS = {"matrix_angle": "mean over layers", "delta_angle": "mean over layers but the output"}
-"""What figures and texts call means of angles: the output layer's δ angle is 0 by construction, and
-left out."""
+"""Labels of the norm orders."""
+ANGLE_MEANS = {"matrix_angle": "mean over layers", "delta_angle": "mean over layers but the output"}
+"""Labels of mean angles. The output layer's δ angle is 0 by construction, so means leave it out."""
 
 
 def method_label(method: str, variant: str = "") -> str:
-    """How figures and tables call a method, e.g. ``WM``, or ``WM gaussian``; an unknown method by
-    its name."""
+    """A method's label, such as ``WM`` or ``WM gaussian``; the name of an unknown method."""
     known = method in methods.names()
     return " ".join(
         filter(None, [methods.method_class(method).label if known else method, variant])
@@ -35,51 +33,47 @@ def method_label(method: str, variant: str = "") -> str:
 def network_label(network: str) -> str:
     """``ResNet-18`` for ``resnet18``, ``ResNet-18, width 16`` for ``resnet18-width=16``; else the
     network's name."""
-    found = re.fullmatch(r"resnet(\d+)(?:-width=(\d+))?", network)
-    if not found:
+    match = re.fullmatch(r"resnet(\d+)(?:-width=(\d+))?", network)
+    if not match:
         return network
-    depth, width = found.groups()
+    depth, width = match.groups()
     return f"ResNet-{depth}, width {width}" if width else f"ResNet-{depth}"
 
 
 JPEG = "-jpeg"
-"""A folder of images that is called so behind the name of a data set holds that set's images as
-JPEG files."""
+"""An image folder named after a data set with this suffix holds that set's images as JPEG files."""
+DATA_LABELS = {name: data_sets.data_set(name).label for name in data_sets.names()}
+DATA_LABELS |= {name + JPEG: f"{label} (JPEG)" for name, label in DATA_LABELS.items()}
 
 
-def _data_names(node: xr.Dataset) -> list[tuple[str, int | None]]:
-    """The data of a network's runs, a folder of images by its own name; and of how many classes,
-    None for all."""
-    chosen = [settings(node.isel(run=index)) for index in range(node.sizes["run"])]
-    return list(
-        dict.fromkeys(
-            (
-                Path(one["data_root"]).name or "images"
-                if one["data"] == "image_folder"
-                else one["data"],
-                one["classes"],
-            )
-            for one in chosen
-        )
-    )
+def _data_and_classes(node: xr.Dataset) -> list[tuple[str, int | None]]:
+    """The data sets of a network's runs with their number of classes, None for all. An image folder
+    counts under its own name."""
+    pairs = []
+    for index in range(node.sizes["run"]):
+        chosen = settings(node.isel(run=index))
+        name = chosen["data"]
+        if name == "image_folder":
+            name = Path(chosen["data_root"]).name or "images"
+        pairs.append((name, chosen["classes"]))
+    return list(dict.fromkeys(pairs))
 
 
 def data_label(node: xr.Dataset) -> str:
-    """The data of a network's runs: ``CIFAR-10`` for ``cifar10``, and so on, a folder of images by
-    its own name."""
-    named = {name: data_sets.data_set(name).label for name in data_sets.names()}
-    named |= {name + JPEG: f"{words} (JPEG)" for name, words in named.items()}
-    return ", ".join(dict.fromkeys(named.get(name, name) for name, _ in _data_names(node)))
+    """The label of a network's data, such as ``CIFAR-10``; the folder's name for images of your
+    own."""
+    names = (name for name, _ in _data_and_classes(node))
+    return ", ".join(dict.fromkeys(DATA_LABELS.get(name, name) for name in names))
 
 
-def whole_sets(node: xr.Dataset) -> set[str]:
-    """The data sets that a network's runs learned with all their classes; :data:`JPEG` is left off
-    their names."""
-    named = ((name.removesuffix(JPEG), classes) for name, classes in _data_names(node))
-    return {name for name, classes in named if classes in (None, data_sets.classes(name))}
+def full_data_sets(node: xr.Dataset) -> set[str]:
+    """The data sets that a network's runs learned with all classes, without the suffix
+    :data:`JPEG`."""
+    pairs = ((name.removesuffix(JPEG), classes) for name, classes in _data_and_classes(node))
+    return {name for name, classes in pairs if classes in (None, data_sets.classes(name))}
 
 
-def is_coded_anew(node: xr.Dataset) -> bool:
-    """Whether images of a data set were learned from JPEG files, and not from the pixels that it
-    was published with."""
-    return any(name.endswith(JPEG) for name, _ in _data_names(node))
+def learned_from_jpeg(node: xr.Dataset) -> bool:
+    """Whether any run learned a data set's images re-encoded as JPEG rather than its original
+    pixels."""
+    return any(name.endswith(JPEG) for name, _ in _data_and_classes(node))

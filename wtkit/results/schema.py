@@ -1,6 +1,6 @@
-"""The data set schema: what a run records, and the check of it. Imports no torch.
+"""The data set schema: what a run records, and the check that a data set follows it.
 
-The schema is written down as prose in ``docs/schema.md``.
+``docs/schema.md`` describes the schema in words. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import xarray as xr
 from ..errors import WtkitError
 
 SCHEMA_VERSION = 2
-LIVE, ALL = "live weights", "all weights"
-"""What angles and norm ratios were taken over: weights that a signal can pass, or all of them."""
+LIVE_WEIGHTS, ALL_WEIGHTS = "live weights", "all weights"
+"""The weights that angles and norm ratios are computed over: those that a signal can pass, or
+all."""
 
 # name: (dimensions of one run, long name, units, section of the paper)
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
@@ -23,7 +24,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "test_error_top5": (("epoch",), "top-5 error on held-out images", "%", ""),
     "train_loss": (("epoch",), "mean training loss of the epoch", "nat", ""),
     "learning_rate": (("epoch",), "learning rate η_W at the end of the epoch", "1", "eq. 4"),
-    "seconds": (("epoch",), "time that the epoch took, measuring included", "s", ""),
+    "seconds": (("epoch",), "duration of the epoch, including measurements", "s", ""),
     "matrix_angle": (("epoch", "layer"), "angle between B and "
                                          "W", "degree", "Sec. 6, Fig. 4a, c, e"),
     "matrix_angle_all_weights": (("epoch", "layer"), "angle between B and W, dead weights "
@@ -38,27 +39,27 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "weight_norm_all_weights": (("epoch", "layer"), "norm of W, dead weights included", "1", ""),
     "delta_norm_ratio": (("epoch", "layer"), "norm of δ over norm of backprop's δ", "1", ""),
     "live_share": (("layer",), "share of the weights that a signal can pass", "1", ""),
-    "mirror_samples": (("layer",), "noise samples a mirror step", "1", "Sec. 4.2"),
+    "mirror_samples": (("layer",), "noise samples per mirror step", "1", "Sec. 4.2"),
 }  # fmt: skip
-OVER_LIVE = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
-"""Variables over the live weights; each has a twin over all weights, under its name and
+LIVE_VARIABLES = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
+"""Variables over the live weights. Each has a counterpart over all weights, with the suffix
 ``_all_weights``."""
 LAYER_COORDS = {
     "depth": "position from the input, from 0",
     "kind": "Linear or Conv2d",
-    "fan_in": "inputs of a unit",
+    "fan_in": "inputs of one activation",
 }
 RUN_COORDS = {
     "method": "name of the method",
-    "variant": "tells sets of options apart; empty for the main one",
-    "norm_order": "relu_bn: BatchNorm after the ReLU; bn_relu: before; own: as the network has it",
+    "variant": "name of a set of options; empty for the main one",
+    "norm_order": "relu_bn: BatchNorm after the ReLU; bn_relu: before; own: fixed by the network",
     "seed": "random seed",
     "status": "complete or diverged",
     "evaluated_on": "test or validation images",
-    "held_out_images": "images that the errors were measured on; -1 where that was not recorded",
-    "angles_over": f"what angles and norm ratios of B and W are taken over: {LIVE}, or {ALL} "
-    "(schema version 1)",
-    "settings": "every setting of the run, as JSON",
+    "held_out_images": "number of images that errors were measured on; -1 if not recorded",
+    "angles_over": f"weights that angles and norm ratios of B and W are computed over: "
+    f"{LIVE_WEIGHTS}, or {ALL_WEIGHTS} (schema version 1)",
+    "settings": "all settings of the run, as JSON",
     "provenance": "versions, commit, device, processes and start of the run, as JSON",
 }
 RUN_ATTRS = ("schema_version", "network", "data")
@@ -72,11 +73,11 @@ def dataset(
     network: str,
     data: str,
 ) -> xr.Dataset:
-    """One run as a labelled data set with the dimensions ``epoch`` and ``layer``.
+    """Make one run's data set with the dimensions ``epoch`` and ``layer``.
 
     Args:
-        records: for every name of :data:`VARIABLES` (a missing one is all NaN: not measured) an
-            array over epochs, epochs × layers, or layers; epochs count from 0, before training.
+        records: an array for each name in :data:`VARIABLES`, over epochs, epochs × layers, or
+            layers. Epoch 0 is before training. A missing name means not measured: all NaN.
         layers: ``layer`` (names from the input up), ``kind`` and ``fan_in``.
         run: a value for each of :data:`RUN_COORDS`.
     """
@@ -86,7 +87,7 @@ def dataset(
         "epoch": (
             "epoch",
             np.arange(sizes["epoch"]),
-            {"long_name": "epochs trained; 0 is before training"},
+            {"long_name": "number of trained epochs; 0 is before training"},
         ),
         "layer": (
             "layer",
@@ -115,7 +116,7 @@ def dataset(
 def _variable(
     name: str, sizes: Mapping[Any, int], values: Any = None
 ) -> tuple[tuple[str, ...], np.ndarray, dict]:
-    """A variable of one run as xarray takes it; all NaN without ``values``."""
+    """Dimensions, values and attributes of one run's variable; all NaN without ``values``."""
     dims, long_name, units, section = VARIABLES[name]
     values = (
         np.full([sizes[d] for d in dims], np.nan)
@@ -129,24 +130,24 @@ def _variable(
     )
 
 
-def brought_up(run: xr.Dataset) -> xr.Dataset:
-    """One run, or a gathered node, of any version as one of :data:`SCHEMA_VERSION`.
+def upgraded(run: xr.Dataset) -> xr.Dataset:
+    """Upgrade one run or a gathered node from any version to :data:`SCHEMA_VERSION`.
 
-    Version 1 knew one angle, over all weights; it stays under the name that it had, and
-    ``angles_over`` says so.
+    Version 1 has one angle, over all weights. It keeps its name, and ``angles_over`` states the
+    weights.
     """
     if run.attrs.get("schema_version") != 1:
         return run
     attrs = run.attrs | {"schema_version": SCHEMA_VERSION}
     leading = {"run": run.sizes["run"]} if "run" in run.dims else {}
-    if "weight_norm" not in run.variables:  # came after the first files of version 1
+    if "weight_norm" not in run.variables:  # missing in early files of version 1
         run = _with_missing(run, "weight_norm", leading)
-    for name in OVER_LIVE:
-        twin = f"{name}_all_weights"
+    for name in LIVE_VARIABLES:
+        copy = f"{name}_all_weights"
         if name in run.variables:
-            run = run.assign({twin: run[name].assign_attrs(_variable(twin, run.sizes)[2])})
+            run = run.assign({copy: run[name].assign_attrs(_variable(copy, run.sizes)[2])})
     run = _with_missing(run, "live_share", leading)
-    for name, value in (("held_out_images", -1), ("angles_over", ALL)):
+    for name, value in (("held_out_images", -1), ("angles_over", ALL_WEIGHTS)):
         values = np.full(
             tuple(leading.values()), value, dtype=object if isinstance(value, str) else None
         )
@@ -155,25 +156,50 @@ def brought_up(run: xr.Dataset) -> xr.Dataset:
 
 
 def _with_missing(run: xr.Dataset, name: str, leading: Mapping[str, int]) -> xr.Dataset:
-    """``run`` with a variable that was not measured."""
+    """``run`` with a variable that is all NaN."""
     if not set(VARIABLES[name][0]) <= set(run.dims):
-        return run  # what it lacks is found by check
+        return run  # check reports the missing dimension
     run = run.assign({name: _variable(name, run.sizes)})
     return run.assign({name: run[name].expand_dims(leading)}) if leading else run
 
 
+RANGES = {
+    "test_error": (0, 100),
+    "test_error_top5": (0, 100),
+    "matrix_angle": (0, 180),
+    "delta_angle": (0, 180),
+    "matrix_angle_all_weights": (0, 180),
+    "live_share": (0, 1),
+}
+"""The range of a variable's values."""
+
+
 def check(run: xr.Dataset, source: str) -> xr.Dataset:
-    """Return ``run`` if it keeps to the schema; ``run`` may be one run or a gathered node with a
-    dimension ``run``.
+    """Return ``run`` if it follows the schema.
+
+    Args:
+        run: one run, or a gathered node with a dimension ``run``.
+        source: named in the error.
 
     Raises:
-        WtkitError: naming ``source`` and what is amiss.
+        WtkitError: stating the rule that ``run`` breaks.
     """
+    _check_attributes(run, source)
+    leading = ("run",) if "run" in run.dims else ()
+    _check_variables(run, leading, source)
+    _check_coordinates(run, leading, source)
+    for name, (low, high) in RANGES.items():
+        if ((run[name] < low) | (run[name] > high)).any():
+            raise WtkitError(
+                f"{source}: {name!r} leaves the range {low} to {high} {VARIABLES[name][2]}"
+            )
+    return run
+
+
+def _check_attributes(run: xr.Dataset, source: str) -> None:
     version = run.attrs.get("schema_version")
     if version is None:
-        raise WtkitError(
-            f"{source}: no attribute 'schema_version', so this is no data set of wtkit's"
-        )
+        raise WtkitError(f"{source}: no attribute 'schema_version', so not a data set of wtkit")
     if not isinstance(version, (int, np.integer)):
         raise WtkitError(
             f"{source}: attribute 'schema_version' is {version!r}, expected a whole number"
@@ -186,15 +212,17 @@ def check(run: xr.Dataset, source: str) -> xr.Dataset:
     for attr in RUN_ATTRS:
         if attr not in run.attrs:
             raise WtkitError(f"{source}: attribute {attr!r} is missing")
-    leading = ("run",) if "run" in run.dims else ()
-    wanted = {name: dims for name, (dims, *_) in VARIABLES.items()}
-    for name, dims in wanted.items():
+
+
+def _check_variables(run: xr.Dataset, leading: tuple[str, ...], source: str) -> None:
+    for name, (dims, _, expected, _) in VARIABLES.items():
         _expect(run, name, leading + dims, source)
-        units = VARIABLES[name][2]
-        if run[name].attrs.get("units") != units:
-            raise WtkitError(
-                f"{source}: {name!r} is in {run[name].attrs.get('units')!r}, expected {units!r}"
-            )
+        units = run[name].attrs.get("units")
+        if units != expected:
+            raise WtkitError(f"{source}: {name!r} is in {units!r}, expected {expected!r}")
+
+
+def _check_coordinates(run: xr.Dataset, leading: tuple[str, ...], source: str) -> None:
     for name in ("layer", *LAYER_COORDS):
         _expect(run, name, ("layer",), source)
     _expect(run, "epoch", ("epoch",), source)
@@ -202,16 +230,6 @@ def check(run: xr.Dataset, source: str) -> xr.Dataset:
         raise WtkitError(f"{source}: 'epoch' does not count 0, 1, 2, …")
     for name in RUN_COORDS:
         _expect(run, name, leading, source)
-    for name, low, high in (
-        ("test_error", 0, 100), ("test_error_top5", 0, 100), ("matrix_angle", 0, 180),
-        ("delta_angle", 0, 180), ("matrix_angle_all_weights", 0, 180), ("live_share", 0, 1),
-    ):  # fmt: skip
-        outside = ((run[name] < low) | (run[name] > high)).any()
-        if outside:
-            raise WtkitError(
-                f"{source}: {name!r} leaves the range {low} to {high} {VARIABLES[name][2]}"
-            )
-    return run
 
 
 def _expect(run: xr.Dataset, name: str, dims: tuple[str, ...], source: str) -> None:

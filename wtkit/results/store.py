@@ -1,4 +1,4 @@
-"""Results as files: saved, gathered, opened, and the runs in them selected. Imports no torch."""
+"""Save, gather, open and select results. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import xarray as xr
 
 from .. import methods
 from ..errors import WtkitError
 from ..experiments import RunConfig, run_config
 from ..files import write_whole
-from ..validation import known, nearest
-from .schema import LAYER_COORDS, RUN_COORDS, SCHEMA_VERSION, brought_up, check
+from ..validation import nearest
+from .schema import LAYER_COORDS, RUN_COORDS, SCHEMA_VERSION, check, upgraded
 
 
 def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
-    """Write netCDF4 whole or not at all. Texts are of variable length, whatever a file they came
-    from said.
+    """Write netCDF-4, completely or not at all.
 
     Raises:
-        WtkitError: if ``results`` does not keep to the schema, or the file cannot be written.
+        WtkitError: if ``results`` breaks the schema, or the file cannot be written.
     """
     path = Path(path)
     nodes = results.children if isinstance(results, xr.DataTree) else {"": results}
@@ -41,8 +39,8 @@ def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
 
 
 def _without_encoding(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:
-    """``results`` without what a file said of their storage: xarray reads texts as of the width of
-    the longest one, and would cut longer ones to it when results are joined and saved."""
+    """``results`` without the stored width of texts, which would truncate longer texts when results
+    are joined and saved."""
     if isinstance(results, xr.Dataset):
         return results.drop_encoding()
     return results.map_over_datasets(xr.Dataset.drop_encoding)
@@ -52,16 +50,21 @@ def open_run(path: str | Path) -> xr.Dataset:
     """Open and check the data set of one run.
 
     Raises:
-        WtkitError: if it is missing, unreadable, or does not keep to the schema.
+        WtkitError: if it is missing, unreadable, or breaks the schema.
     """
     try:
         with xr.open_dataset(path, engine="h5netcdf") as run:
-            return check(brought_up(run.load().drop_encoding()), str(path))
+            return check(upgraded(run.load().drop_encoding()), str(path))
     except FileNotFoundError:
         raise WtkitError(f"no run at {path}; train it first: wtkit train --help") from None
     except OSError as error:
         reason = " ".join(str(error).split())
-        raise WtkitError(f"cannot read {path}: {reason}; delete it to train the run anew") from None
+        raise WtkitError(
+            f"cannot read {path}: {reason}; delete it to train the run again"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------- gather
 
 
 def is_gathered(path: Path) -> bool:
@@ -71,93 +74,131 @@ def is_gathered(path: Path) -> bool:
 
 
 def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
-    """All runs of an experiment in one tree: a node a network, with the dimensions ``run``,
+    """Gather an experiment's runs in one tree: one node per network, with the dimensions ``run``,
     ``epoch`` and ``layer``.
 
-    Runs that ended early are filled with NaN.
+    Runs that ended early are padded with NaN.
 
     Raises:
-        WtkitError: if there is no run, one cannot be read or comes twice, two runs of one network
-            differ in their layers, or two of one variant in their data.
+        WtkitError: if there is no run, a run cannot be read or appears twice, two runs of one
+            network differ in their layers, or two runs of one variant differ in their data.
     """
-    of_network: dict[str, list[xr.Dataset]] = {}
-    data_of: dict[tuple[str, str], str] = {}  # a network's variant
-    seen: dict[tuple[str, ...], str | Path] = {}
+    by_network: dict[str, list[tuple[str, xr.Dataset]]] = {}
     for path in paths:
         run = open_run(path)
-        runs = of_network.setdefault(run.attrs["network"], [])
-        if runs and list(runs[0]["layer"].values) != list(run["layer"].values):
-            raise WtkitError(
-                f"{path}: its layers differ from those of the other {run.attrs['network']} runs"
-            )
-        for name in LAYER_COORDS:
-            if runs and list(runs[0][name].values) != list(run[name].values):
-                raise WtkitError(
-                    f"{path}: {name!r} of its layers differs from that of the other runs: another "
-                    "stem or image size?"
-                )
-        variant = str(run["variant"].values)
-        data = data_of.setdefault((run.attrs["network"], variant), run.attrs["data"])
-        if data != run.attrs["data"]:
-            raise WtkitError(
-                f"{path}: its data are {run.attrs['data']}, those of other runs {data}; give it a "
-                "variant of its own"
-            )
-        who = (
-            run.attrs["network"],
-            *(str(run[name].values) for name in ("method", "variant", "norm_order", "seed")),
-        )
-        if who in seen:
-            raise WtkitError(
-                f"{path}: the same run as {seen[who]} "
-                f"({', '.join(filter(None, who))}); give one of them"
-            )
-        seen[who] = path
-        runs.append(run)
-    if not of_network:
-        raise WtkitError(f"nothing to gather for {experiment!r}: no run was given")
-    nodes = {network: join_runs(runs) for network, runs in of_network.items()}
-    tree = xr.DataTree.from_dict({f"/{network}": node for network, node in nodes.items()})
+        by_network.setdefault(run.attrs["network"], []).append((str(path), run))
+    if not by_network:
+        raise WtkitError(f"no runs to gather for {experiment!r}: pass at least one trajectory")
+    nodes = {}
+    for network, sourced_runs in by_network.items():
+        _check_layers(sourced_runs)
+        _check_data(sourced_runs)
+        _check_labels(sourced_runs)
+        nodes[f"/{network}"] = join_runs([run for _, run in sourced_runs])
+    tree = xr.DataTree.from_dict(nodes)
     tree.attrs = {"schema_version": SCHEMA_VERSION, "experiment": experiment}
     return tree
 
 
-def join_runs(runs: list[xr.Dataset]) -> xr.Dataset:
-    """Runs of one network along a new dimension ``run``."""
+def _check_layers(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that the runs of one network have the same layers; sources are named in the error."""
+    first = sourced_runs[0][1]
+    for source, run in sourced_runs[1:]:
+        if list(first["layer"].values) != list(run["layer"].values):
+            raise WtkitError(
+                f"{source}: its layers differ from those of the other {run.attrs['network']} runs"
+            )
+        for name in LAYER_COORDS:
+            if list(first[name].values) != list(run[name].values):
+                raise WtkitError(
+                    f"{source}: {name!r} of its layers differs from that of the other runs; check "
+                    "its stem and image size"
+                )
+
+
+def _check_data(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that the runs of each variant learned the same data."""
+    data_by_variant: dict[str, str] = {}
+    for source, run in sourced_runs:
+        data = data_by_variant.setdefault(str(run["variant"].values), run.attrs["data"])
+        if data != run.attrs["data"]:
+            raise WtkitError(
+                f"{source}: its data are {run.attrs['data']}, those of other runs {data}; give it "
+                "its own variant"
+            )
+
+
+def _check_labels(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that no two runs have the same labels."""
+    sources: dict[tuple[str, ...], str] = {}
+    for source, run in sourced_runs:
+        labels = (
+            run.attrs["network"],
+            *(str(run[name].values) for name in ("method", "variant", "norm_order", "seed")),
+        )
+        if labels in sources:
+            raise WtkitError(
+                f"{source}: the same run as {sources[labels]} "
+                f"({', '.join(filter(None, labels))}); pass one of them only"
+            )
+        sources[labels] = source
+
+
+def join_runs(runs: list[xr.Dataset], names: Iterable[str] = RUN_COORDS) -> xr.Dataset:
+    """Join runs, or nodes, of one network along the dimension ``run``.
+
+    Args:
+        names: coordinates that differ by run.
+    """
     node = xr.concat(
         runs,
         "run",
         join="outer",
         data_vars="all",
-        coords=list(RUN_COORDS),
+        coords=list(names),
         compat="equals",
         combine_attrs="override",
     )
-    node.attrs["data"] = "+".join(dict.fromkeys(run.attrs["data"] for run in runs))
+    parts = [part for run in runs for part in run.attrs["data"].split("+")]
+    node.attrs["data"] = "+".join(dict.fromkeys(parts))
     return node.transpose("run", ...)
 
 
-def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.DataTree:
-    """Open an experiment's gathered results: a DataTree with a node a network.
+# --------------------------------------------------------------------------------------------- open
+
+
+def open_results(*names: str | Path | None, quiet: bool = False) -> xr.DataTree:
+    """Open the gathered results of one or more experiments: one node per network.
 
     Args:
-        where: a netCDF file, or the name of an experiment. By default the environment variable
-            ``WTKIT_RESULTS``, then the results of ``digits``.
-        quiet: say nothing of which file was opened.
+        names: netCDF files, or names of experiments. By default the environment variable
+            ``WTKIT_RESULTS``, then ``digits``.
+        quiet: do not print which files were opened.
 
-    An experiment's own results, ``results/<name>/results.nc``, come before the committed reference
-    results, ``results/reference/<name>/results.nc``. Folders are looked up from the working folder
-    upwards, then from the checkout that wtkit was imported from.
+    An experiment's own results, ``results/<name>/results.nc``, take precedence over the committed
+    reference results, ``results/reference/<name>/results.nc``. Both are looked up in the working
+    directory and its parents, then in the checkout that wtkit was imported from.
 
     Returns:
-        node names are networks. In each: dimensions ``run``, ``epoch``, ``layer``; see
-        ``docs/schema.md``.
+        Each node has the dimensions ``run``, ``epoch`` and ``layer``; see ``docs/schema.md``. With
+        several names, every run has the coordinate ``experiment``, and a network's runs from all
+        experiments are in one node.
 
     Raises:
-        WtkitError: if there are no results, or they do not keep to the schema.
+        WtkitError: if there are no results, they break the schema, or a network's layers differ
+            between experiments.
+
+    Example:
+        >>> tree = open_results("digits", "feedback")  # doctest: +SKIP
+        >>> tree.wt.select("WM", experiment="digits", network="resnet18")  # doctest: +SKIP
     """
-    where = where or os.environ.get("WTKIT_RESULTS") or "digits"
-    path = Path(where) if str(where).endswith(".nc") else _find(str(where))
+    chosen = [name for name in names if name] or [os.environ.get("WTKIT_RESULTS") or "digits"]
+    trees = [_open(name, quiet) for name in chosen]
+    return trees[0] if len(trees) == 1 else _join_experiments(trees)
+
+
+def _open(name: str | Path, quiet: bool) -> xr.DataTree:
+    path = Path(name) if str(name).endswith(".nc") else _find(str(name))
     try:
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()
@@ -168,17 +209,14 @@ def open_results(where: str | Path | None = None, *, quiet: bool = False) -> xr.
     except OSError as error:
         raise WtkitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not tree.children:
-        raise WtkitError(
-            f"{path}: no network in it; a single run is opened by wtkit.results.open_run"
-        )
+        raise WtkitError(f"{path}: no network in it; open a single run with wtkit.results.open_run")
     for network, node in tree.children.items():
-        node.dataset = check(brought_up(node.to_dataset().drop_encoding()), f"{path} ({network})")
+        node.dataset = check(upgraded(node.to_dataset().drop_encoding()), f"{path} ({network})")
     if not quiet:
         reference = path.parts[-4:-2] == ("results", "reference")
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
-        print(
-            f"Results of {tree.attrs.get('experiment', '?')}: {_shown(path)}{note}", file=sys.stderr
-        )
+        experiment = tree.attrs.get("experiment", "?")
+        print(f"Results of {experiment}: {_relative(path)}{note}", file=sys.stderr)
     return tree
 
 
@@ -197,50 +235,54 @@ def _find(experiment: str) -> Path:
     )
 
 
-def _shown(path: Path) -> str:
+def _relative(path: Path) -> str:
+    """``path`` relative to the working directory if it is inside."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
 
 
-def select(
-    node: xr.Dataset | xr.DataTree,
-    method: str | None = None,
-    *,
-    norm_order: str | None = None,
-    variant: str | None = "",
-) -> xr.Dataset:
-    """The runs of one method, norm order or variant; ``None`` takes all. The dimension ``run``
-    stays.
+def _join_experiments(trees: list[xr.DataTree]) -> xr.DataTree:
+    """One tree with a node per network and the coordinate ``experiment`` along ``run``."""
+    by_network: dict[str, list[tuple[str, xr.Dataset]]] = {}
+    for tree in trees:
+        experiment = str(tree.attrs.get("experiment", "?"))
+        for network, node in tree.children.items():
+            labelled = _with_experiment(node.to_dataset(), experiment)
+            by_network.setdefault(network, []).append((experiment, labelled))
+    nodes = {}
+    for network, sourced_nodes in by_network.items():
+        _check_layers(sourced_nodes)
+        datasets = [node for _, node in sourced_nodes]
+        nodes[f"/{network}"] = join_runs(datasets, (*RUN_COORDS, "experiment"))
+    joined = xr.DataTree.from_dict(nodes)
+    names = "+".join(dict.fromkeys(str(tree.attrs.get("experiment", "?")) for tree in trees))
+    joined.attrs = {"schema_version": SCHEMA_VERSION, "experiment": names}
+    return joined
 
-    Example:
-        >>> mirror = select(open_results()["resnet18"], "weight_mirror")  # doctest: +SKIP
-        >>> mirror.matrix_angle.mean("run").isel(epoch=-1)  # doctest: +SKIP
-    """
-    node = node.to_dataset() if isinstance(node, xr.DataTree) else node
-    if "run" not in node.sizes:
-        raise WtkitError(
-            "select: expected one network's results, such as open_results()['resnet18']"
-        )
-    if method is not None and method not in node["method"].values:
-        known(method, methods.names(), "method")
-    mask = np.ones(node.sizes["run"], dtype=bool)
-    for name, value in (("method", method), ("norm_order", norm_order), ("variant", variant)):
-        if value is not None:
-            mask &= node[name].values == value
-    return node.isel(run=mask)
+
+def _with_experiment(node: xr.Dataset, experiment: str) -> xr.Dataset:
+    values = [experiment] * node.sizes["run"]
+    attrs = {"long_name": "name of the experiment"}
+    return node.assign_coords(
+        experiment=xr.DataArray(values, dims="run", attrs=attrs).astype(object)
+    )
+
+
+# ----------------------------------------------------------------------------------------- settings
 
 
 def settings(run: xr.Dataset) -> dict[str, Any]:
-    """Every setting of one run (an element of the dimension ``run``) as a dictionary, unrecorded
-    options included."""
-    found = json.loads(str(run["settings"].values))
-    if found.get("method") in methods.names():
-        found["options"] = {**methods.method_class(found["method"]).BEFORE, **found["options"]}
-    return found
+    """All settings of one run (an element of the dimension ``run``) as a dictionary, including
+    options that are not recorded."""
+    recorded = json.loads(str(run["settings"].values))
+    if recorded.get("method") in methods.names():
+        earlier = methods.method_class(recorded["method"]).BEFORE
+        recorded["options"] = {**earlier, **recorded["options"]}
+    return recorded
 
 
 def config_of(run: xr.Dataset) -> RunConfig:
-    """The settings of one recorded run (an element of the dimension ``run``)."""
+    """The settings of one recorded run (an element of the dimension ``run``) as a RunConfig."""
     return run_config({name: value for name, value in settings(run).items() if name != "numerics"})

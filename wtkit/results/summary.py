@@ -1,4 +1,4 @@
-"""Means over runs, with their standard errors, and which runs there are."""
+"""Means and standard errors over runs, and which methods, variants and networks were run."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import xarray as xr
 
 from ..experiments import known_facts
 from .names import MAIN_ORDER, METHODS, method_label
-from .schema import ALL
-from .store import config_of, select, settings
+from .schema import ALL_WEIGHTS
+from .selection import matching_runs
+from .store import config_of, settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over runs, with its standard error: NaN where there are fewer than two runs.
+    """A mean over runs with its standard error.
 
     Attributes:
         mean: in percent, or in degrees for an angle.
-        error: over runs.
-        runs: how many, diverged ones included; 0 where that is not known.
-        diverged: how many of them are not in the mean.
-        name: whose it is.
-        images: in the test set that the mean was measured on; 0 where that is not known, or for an
-            angle.
+        error: standard error over runs; NaN for fewer than two.
+        runs: number of runs, including diverged ones; 0 if unknown.
+        diverged: number of diverged runs, which are not in the mean.
+        name: label of the mean.
+        images: size of the test set; 0 if unknown, or for an angle.
     """
 
     mean: float
@@ -37,7 +37,7 @@ class Estimate:
 
     @property
     def df(self) -> float:
-        """Degrees of freedom of ``error``; infinite where the number of runs is not known."""
+        """Degrees of freedom of ``error``; infinite if the number of runs is unknown."""
         return self.runs - self.diverged - 1 if self.runs else math.inf
 
     def __str__(self) -> str:
@@ -50,8 +50,8 @@ class Estimate:
 
 
 def mean_and_error(values: xr.DataArray, dim: str = "run") -> tuple[xr.DataArray, xr.DataArray]:
-    """Mean and standard error over ``dim``, NaN left out; the error is NaN where there are fewer
-    than two values."""
+    """Mean and standard error over ``dim``, skipping NaN. The error of fewer than two values is
+    NaN."""
     count = values.count(dim)
     mean = values.sum(dim) / count.where(count > 0)
     variance = ((values - mean) ** 2).sum(dim) / (count - 1).where(count > 1)
@@ -64,24 +64,23 @@ def complete(runs: xr.Dataset) -> xr.Dataset:
 
 
 def last_errors(runs: xr.Dataset) -> xr.DataArray:
-    """Each run's ``test_error`` at its last epoch, in percent, over ``run``; runs may differ in
-    length."""
+    """Each run's last ``test_error`` in percent; runs may differ in length."""
     values = runs["test_error"].transpose("run", "epoch").values
     last = [row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in values]
     return xr.DataArray(np.array(last, dtype=float), dims="run")
 
 
 def main_order(node: xr.Dataset) -> str:
-    """The norm order that figures and claims speak of: the paper's; of a network without the
-    choice, its own."""
+    """The norm order in figures and claims: the paper's, or the network's own if it has no
+    choice."""
     return "own" if "own" in node["norm_order"].values else MAIN_ORDER
 
 
 def final_error(
     node: xr.Dataset, method: str, norm_order: str | None = None, variant: str = ""
 ) -> Estimate:
-    """Error at the last epoch over the complete runs of a method, diverged runs counted beside."""
-    runs = select(node, method, norm_order=norm_order or main_order(node), variant=variant)
+    """Error at the last epoch, over a method's complete runs, with the number of diverged runs."""
+    runs = matching_runs(node, method, norm_order=norm_order or main_order(node), variant=variant)
     mean, error = mean_and_error(last_errors(complete(runs)))
     diverged = int((runs["status"].values == "diverged").sum())
     return Estimate(
@@ -93,17 +92,18 @@ def methods_of(
     node: xr.Dataset, norm_order: str | None = None, variant: str | None = ""
 ) -> list[str]:
     """Methods that were run: the paper's five in our order, then others by name."""
-    found = set(select(node, norm_order=norm_order, variant=variant)["method"].values.tolist())
-    return [m for m in METHODS if m in found] + sorted(found.difference(METHODS))
+    runs = matching_runs(node, norm_order=norm_order, variant=variant)
+    names = set(runs["method"].values.tolist())
+    return [m for m in METHODS if m in names] + sorted(names.difference(METHODS))
 
 
 def variants_of(node: xr.Dataset, method: str) -> list[str]:
-    """Names of the variants of a method that were run beside the main one."""
-    return sorted(set(select(node, method, variant=None)["variant"].values.tolist()) - {""})
+    """Names of a method's variants that were run, without the main one."""
+    return sorted(set(matching_runs(node, method, variant=None)["variant"].values.tolist()) - {""})
 
 
 def lr_drops(node: xr.Dataset) -> list[int]:
-    """Epochs after which a step schedule lowers η_W at once, of the runs together."""
+    """Epochs after which a step schedule lowers η_W, over all runs."""
     drops: set[int] = set()
     for index in range(node.sizes["run"]):
         chosen = settings(node.isel(run=index))
@@ -113,7 +113,8 @@ def lr_drops(node: xr.Dataset) -> list[int]:
 
 
 def networks_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
-    """The data sets of a tree by network, the smaller network first."""
+    """A tree's data sets by network, sorted by length of the name, then by name: smaller ResNets
+    come first."""
     return {
         name: tree[name].to_dataset()
         for name in sorted(tree.children, key=lambda name: (len(name), name))
@@ -121,8 +122,7 @@ def networks_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
 
 
 def held_out_images(runs: xr.Dataset) -> int:
-    """How many images errors were measured on: the fewest of any run; 0 where that is neither
-    recorded nor known."""
+    """The number of images that errors were measured on: the smallest of any run; 0 if unknown."""
     return min((_held_out(runs.isel(run=index)) for index in range(runs.sizes["run"])), default=0)
 
 
@@ -132,11 +132,10 @@ def _held_out(run: xr.Dataset) -> int:
 
 
 def over_all_weights(node: xr.Dataset) -> bool:
-    """Whether the angles of any run count weights that no signal passes, as in files of schema
-    version 1."""
-    return ALL in node["angles_over"].values
+    """Whether any run's angles include weights that no signal passes, as in schema version 1."""
+    return ALL_WEIGHTS in node["angles_over"].values
 
 
 def evaluated_on(node: xr.Dataset) -> str:
-    """``test``, ``validation``, or both names: the images that errors were measured on."""
+    """The images that errors were measured on: ``test``, ``validation``, or both."""
     return " and ".join(sorted(set(node["evaluated_on"].values.tolist())))

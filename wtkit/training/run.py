@@ -31,7 +31,7 @@ from ..feedback import (
 )
 from ..networks import try_out
 from ..processes import ALONE, Share, any_of, refuse_differing, together
-from ..results import LIVE, VARIABLES
+from ..results import LIVE_WEIGHTS, VARIABLES
 from ..seeds import stream_seed
 from .machine import progress_bar
 from .preparation import convert_all, data_parallel, make_optimizer, match_layout
@@ -268,7 +268,7 @@ class Run:
             "status": self.status,
             "evaluated_on": self.config.evaluate_on,
             "held_out_images": self.data.number_held_out,
-            "angles_over": LIVE,
+            "angles_over": LIVE_WEIGHTS,
             "settings": self.config.revision,
             "provenance": self.provenance,
         }

@@ -1,4 +1,4 @@
-"""Numbers of a plan as people read them."""
+"""Format the numbers of a plan for people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def and_more(whom: Sequence[str]) -> str:
-    return f" and {len(whom) - 1} more" if len(whom) > 1 else ""
+def and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def time_text(seconds: float | None) -> str:
@@ -28,5 +28,5 @@ def steps_text(number: float) -> str:
     return "∞" if math.isinf(number) else f"{number:,.0f}"
 
 
-def or_dash(value: Any, how: str) -> str:
-    return "–" if value is None else format(value, how)
+def or_dash(value: Any, format_spec: str) -> str:
+    return "–" if value is None else format(value, format_spec)

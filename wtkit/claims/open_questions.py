@@ -1,0 +1,112 @@
+"""What the paper leaves open (Sec. 7), and what ablations say about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import xarray as xr
+
+from .. import methods
+from ..results import (
+    KP,
+    WM,
+    Estimate,
+    complete,
+    last_errors,
+    main_order,
+    matching_runs,
+    mean_and_error,
+    settings,
+)
+from .claim import ClaimList, Finding, all_of
+from .judging import by_layer, is_below, late_part, mean_angle
+
+CLAIMS = ClaimList()
+
+
+def _sweep(
+    node: xr.Dataset,
+    method: str,
+    amount: Callable[[xr.Dataset], float],
+    period: Callable[[xr.DataArray], xr.DataArray] = late_part,
+) -> dict[float, tuple[Estimate, Estimate]]:
+    """Mean matrix angle in degrees over a period, and final error, by increasing amount."""
+    by_layer(node, method)  # raises if angles of the main runs were not measured
+    runs = complete(matching_runs(node, method, norm_order=main_order(node), variant=None))
+    amounts = np.array([amount(runs.isel(run=index)) for index in range(runs.sizes["run"])])
+    by_amount = {}
+    for value in sorted(set(amounts.tolist())):
+        selected = runs.isel(run=amounts == value)
+        angle = mean_angle(period(selected["matrix_angle"].dropna("epoch", how="all")), method)
+        mean, error = mean_and_error(last_errors(selected))
+        by_amount[value] = (angle, Estimate(float(mean), float(error), selected.sizes["run"]))
+    return by_amount
+
+
+def _falls(sweep: Mapping[float, tuple[Estimate, Estimate]], symbol: str, missing: str) -> Finding:
+    if len(sweep) < 2:
+        return Finding("shown by another experiment", why=missing)
+    angles = [
+        dataclasses.replace(angle, name=f"angle at {value:g}")
+        for value, (angle, _) in sweep.items()
+    ]
+    shown = ", ".join(
+        f"{symbol} {value:g}: {angle}°, {error} %" for value, (angle, error) in sweep.items()
+    )
+    return all_of(shown, *(is_below(b, a, unit="°") for a, b in itertools.pairwise(angles)))
+
+
+@CLAIMS.of_runs(
+    "Q1",
+    "Sec. 7",
+    "A larger λ aligns KP faster, but too large a λ may hamper learning; the best λ is open.",
+)
+def _(node: xr.Dataset) -> Finding:
+    sweep = _sweep(node, KP, lambda run: settings(run)["weight_decay"])
+    return _falls(
+        sweep,
+        "weight decay",
+        "config/ablations/kp_decay.yaml; all runs of KP here have the same weight decay",
+    )
+
+
+@CLAIMS.of_runs("Q2", "Sec. 7", "If WM's angles are too large, more mirroring reduces them.")
+def _(node: xr.Dataset) -> Finding:
+    noise = {
+        _mirroring(run)[1] for run in _runs(matching_runs(node, WM, norm_order=main_order(node)))
+    }
+    runs = matching_runs(node, WM, norm_order=main_order(node), variant=None)
+    alike = [_mirroring(run)[1] in noise for run in _runs(runs)]
+    # over all of training: late in a run W is constant, and more steps do not reduce the noise
+    sweep = _sweep(
+        runs.isel(run=alike),
+        WM,
+        lambda run: _mirroring(run)[0],
+        lambda angles: angles.isel(epoch=slice(1, None)),
+    )
+    missing = "config/ablations/mirror_steps.yaml; all runs of WM here mirror equally often"
+    return _falls(sweep, "all of training, mirror steps per engaged step", missing)
+
+
+def _runs(runs: xr.Dataset) -> list[xr.Dataset]:
+    return [runs.isel(run=index) for index in range(runs.sizes["run"])]
+
+
+def _mirroring(run: xr.Dataset) -> tuple[float, str]:
+    """Mirror steps per engaged step, and WM's other options as text."""
+    options = dataclasses.asdict(methods.load(WM, **settings(run)["options"]))  # type: ignore[call-overload]
+    amount = options.pop("mirror_steps") / options.pop("mirror_every")
+    return amount, repr(options)
+
+
+CLAIMS.shown_by(
+    "Q3",
+    "Sec. 7",
+    "Open: how sensitive both methods are to hyper-parameters, and how well they work on other "
+    "tasks and architectures.",
+    "not a yes-or-no question: see config/ablations/, config/difficulty.yaml and docs/ablations.md",
+    "shown by another experiment",
+)

@@ -1,0 +1,113 @@
+"""Select runs by their labels. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .. import methods
+from ..errors import WtkitError
+from ..validation import nearest
+
+
+def select(
+    node: xr.Dataset | xr.DataTree,
+    method: str | None = None,
+    *,
+    norm_order: str | None = None,
+    variant: str | None = "",
+    seed: int | None = None,
+    experiment: str | None = None,
+) -> xr.Dataset:
+    """Select the runs of one network that have these labels. The dimension ``run`` remains.
+
+    Args:
+        node: one network's results.
+        method: name or label, such as ``weight_mirror`` or ``WM``. A label may include the
+            variant: ``WM gaussian``.
+        norm_order: ``relu_bn``, ``bn_relu`` or ``own``.
+        variant: empty for the main runs; None for all runs.
+        seed: the random seed.
+        experiment: its name, for results that were opened from several experiments.
+
+    Raises:
+        WtkitError: if no run has these labels; it names the nearest recorded one.
+
+    Example:
+        >>> mirror = select(open_results()["resnet18"], "WM")  # doctest: +SKIP
+        >>> mirror.matrix_angle.mean("run").isel(epoch=-1)  # doctest: +SKIP
+    """
+    runs = _dataset(node)
+    if method is not None:
+        method, variant = _split_label(runs, method, variant)
+    wanted = {
+        "method": method,
+        "norm_order": norm_order,
+        "variant": variant,
+        "seed": seed,
+        "experiment": experiment,
+    }
+    for name, value in wanted.items():
+        if value is not None:
+            runs = _narrowed(runs, name, value)
+    return runs
+
+
+def matching_runs(
+    node: xr.Dataset | xr.DataTree,
+    method: str | None = None,
+    *,
+    norm_order: str | None = None,
+    variant: str | None = "",
+) -> xr.Dataset:
+    """Like :func:`select` with exact names, but without runs if none match. For callers that handle
+    missing runs themselves."""
+    runs = _dataset(node)
+    mask = np.ones(runs.sizes["run"], dtype=bool)
+    for name, value in (("method", method), ("norm_order", norm_order), ("variant", variant)):
+        if value is not None:
+            mask &= runs[name].values == value
+    return runs.isel(run=mask)
+
+
+def _dataset(node: xr.Dataset | xr.DataTree) -> xr.Dataset:
+    dataset = node.to_dataset() if isinstance(node, xr.DataTree) else node
+    if "run" not in dataset.sizes:
+        raise WtkitError(
+            "select: expected one network's results, such as open_results()['resnet18']"
+        )
+    return dataset
+
+
+def _split_label(runs: xr.Dataset, text: str, variant: str | None) -> tuple[str, str | None]:
+    """The method's name and the variant that a name or label stands for."""
+    names = {methods.method_class(name).label: name for name in methods.names()}
+    label, _, labelled_variant = text.partition(" ")
+    method = names.get(label, label)
+    recorded = list(dict.fromkeys(runs["method"].values.tolist()))
+    if method not in recorded:
+        labels = [label for label, name in names.items() if name in recorded]
+        raise WtkitError(
+            f"no runs of method {text!r}{nearest(text, [*recorded, *labels])}; "
+            f"recorded: {', '.join(recorded) or 'none'}"
+        )
+    return method, labelled_variant or variant
+
+
+def _narrowed(runs: xr.Dataset, name: str, value: Any) -> xr.Dataset:
+    """The runs whose coordinate ``name`` is ``value``."""
+    if name not in runs.coords:
+        raise WtkitError(
+            f"no coordinate {name!r} in these results; pass several names to open_results"
+        )
+    mask = runs[name].values == value
+    if not mask.any():
+        recorded = [str(other) for other in dict.fromkeys(runs[name].values.tolist())]
+        hint = "; variant=None selects all" if name == "variant" else ""
+        raise WtkitError(
+            f"no runs with {name} {value!r}{nearest(str(value), recorded)}; "
+            f"recorded: {', '.join(map(repr, recorded)) or 'none'}{hint}"
+        )
+    return runs.isel(run=mask)

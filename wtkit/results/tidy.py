@@ -1,0 +1,110 @@
+"""Results as one pandas table, and the xarray accessor ``.wt``. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..errors import WtkitError
+from .names import method_label
+from .selection import select
+
+QUANTITIES = ("matrix_angle", "delta_angle", "test_error")
+RUN_LABELS = ("variant", "norm_order", "seed")
+LAYER_LABELS = ("depth", "block")
+COLUMNS = (
+    "label", "experiment", "network", "seed", "epoch", "layer", *QUANTITIES, "variant",
+    "norm_order", *LAYER_LABELS,
+)  # fmt: skip
+
+
+def tidy(results: xr.Dataset | xr.DataTree) -> pd.DataFrame:
+    """Return results as one table: one row per run, epoch and layer.
+
+    The columns are ``label`` (the method's label with its variant, such as ``WM gaussian``),
+    ``experiment``, ``network``, ``seed``, ``epoch``, ``layer``, ``matrix_angle`` and
+    ``delta_angle`` in degrees, ``test_error`` in percent, ``variant``, ``norm_order``, ``depth``
+    and, if it was recorded, ``block``. A test error belongs to all layers of its epoch: it is
+    repeated on each of their rows. Values that were not measured are NaN.
+
+    Args:
+        results: from :func:`wtkit.open_results`, one network's node, one run, or a selection.
+
+    Example:
+        >>> import seaborn
+        >>> table = tidy(open_results("digits"))  # doctest: +SKIP
+        >>> seaborn.relplot(
+        ...     table, x="epoch", y="matrix_angle", hue="label", col="network", kind="line"
+        ... )  # doctest: +SKIP
+    """
+    tables = [_node_table(node, experiment) for node, experiment in _nodes(results)]
+    if not tables:
+        raise WtkitError("tidy: expected results with runs, such as open_results()")
+    table = pd.concat(tables, ignore_index=True)
+    return table[[name for name in COLUMNS if name in table]]
+
+
+def _nodes(results: xr.Dataset | xr.DataTree) -> list[tuple[xr.Dataset, str]]:
+    """The data sets in ``results``, each with the name of its experiment, empty if unknown."""
+    if isinstance(results, xr.Dataset):
+        return [(results, str(results.attrs.get("experiment", "")))]
+    experiment = str(results.root.attrs.get("experiment", ""))
+    return [
+        (node.to_dataset(), experiment)
+        for node in results.subtree
+        if "matrix_angle" in node.data_vars
+    ]
+
+
+def _node_table(node: xr.Dataset, experiment: str) -> pd.DataFrame:
+    runs = node if "run" in node.dims else node.expand_dims("run")
+    labels = [name for name in (*RUN_LABELS, *LAYER_LABELS, "method") if name in runs.coords]
+    named = ["experiment"] if "experiment" in runs.coords else []
+    wanted = runs.reset_coords()[[*QUANTITIES, *labels, *named]]
+    order = ["run", "epoch", "layer"]
+    table = wanted.to_dataframe(dim_order=order).reset_index().drop(columns="run")
+    pairs = zip(table.pop("method"), table["variant"], strict=True)
+    table["label"] = [method_label(method, variant) for method, variant in pairs]
+    if not named:
+        table["experiment"] = experiment
+    return table.assign(network=node.attrs["network"], seed=table["seed"].astype(np.int64))
+
+
+class Accessor:
+    """``.wt`` on an xarray Dataset or DataTree of results, once ``wtkit.results`` is imported."""
+
+    def __init__(self, results: xr.Dataset | xr.DataTree) -> None:
+        self._results = results
+
+    def tidy(self) -> pd.DataFrame:
+        """:func:`wtkit.tidy` of these results."""
+        return tidy(self._results)
+
+    def select(self, *args: Any, **labels: Any) -> xr.Dataset | xr.DataTree:
+        """:func:`wtkit.results.select` of one network's runs. On a tree of networks: a tree of the
+        networks that have such runs.
+
+        Raises:
+            WtkitError: if no network has such runs.
+        """
+        results = self._results
+        if isinstance(results, xr.Dataset) or "run" in results.dims:
+            return select(results, *args, **labels)
+        selected, errors = {}, []
+        for network, node in results.children.items():
+            try:
+                selected[f"/{network}"] = select(node, *args, **labels)
+            except WtkitError as error:
+                errors.append(error)
+        if not selected:
+            raise errors[0] if errors else WtkitError("select: there are no networks in this tree")
+        tree = xr.DataTree.from_dict(selected)
+        tree.attrs = dict(results.attrs)
+        return tree
+
+
+xr.register_dataset_accessor("wt")(Accessor)
+xr.register_datatree_accessor("wt")(Accessor)
