@@ -220,9 +220,9 @@ def test_a_layer_that_no_error_can_reach_is_refused():
 def test_the_last_layer_cannot_stay_on_backprop():
     model = contract.network()
     with pytest.raises(wtkit.WtkitError, match="the network's last layer has its δ to send"):
-        wtkit.convert(model, NAME, backprop="7")
+        wtkit.convert(model, NAME, keep_on_backprop="7")
     assert not feedback_layers(model)
-    wtkit.convert(model, NAME, backprop="0")
+    wtkit.convert(model, NAME, keep_on_backprop="0")
 
 
 def test_nothing_is_kept_after_a_pass(monkeypatch):

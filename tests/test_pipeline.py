@@ -328,7 +328,7 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
 
     done = snakemake(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert log.read_text().startswith("Going on after epoch")
+    assert log.read_text().startswith("Resuming after epoch")
     assert kept.read_bytes() == before
     recorded = open_run(tmp_path / f"results/tiny/runs/{first.name}/trajectory.nc")
     unbroken = wtkit.train(first, quiet=True)

@@ -283,7 +283,7 @@ def test_a_run_that_is_told_to_stop_goes_on_from_the_very_step(
     assert len(stopped.splitlines()) == 1
     assert main(command) == 0
     assert (
-        f"Going on after epoch {(step - 1) // 3} of 2, step {(step - 1) % 3 + 1} of 3"
+        f"Resuming after epoch {(step - 1) // 3} of 2, step {(step - 1) % 3 + 1} of 3"
     ) in capsys.readouterr().out
     assert_same(unbroken, open_run(tmp_path / "trajectory.nc"))
 
@@ -330,7 +330,7 @@ def test_settings_that_return_find_their_checkpoint(config, tmp_path, capsys):
         with pytest.raises(Stop):
             wtkit.train(config("backprop", lr=lr), tmp_path, on_epoch=stop, quiet=True)
     run = wtkit.train(config("backprop"), tmp_path)
-    assert "Going on after epoch 1 of 2" in capsys.readouterr().out
+    assert "Resuming after epoch 1 of 2" in capsys.readouterr().out
     assert_same(run, wtkit.train(config("backprop"), quiet=True))
 
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from ..errors import WtkitError
 from ..validation import known
-from .choices import OWN_ORDER, as_word, network_name, options_class
+from .choices import (
+    OLD_MLP_OPTIONS,
+    OLD_SETTINGS,
+    OWN_ORDER,
+    as_word,
+    network_name,
+    options_class,
+    renamed,
+)
 from .product import (
     AXES,
     SETTINGS,
@@ -173,7 +181,8 @@ def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     known_options = options_class(run.network)
     if known_options is not None:
         options |= {field.name: "network_options" for field in dataclasses.fields(known_options)}
-    for key, value in change.items():
+    old_names = OLD_SETTINGS | (OLD_MLP_OPTIONS if run.network == "mlp" else {})
+    for key, value in renamed(change, old_names).items():
         if key in ("method", "seed"):
             raise WtkitError(
                 f"{key!r} cannot differ by point: each is made with all of '{key}s', "
@@ -182,11 +191,12 @@ def _at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
         fix = f", not of {run.method}; leave {run.method} out of 'methods'"
         check_setting(str(key), [*_OF_POINTS, *options], f"setting or option of {run.method}", fix)
         if key in ("options", "network_options"):
-            for name in expect_mapping(key, value).keys() & change.keys():
+            given = renamed(expect_mapping(key, value), old_names)
+            for name in given.keys() & renamed(change, old_names).keys():
                 raise WtkitError(
                     f"{name!r} is given twice, by itself and in {key!r}; leave one out"
                 )
-            values[key] |= value
+            values[key] |= given
         elif key in options:
             values[options[key]][key] = value
         else:

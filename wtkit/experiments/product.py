@@ -10,7 +10,7 @@ from typing import Any
 from .. import methods
 from ..errors import WtkitError
 from ..validation import known, nearest
-from .choices import NORM_ORDERS, OWN_ORDER, RESNETS, network_name
+from .choices import NORM_ORDERS, OLD_SETTINGS, OWN_ORDER, RESNETS, network_name, renamed
 from .reading import expect_list, expect_mapping
 from .run import RunConfig, run_config
 
@@ -43,6 +43,7 @@ def expand_product(content: Any, unchecked: int = 0) -> list[RunConfig]:
     match none."""
     base = checked_axes(content)
     settings = expect_mapping("settings", content.get("settings") or {})
+    settings = renamed(settings, OLD_SETTINGS)
     for key in settings:
         fix = f"; write it in overrides: match: {{method: …}}, set: {{options: {{{key}: …}}}}"
         check_setting(str(key), SETTINGS, "setting", fix)
@@ -158,6 +159,7 @@ def _override(which: str, entry: Any) -> tuple[dict[str, str], dict[str, Any]]:
     for key in entry:
         known(str(key), ("match", "set"), "key of an override")
     match, change = _match("match", entry.get("match")), expect_mapping("set", entry.get("set"))
+    change = renamed(change, OLD_SETTINGS)
     for key in change:
         check_setting(str(key), [*SETTINGS, "norm_orders", "seeds"], "key of 'set'")
     for axis in ("norm_orders", "seeds"):

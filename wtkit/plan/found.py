@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ..experiments import Facts, RunConfig
-from ..methods.weight_mirror import WeightMirror
-from .formulas import Layer, mirrors
+from ..methods import Method
+from .formulas import Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cost:
         method, total, records = config.loaded_method(), config.epochs * steps, config.epochs + 1
         spent = self.start + total * self.step + records * (self.evaluation + self.checkpoint)
         spent += (2 + (config.epochs - 1) // config.angles_every) * self.agreement
-        if mirrors(method):
+        if method.learns_mirror:
             spent += total_mirror_steps(config, method, steps) * self.mirror
         return spent
 
@@ -80,8 +80,8 @@ def groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     return list(found.values())
 
 
-def total_mirror_steps(config: RunConfig, method: WeightMirror, steps: int | None) -> float:
+def total_mirror_steps(config: RunConfig, method: Method, steps: int | None) -> float:
     """Mirror steps of a whole run."""
     if steps is None:
         return math.inf
-    return method.mirror_before + config.epochs * steps // method.mirror_every * method.mirror_steps
+    return method.mirror_schedule.total(config.epochs * steps)

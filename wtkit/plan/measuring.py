@@ -24,20 +24,20 @@ from .. import data, networks
 from ..data import Batch, Data, check_batch, chosen_classes, stored_images
 from ..errors import WtkitError
 from ..experiments import CLASSES, Facts, RunConfig, known_facts, split
-from ..feedback import angle, feedback_layers, find_live_taps, learns_mirror, noise_samples
+from ..feedback import angle, feedback_layers, find_live_taps, noise_samples
 from ..methods import Method
 from ..processes import killed_workers
 from ..training import (
     Run,
     convert_all,
+    cpu_name,
     enough_memory,
     find_device,
     keep_memory,
     precision_warning,
-    processor_name,
     write_checkpoint,
 )
-from .formulas import Layer, learns_as_W
+from .formulas import Layer, learns_as_W, mirrors
 from .found import Cost, Found, groups
 
 PATIENCE = 2.0
@@ -69,9 +69,7 @@ def survey(
         steps = config.epochs * (known_facts(config).steps(config) or 1000)
         at_rest, course = before_and_after(method, steps)
         slow = (
-            ""
-            if target is None
-            else precision_warning(config.precision, target.type, processor_name())
+            "" if target is None else precision_warning(config.precision, target.type, cpu_name())
         )
         first = Found(known_facts(config), at_rest=at_rest, course=course, slow=slow)
         try:
@@ -161,8 +159,6 @@ def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
     Raises:
         WtkitError: where the run cannot be made, or there is not enough memory.
     """
-    if config.loaded_method().learns_mirror:  # reckoned with, not waited for
-        config = dataclasses.replace(config, options=config.options | {"mirror_before": 0})
     keep_memory()
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
@@ -177,24 +173,23 @@ def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
         # whatever comes first takes longer
         run.engaged_epoch(["measuring"], quiet=True)
         _evaluated(run, 0.0)
-        run.agreement()
+        run.alignment()
         start = clock.lap()
 
         method, mirror = config.loaded_method(), 0.0
-        if learns_mirror(method):
+        if method.learns_mirror:
             run.mirror(1)
             clock.lap()
             run.mirror(1)
             mirror = clock.lap()
         steps = _steps(run)
         step = clock.lap() / steps
-        if learns_mirror(method):  # what is reckoned apart
-            step = max(
-                0.0, step - steps // method.mirror_every * method.mirror_steps * mirror / steps
-            )
+        if method.learns_mirror:  # what is reckoned apart
+            schedule = method.mirror_schedule
+            step = max(0.0, step - steps // schedule.every * schedule.steps * mirror / steps)
         seen = _evaluated(run, PATIENCE)
         evaluation = clock.lap() * images.number_held_out / seen
-        run.agreement()
+        run.alignment()
         agreement = clock.lap()
         write_checkpoint(run.state(), Path(folder, "checkpoint.pt"))
         checkpoint = clock.lap()
@@ -302,7 +297,7 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
         WtkitError: where the network cannot be made.
     """
     method = config.loaded_method()
-    if not learns_mirror(method):
+    if not mirrors(method):
         return []
     size = facts.image_size
     try:
@@ -328,7 +323,7 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
             phi=method.output_phi if layer.is_output else method.phi,
         )
         for name, layer in feedback_layers(model).items()
-        if learns_mirror(layer.method)
+        if layer.method.learns_mirror
     ]
 
 
@@ -337,10 +332,10 @@ def before_and_after(method: Method, steps: int) -> tuple[tuple[float, float] | 
     """Matrix angles in degrees, before and after so many updates, of a Gaussian W that stays; and
     why, in words.
 
-    None for a method whose B learns as W does or in mirror mode, whose formula is
+    None for a method whose B learns as W does, and for the weight mirror, whose formulas are
     :mod:`wtkit.plan`'s.
     """
-    if learns_as_W(method) or method.learns_mirror:
+    if learns_as_W(method) or mirrors(method):
         return None, ""
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(256, 512, generator=generator)
@@ -351,7 +346,7 @@ def before_and_after(method: Method, steps: int) -> tuple[tuple[float, float] | 
     before = float(angle(B.flatten(), W.flatten()))
     if method.follows and kept is not None:
         for _ in range(min(steps, 2000)):
-            kept = method.followed(W, kept, generator)
+            kept = method.follow(W, kept, generator)
         after = method.feedback_weights(W, kept)
         assert after is not None
         return (
@@ -363,7 +358,8 @@ def before_and_after(method: Method, steps: int) -> tuple[tuple[float, float] | 
         return (before, before), (
             "δ travels through W"
         ) if before < 0.1 else "B is made of W; this is of a Gaussian W"
-    if method.learns_engaged:
-        return (before, math.nan), "B learns, but not all that W learns: there is no formula"
+    if method.learns_mirror or method.learns_engaged:
+        how = "in mirror mode" if method.learns_mirror else "but not all that W learns"
+        return (before, math.nan), f"B learns, {how}: there is no formula"
     where = "of the output layer: " if method.direct else ""
     return (before, before), f"{where}B stays; W may turn towards it"

@@ -230,7 +230,10 @@ def settings(run: xr.Dataset) -> dict[str, Any]:
     options included."""
     found = json.loads(str(run["settings"].values))
     if found.get("method") in methods.names():
-        found["options"] = {**methods.method_class(found["method"]).BEFORE, **found["options"]}
+        found["options"] = {
+            **methods.method_class(found["method"]).LATER_OPTIONS,
+            **found["options"],
+        }
     return found
 
 
