@@ -38,7 +38,7 @@ def mirror(model: nn.Module, steps: int = 1, *, running_mean: bool = False) -> N
 
     Example:
         >>> import torch, wtkit
-        >>> model = wtkit.convert(torch.nn.Linear(8, 2), "delta_rule_mirror", seed=0)
+        >>> model = wtkit.convert(torch.nn.Linear(8, 2), "weight_mirror_delta_rule", seed=0)
         >>> wtkit.mirror(model, 100)
         >>> bool(wtkit.matrix_angles(model) < 1)
         True

@@ -33,7 +33,7 @@
    * - :mod:`~wtkit.methods.weight_mirror` (WM)
      - learned weights
      - mirror mode: Hebbian, from noise and response
-   * - :mod:`~wtkit.methods.delta_rule_mirror` (DRM)
+   * - :mod:`~wtkit.methods.weight_mirror_delta_rule` (DRM)
      - learned weights
      - mirror mode: delta rule, from the error in predicting the response
    * - :mod:`~wtkit.methods.frozen` (FZ)

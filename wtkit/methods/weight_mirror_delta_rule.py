@@ -45,7 +45,7 @@ class DeltaRuleMirror(Method):
 
     Example:
         >>> import torch, wtkit
-        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "delta_rule_mirror", seed=0)
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "weight_mirror_delta_rule", seed=0)
         >>> wtkit.mirror(model, 50)
         >>> bool(wtkit.matrix_angles(model) < 0.1)
         True

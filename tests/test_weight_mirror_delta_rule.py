@@ -15,7 +15,7 @@ from wtkit.experiments import known_facts, run_config
 from wtkit.feedback import as_mirrored, feedback_layers, find_live_taps, mirror_step, noise_samples
 from wtkit.processes import Share
 
-NAME = "delta_rule_mirror"
+NAME = "weight_mirror_delta_rule"
 
 
 def layer(fan_in=30, out=12, **options):
