@@ -303,7 +303,7 @@ def test_training_and_evaluation_modes_agree_without_gradients():
 
 
 def test_options_beside_a_method_object_are_refused():
-    with pytest.raises(wtkit.WtkitError, match="options noise_std given beside a Method"):
+    with pytest.raises(wtkit.WtkitError, match="options noise_std.* constructor"):
         wtkit.convert(nn.Linear(2, 2), methods.load("weight_mirror"), noise_std=1)
 
 
@@ -425,7 +425,7 @@ def test_a_pattern_that_matches_nothing_names_the_nearest():
 def test_a_layers_own_parameter_is_no_pattern_but_its_layer_is():
     with pytest.raises(
         wtkit.WtkitError,
-        match=r"'0\.weight' is a parameter of a layer, which stays whole; take '0'",
+        match=r"'0\.weight' is a parameter of a layer.* take '0'",
     ):
         wtkit.convert(
             nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),

@@ -221,14 +221,14 @@ MADE_WRONG = [
         {},
         "cannot be made with num_classes=5: got an unexpected keyword argument 'num_classes'",
     ),
-    ("own_networks:Smal", {}, "nothing called 'Smal' in own_networks (did you mean 'Small'?)"),
+    ("own_networks:Smal", {}, "own_networks has no 'Smal' (did you mean 'Small'?)"),
     (
         "own_network:Small",
         {},
         "No module named 'own_network'; start in the folder that holds it, or install it",
     ),
     ("own_networks:constant", {}, "expected a class, or a function that gives a network"),
-    ("own_networks:number", {}, "expected an nn.Module of it, got int"),
+    ("own_networks:number", {}, "return an nn.Module, got int"),
     ("broken_network:Small", {}, "SyntaxError: "),
 ]
 
@@ -247,14 +247,14 @@ def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monke
 TRAINED_WRONG = [
     ("own_networks:Two", {}, "network 'own_networks.Two' gives tuple for 2 images, expected logits "
                              "(2, 3)"),
-    ("own_networks:Maps", {}, "gives shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
+    ("own_networks:Maps", {}, "returns shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
     ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
     ("own_networks:Recurrent", {}, "convert(..., keep_on_backprop=['memory']), or the setting"),
     ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the "
                                   "layer, so that δ"),
     ("own_networks:Small", {"keep_on_backprop": ["*"]}, "setting 'keep_on_backprop'"),
     ("own_networks:Small", {"keep_on_backprop": ["hiden"]}, "'hiden' matches no module"),
-    ("googlenet", {"network_options": {"aux_logits": True}}, "gives GoogLeNetOutputs for 2 images, "
+    ("googlenet", {"network_options": {"aux_logits": True}}, "returns GoogLeNetOutputs for 2 images, "
                                                              "expected logits"),
     ("alexnet", {}, "network 'alexnet' cannot take images of 32×32 pixels (Given input size: "
                     "(256x1x1). Calc"),

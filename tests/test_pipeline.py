@@ -223,7 +223,7 @@ def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path, number):
     done = snakemake(tmp_path, "-n", "--config", f"runs_per_gpu={number}")
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(
-        f"wtkit: config key 'runs_per_gpu': expected a whole number from 1 on, got '{number}'"
+        f"wtkit: config key 'runs_per_gpu': expected a whole number of 1 or more, got '{number}'"
     )
 
 

@@ -389,7 +389,7 @@ def test_another_programs_checkpoint_is_named(config, tmp_path):
     torch.save([1], tmp_path / "checkpoint.pt")
     with pytest.raises(
         wtkit.WtkitError,
-        match=r"cannot read .*checkpoint\.pt \(TypeError\); delete it to train anew",
+        match=r"cannot read .*checkpoint\.pt \(TypeError\); delete it to train again",
     ):
         wtkit.train(config("backprop"), tmp_path, quiet=True)
 
@@ -477,7 +477,7 @@ def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, t
                 worker.kill()
 
     with pytest.raises(
-        wtkit.WtkitError, match=r"decodes images is gone: DataLoader worker .*from what was saved$"
+        wtkit.WtkitError, match=r"decodes images was killed: DataLoader worker .* resumes"
     ):
         wtkit.train(settings, tmp_path, quiet=True, on_epoch=kill)
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
@@ -517,14 +517,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, little_space):
         little_space(1000),
         pytest.raises(
             wtkit.WtkitError,
-            match=r"^cannot write .*/checkpoint\.pt: .*; free some space .* goes on from the last",
+            match=r"^cannot write .*/checkpoint\.pt: .*; free some space .* resumes from the last",
         ),
     ):
         wtkit.train(settings, tmp_path, quiet=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     with (
         little_space(1000),
-        pytest.raises(wtkit.WtkitError, match=r"start the same command again: it begins anew$"),
+        pytest.raises(wtkit.WtkitError, match=r"free some space .* starts from the beginning$"),
     ):
         wtkit.train(settings, tmp_path / "another", quiet=True)
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))

@@ -41,24 +41,24 @@ def choose(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
         WtkitError: for weights that δ may travel through and that have no feedback twin; for a
             pattern that matches nothing.
     """
-    kept = _KeptOnBackprop(patterns)
+    exempt = _ExemptNames(patterns)
     chosen: dict[str, nn.Module] = {}
     untreatable: dict[str, str] = {}  # name of what would have to stay on backprop → the reason
     for name, module in unwrap(model).named_modules():
-        if kept.matches(name):
-            kept.modules.append(name)
+        if exempt.matches(name):
+            exempt.modules.append(name)
         elif convertible(module):
             chosen[name] = module
         elif not isinstance(module, _ELEMENTWISE):
-            untreatable |= _untreatable_parts(name, module, kept)
+            untreatable |= _untreatable_parts(name, module, exempt)
     if untreatable:
         raise _cannot_convert(untreatable)
-    if kept.unmatched:
-        raise _matches_nothing(sorted(kept.unmatched)[0], model, chosen)
+    if exempt.unmatched:
+        raise _matches_nothing(sorted(exempt.unmatched)[0], model, chosen)
     return chosen
 
 
-class _KeptOnBackprop:
+class _ExemptNames:
     """The patterns of names that stay on backprop.
 
     Attributes:
@@ -77,16 +77,16 @@ class _KeptOnBackprop:
         return bool(matching) or any(name.startswith(f"{module}.") for module in self.modules)
 
 
-def _untreatable_parts(name: str, module: nn.Module, kept: _KeptOnBackprop) -> dict[str, str]:
+def _untreatable_parts(name: str, module: nn.Module, exempt: _ExemptNames) -> dict[str, str]:
     """The parts of a module without a feedback twin that δ may travel through, with the reasons."""
     parts: dict[str, str] = {}
     for own, parameter in module.named_parameters(recurse=False):
         full = f"{name}.{own}" if name else own
-        if kept.matches(full) or not _mixes(parameter):
+        if exempt.matches(full) or not _mixes(parameter):
             continue
         reason = _reason(name, module, own)
         if not any(map(convertible, module.modules())):
-            kept.modules.append(name)
+            exempt.modules.append(name)
             return parts | {name or "*": reason}  # the whole module
         parts[full] = reason  # the parameter alone: the module also holds convertible layers
     return parts
