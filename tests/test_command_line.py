@@ -139,8 +139,8 @@ def test_help_says_what_each_setting_is(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "--epochs VALUE passes through the training images; default: 10 " in text
     assert (
-        "--keep-on-backprop VALUE modules that stay on backprop, by name; * matches any text, as in "
-        "wtkit.convert; "
+        "--keep-on-backprop VALUE modules that stay on backprop, by name; * matches any text, as "
+        "in wtkit.convert; "
     ) in text
     assert (
         "--method VALUE one of the methods in wtkit.methods, for instance weight_mirror; required "

@@ -219,7 +219,7 @@ def test_a_layer_that_no_error_can_reach_is_refused():
 
 def test_the_last_layer_cannot_stay_on_backprop():
     model = contract.network()
-    with pytest.raises(wtkit.WtkitError, match="last layer .* take it out of keep_on_backprop"):
+    with pytest.raises(wtkit.WtkitError, match=r"last layer .* take it out of keep_on_backprop"):
         wtkit.convert(model, NAME, keep_on_backprop="7")
     assert not feedback_layers(model)
     wtkit.convert(model, NAME, keep_on_backprop="0")

@@ -303,7 +303,7 @@ def test_training_and_evaluation_modes_agree_without_gradients():
 
 
 def test_options_beside_a_method_object_are_refused():
-    with pytest.raises(wtkit.WtkitError, match="options noise_std.* constructor"):
+    with pytest.raises(wtkit.WtkitError, match=r"options noise_std.* constructor"):
         wtkit.convert(nn.Linear(2, 2), methods.load("weight_mirror"), noise_std=1)
 
 
