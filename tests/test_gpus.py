@@ -272,5 +272,5 @@ def test_of_several_processes_the_first_to_fail_is_told(monkeypatch, tmp_path, e
 
 @pytest.mark.parametrize("arguments", [[], ["2"], ["x", "-m", "wtkit"], ["-1", "-m", "wtkit"]])
 def test_a_count_that_is_none_is_refused(arguments):
-    with pytest.raises(wtkit.WtkitError, match="expected a number of GPUs, then what to run"):
+    with pytest.raises(wtkit.WtkitError, match="expected a number of GPUs, then a command"):
         __main__.main(arguments)

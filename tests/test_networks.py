@@ -227,7 +227,7 @@ MADE_WRONG = [
         {},
         "No module named 'own_network'; start in the folder that holds it, or install it",
     ),
-    ("own_networks:constant", {}, "expected a class, or a function that gives a network"),
+    ("own_networks:constant", {}, "expected a class, or a function that returns a network"),
     ("own_networks:number", {}, "return an nn.Module, got int"),
     ("broken_network:Small", {}, "SyntaxError: "),
 ]
@@ -245,7 +245,7 @@ def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monke
 
 
 TRAINED_WRONG = [
-    ("own_networks:Two", {}, "network 'own_networks.Two' gives tuple for 2 images, expected logits "
+    ("own_networks:Two", {}, "network 'own_networks.Two' returns tuple for 2 images, expected logits "
                              "(2, 3)"),
     ("own_networks:Maps", {}, "returns shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
     ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
@@ -283,8 +283,8 @@ def test_swins_attention_is_not_taken_for_converted(config):
     """Its weights are read by a function that knows nothing of B."""
     swin = {"network_options": SWIN, "keep_on_backprop": ["*.relative_position_bias_table"]}
     message = (
-        "the network uses the weights of 'features.1.0.attn.qkv' and 3 more layers without "
-        "calling them"
+        "the network uses the weight of 'features.1.0.attn.qkv' (and of 3 more layers) without "
+        "calling the layer"
     )
     with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
         wtkit.train(config("torchvision.models:SwinTransformer", **swin), quiet=True)

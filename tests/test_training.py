@@ -449,7 +449,7 @@ def test_a_gpus_lack_of_memory_is_known_by_its_words(text, config, monkeypatch):
     monkeypatch.setattr("torch.empty", lacking)
     with pytest.raises(
         wtkit.WtkitError,
-        match=r"^out of memory on cuda, before anything was put there \(CUDA error",
+        match=r"^out of memory on cuda, before anything was stored there \(CUDA error",
     ):
         wtkit.train(config("weight_mirror"), quiet=True, device="cuda")
 
