@@ -103,9 +103,9 @@ def key(series: str, point: dict[str, Any]) -> str:
 def machine() -> str:
     import torch
 
-    from wtkit.training import processor_name
+    from wtkit.training import cpu_name
 
-    return f"{processor_name()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def step_times(point: dict[str, Any], rounds: int) -> dict[str, float]:

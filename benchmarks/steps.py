@@ -204,7 +204,7 @@ class Contestant:
         from torch.nn import functional as F
 
         from wtkit.experiments import run_config
-        from wtkit.feedback import feedback_layers, find_live_taps, learns_mirror, mirror
+        from wtkit.feedback import feedback_layers, find_live_taps, mirror
         from wtkit.training import PRECISIONS, make_optimizer
 
         generator = torch.Generator().manual_seed(1)
@@ -225,7 +225,7 @@ class Contestant:
         mirrors = [
             layer.method
             for layer in feedback_layers(self.model).values()
-            if learns_mirror(layer.method)
+            if layer.method.learns_mirror
         ]
         dtype = PRECISIONS[case.precision]
         if mirrors:
@@ -242,7 +242,7 @@ class Contestant:
             engaged()
             if mirrors:
                 with torch.autocast(case.device, dtype=dtype, enabled=dtype is not torch.float32):
-                    mirror(self.model, mirrors[0].mirror_steps)
+                    mirror(self.model, mirrors[0].mirror_schedule.steps)
 
         self.step: Callable[[], None] = step
 

@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
             ["nowhere.nets:Mine", "No module named"],
         ),
         (
-            ["train", "--method", "backprop", "--network-option", "unit"],
+            ["train", "--method", "backprop", "--network-option", "activation"],
             ["--network-option", "NAME=VALUE"],
         ),
         (
@@ -76,7 +76,7 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(
         (["train", "--metod", "backprop"], ["--metod", "'--method'"]),
         (
             ["train", "--backprop=fc1", "--backprop=fc2"],
-            ["--backprop: given twice", "parted by commas"],
+            ["--backprop: given twice", "leave one out"],
         ),
         (["trian"], ["'trian'", "'train'", "runs, plan, gather, data"]),
         (["data", "cifar"], ["'cifar'", "'cifar10'"]),
@@ -139,8 +139,8 @@ def test_help_says_what_each_setting_is(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "--epochs VALUE passes through the training images; default: 10 " in text
     assert (
-        "--backprop VALUE modules that stay on backprop, by name; * matches any text, as in "
-        "wtkit.convert; "
+        "--keep-on-backprop VALUE modules that stay on backprop, by name; * matches any text, as "
+        "in wtkit.convert; "
     ) in text
     assert (
         "--method VALUE one of the methods in wtkit.methods, for instance weight_mirror; required "

@@ -115,7 +115,7 @@ REFUSED = [
     ),
     (
         {"network": "mlp", "network_options": {"unit": "gelu"}},
-        "option of mlp 'unit': input should be 'relu', 'tanh' or",
+        "option of mlp 'activation': input should be 'relu', 'tanh' or",
     ),
     ({"network": "vgg11", "norm_order": "bn_relu"}, "setting 'norm_order': only resnet18, "),
     (
@@ -123,7 +123,7 @@ REFUSED = [
         "setting 'stem': only resnet18, resnet34, resnet50, ",
     ),
     ({"norm_order": "own"}, "setting 'norm_order': resnet18 needs one of relu_bn, bn_relu"),
-    ({"backprop": "fc"}, "setting 'backprop': expected a list, got 'fc'"),
+    ({"backprop": "fc"}, "setting 'keep_on_backprop': expected a list, got 'fc'"),
     (
         {"method": "weight_mirror", "options": {"noise": "gausian"}},
         ", got 'gausian' (did you mean 'gaussian'?)",
@@ -177,7 +177,7 @@ EVERYTHING = {
     "method": "weight_mirror",
     "options": {"noise": "uniform", "noise_size": None, "bias_blocking": True},
     "variant": "v2", "network": "resnet50", "network_options": {}, "norm_order": "bn_relu",
-    "stem": "small", "backprop": ["fc", "layer1.*"], "data": "cifar10",
+    "stem": "small", "keep_on_backprop": ["fc", "layer1.*"], "data": "cifar10",
     "data_root": "some where", "classes": 5, "image_size": 40, "augment": "crop",
     "evaluate_on": "validation", "seed": 7, "epochs": 3, "batch_size": 32, "lr": 0.125,
     "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5, "schedule": "cosine",
@@ -353,7 +353,7 @@ def test_networks_may_have_options_and_are_then_known_by_them(experiment):
         ("mlp-own-weight_mirror-seed0", 0.1, "mlp", {}),
         (
             "mlp-hidden=300+100,unit=tanh-own-weight_mirror-seed0", 0.2, "mlp",
-            {"unit": "tanh", "hidden": [300, 100]},
+            {"activation": "tanh", "hidden": [300, 100]},
         ),
         ("mypackage.nets.Mine-own-weight_mirror-seed0", 0.3, "mypackage.nets:Mine", {}),
     ]  # fmt: skip
@@ -435,8 +435,8 @@ BROKEN = [
         "(did you mean 'bn_relu'?)",
     ),
     (
-        SMALL | {"networks": [{"mlp": {"units": "tanh"}}]},
-        "unknown option of mlp 'units' (did you mean 'unit'?)",
+        SMALL | {"networks": [{"mlp": {"activations": "tanh"}}]},
+        "unknown option of mlp 'activations' (did you mean 'activation'?)",
     ),
     (SMALL | {"settings": {"network_options": {}}}, "unknown setting 'network_options'"),
     (
@@ -654,6 +654,30 @@ def test_a_revision_has_an_mlps_options_left_at_their_defaults():
     assert json.loads(run.revision)["network_options"] == {"hidden": [500], "unit": "tanh"}
 
 
+@pytest.mark.parametrize(
+    ("old", "current"),
+    [
+        ({"backprop": ["fc"]}, {"keep_on_backprop": ["fc"]}),
+        (
+            {"network": "mlp", "network_options": {"unit": "tanh"}},
+            {"network": "mlp", "network_options": {"activation": "tanh"}},
+        ),
+    ],
+)
+def test_old_names_of_settings_mean_the_same_run(old, current):
+    """Names and records still use the old words, so that finished runs are found."""
+    before, after = (run_config({"method": "backprop"} | some) for some in (old, current))
+    assert before == after
+    assert (before.name, before.revision) == (after.name, after.revision)
+    assert '"backprop": ["fc"]' in before.revision or '"unit": "tanh"' in before.revision
+    assert "keep_on_backprop" not in after.revision and "activation" not in after.revision
+
+
+def test_a_setting_by_both_of_its_names_is_refused():
+    with pytest.raises(WtkitError, match="'keep_on_backprop' is given twice"):
+        run_config({"method": "backprop", "backprop": ["a"], "keep_on_backprop": ["b"]})
+
+
 @pytest.mark.parametrize("unit", ["relu", "tanh", "sigmoid"])
 def test_a_mirrors_response_is_that_of_an_mlps_units(unit):
     def phi(**options):
@@ -686,7 +710,7 @@ def test_a_later_option_is_in_the_revision_unless_it_changes_nothing(monkeypatch
     assert options() == options(scale=1) == {}
     assert options(scale=2) == {"scale": 2}
     # as if the default had changed since
-    monkeypatch.setattr(FeedbackAlignment, "BEFORE", {"scale": 3.0})
+    monkeypatch.setattr(FeedbackAlignment, "LATER_OPTIONS", {"scale": 3.0})
     assert options() == {"scale": 1}
     assert options(scale=3) == {}
 
@@ -889,7 +913,7 @@ def test_an_option_of_a_network_may_be_swept_beside_one_of_the_method(ablation):
     assert [
         (run.network_options, run.options["bias_blocking"], run.loaded_method().phi) for run in runs
     ] == [
-        ({"hidden": [30], "unit": unit}, blocked, unit)
+        ({"hidden": [30], "activation": unit}, blocked, unit)
         for blocked in (False, True)
         for unit in ("sigmoid", "tanh")
     ]
@@ -926,7 +950,7 @@ BROKEN_ABLATIONS = [
     ({"sweep": {"unit": ["tanh"]}}, "unknown setting or option of weight_mirror 'unit'"),
     (
         {"variants": {"a": {"network": "mlp", "unit": "gelu"}}},
-        "option of mlp 'unit': input should be",
+        "option of mlp 'activation': input should be",
     ),
     (
         {"variants": {"a": {"network_options": {"unit": "tanh"}}}},

@@ -209,20 +209,20 @@ def test_two_outputs_in_one_pass_are_refused():
 def test_a_layer_that_no_error_can_reach_is_refused():
     model = wtkit.convert(Early(), NAME)
     hidden, out = model(torch.randn(2, 4))
-    with pytest.raises(wtkit.WtkitError, match="reached past the network's last layer"):
+    with pytest.raises(wtkit.WtkitError, match="the network's last layer"):
         hidden.sum().backward(retain_graph=True)
     out.sum().backward()  # and the last pass left nothing behind
     hidden, out = model(torch.randn(2, 4))
-    with pytest.raises(wtkit.WtkitError, match="reached past the network's last layer"):
+    with pytest.raises(wtkit.WtkitError, match="the network's last layer"):
         hidden.sum().backward()
 
 
 def test_the_last_layer_cannot_stay_on_backprop():
     model = contract.network()
-    with pytest.raises(wtkit.WtkitError, match="the network's last layer has its δ to send"):
-        wtkit.convert(model, NAME, backprop="7")
+    with pytest.raises(wtkit.WtkitError, match=r"last layer .* take it out of keep_on_backprop"):
+        wtkit.convert(model, NAME, keep_on_backprop="7")
     assert not feedback_layers(model)
-    wtkit.convert(model, NAME, backprop="0")
+    wtkit.convert(model, NAME, keep_on_backprop="0")
 
 
 def test_nothing_is_kept_after_a_pass(monkeypatch):

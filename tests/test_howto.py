@@ -249,7 +249,9 @@ def test_the_transformer_is_a_run_that_converts(monkeypatch, tmp_path):
     assert __main__.main(shlex.split(command)[1:]) == 0
     with torch.device("meta"):
         model = networks.build(trained[0], num_classes=10, image_size=trained[0].image_size)
-        wtkit.convert(model, trained[0].method, seed=0, backprop=trained[0].backprop)
+        wtkit.convert(
+            model, trained[0].method, seed=0, keep_on_backprop=trained[0].keep_on_backprop
+        )
     assert len(feedback_layers(model)) == 26
 
 

@@ -382,7 +382,7 @@ def test_a_copys_B_learns_and_is_watched_as_the_originals(duplicate):
         step(twin, optimizer)
     assert_gaps(twin, {key: 0.9**3 * gap for key, gap in before.items()})
     contract.assert_same_state(original.state_dict(), state)
-    with pytest.raises(wtkit.WtkitError, match=r"given 'weight' of .* without 'feedback'"):
+    with pytest.raises(wtkit.WtkitError, match=r"'weight' of .* not 'feedback'"):
         step(
             twin,
             torch.optim.SGD([p for n, p in twin.named_parameters() if "feedback" not in n], lr=0.2),
@@ -422,7 +422,7 @@ def test_an_optimizer_without_B_is_refused_before_anything_moves(implementation)
     )
     with pytest.raises(
         wtkit.WtkitError,
-        match=r"^kolen_pollack: .* 'weight' of Feedback\w+\(.*\) without 'feedback'",
+        match=r"^kolen_pollack: .* 'weight' of Feedback\w+\(.*\) but not 'feedback'",
     ):
         step(model, optimizer)
     contract.assert_same_state(model.state_dict(), before)
@@ -438,7 +438,7 @@ def test_an_optimizer_made_before_conversion_is_refused():
 
 def test_an_optimizer_without_W_is_refused():
     model = contract.converted("kolen_pollack")
-    with pytest.raises(wtkit.WtkitError, match=r"given 'feedback' .* without 'weight'"):
+    with pytest.raises(wtkit.WtkitError, match=r"'feedback' of .* not 'weight'"):
         step(model, torch.optim.SGD(named(model, lambda name: "feedback" in name), lr=0.1))
 
 
@@ -470,7 +470,7 @@ def test_groups_that_agree_will_do():
 def test_an_optimizer_of_what_asks_for_gradients_is_refused():
     model = contract.converted("kolen_pollack")
     assert not any(layer.feedback.requires_grad for layer in feedback_layers(model).values())
-    with pytest.raises(wtkit.WtkitError, match=r"without 'feedback'.*not filtered"):
+    with pytest.raises(wtkit.WtkitError, match=r"not 'feedback'.*not filtered"):
         step(model, torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1))
 
 
@@ -643,7 +643,7 @@ def test_setting_B_apart_is_refused_where_the_step_is_not_linear(options):
     model = contract.converted("kolen_pollack", **options)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(
-        wtkit.WtkitError, match=r"^kolen_pollack: .* only torch\.optim\.SGD .* got AdamW; take SGD"
+        wtkit.WtkitError, match=r"^kolen_pollack: .* torch\.optim\.SGD, got AdamW; take SGD"
     ):
         step(model, torch.optim.AdamW(model.parameters()))
     contract.assert_same_state(model.state_dict(), before)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import wtkit
-from wtkit.feedback import feedback_layers, find_live_taps, hebbian, mirroring
+from wtkit.feedback import as_mirrored, feedback_layers, find_live_taps
+from wtkit.methods.weight_mirror import WeightMirror
 
 KINDS = ["gaussian", "uniform", "orthogonal"]
 
@@ -45,14 +46,23 @@ def recorded_noise(mirrored, monkeypatch):
     """A list that fills with the noise that the layer fires."""
     fired = []
     name = "noise_vectors" if mirrored.method.noise_size is None else "noise_images"
-    original = getattr(mirroring, name)
+    original = getattr(WeightMirror, name)
 
     def record(*args):
         fired.append(original(*args))
         return fired[-1]
 
-    monkeypatch.setattr(mirroring, name, record)
+    monkeypatch.setattr(WeightMirror, name, record)
     return fired
+
+
+def hebbian(mirrored):
+    with torch.no_grad():
+        return mirrored.method.hebbian(as_mirrored(mirrored))
+
+
+def noise_vectors(mirrored):
+    return mirrored.method.noise_vectors(as_mirrored(mirrored))
 
 
 def tan2(mirrored):
@@ -141,7 +151,7 @@ def test_settling_is_the_plain_average_until_the_decay_takes_over():
     for _ in range(6):
         products.append(hebbian(twin))
         twin.mirror_count += 1
-    wtkit.mirror(mirrored, 4, settle=True)
+    wtkit.mirror(mirrored, 4, running_mean=True)
     torch.testing.assert_close(mirrored.B, sum(products[:4]) / 4)
     expected = mirrored.B.clone()
     wtkit.mirror(mirrored, 2)
@@ -211,7 +221,7 @@ def test_bias_blocking_reaches_smaller_angles_where_biases_vary():
     for bias_blocking in (True, False):
         torch.manual_seed(1)
         mirrored = layer(bias_std=1.5, bias_blocking=bias_blocking, mirror_lr=0.02, noise_batch=200)
-        wtkit.mirror(mirrored, 150, settle=True)
+        wtkit.mirror(mirrored, 150, running_mean=True)
         angles[bias_blocking] = wtkit.matrix_angles(mirrored).item()
     assert angles[True] < 6
     assert angles[False] > 3 * angles[True]
@@ -265,7 +275,7 @@ def test_one_batch_leaves_tan_squared_K_over_n_and_relu_doubles_it(
     found = []
     for _ in range(5):
         # a first step of weight 1: B is the product of one batch
-        wtkit.mirror(mirrored, settle=True)
+        wtkit.mirror(mirrored, running_mean=True)
         found.append(tan2(mirrored))
     assert np.mean(found) == pytest.approx(factor * K / n, rel=0.06)
 
@@ -297,7 +307,7 @@ def test_a_full_cycle_of_orthogonal_noise_through_a_linear_response_reads_W(phi)
     mirrored = layer(
         48, 20, phi=phi, noise="orthogonal", noise_batch=16, noise_std=1e-4, bias=False
     )
-    wtkit.mirror(mirrored, 6, settle=True)
+    wtkit.mirror(mirrored, 6, running_mean=True)
     torch.testing.assert_close(mirrored.B, mirrored.weight.detach(), rtol=1e-5, atol=1e-5)
 
 
@@ -309,7 +319,7 @@ def test_pairs_of_opposite_signs_make_a_relu_linear_so_that_one_cycle_reads_W():
     for noise in ("orthogonal", "gaussian"):
         mirrored = layer(fan_in, 100, phi="relu", noise=noise, noise_batch=samples, bias=False)
         # one cycle: each direction with both signs
-        wtkit.mirror(mirrored, 2 * fan_in // samples, settle=True)
+        wtkit.mirror(mirrored, 2 * fan_in // samples, running_mean=True)
         found[noise] = mirrored
     torch.testing.assert_close(
         found["orthogonal"].B, found["orthogonal"].weight.detach(), rtol=0, atol=1e-6
@@ -326,7 +336,7 @@ def test_noise_has_zero_mean_equal_variance_and_no_correlation(noise):
     mirrored = layer(K, 3, noise=noise, noise_std=std, noise_batch=32)
     drawn = []
     for _ in range(steps):
-        vectors = mirroring.noise_vectors(mirrored, groups=1)[0]
+        vectors = noise_vectors(mirrored)[0]
         drawn.append(torch.cat([vectors, -vectors]) if noise == "orthogonal" else vectors)
         mirrored.mirror_count += 1
     drawn = torch.cat(drawn)
@@ -346,7 +356,7 @@ def test_orthogonal_noise_covers_one_basis_exactly_once_a_cycle(fan_in):
     for _ in range(2):
         basis = []
         for _ in range(blocks):
-            basis.append(mirroring.noise_vectors(mirrored, groups=1)[0])
+            basis.append(noise_vectors(mirrored)[0])
             assert 0 < len(basis[-1]) <= half
             mirrored.mirror_count += 1
         cycles.append(torch.cat(basis))
@@ -373,22 +383,22 @@ def test_samples_follow_the_fan_in_and_have_a_floor():
 
 def test_layers_and_steps_have_noise_of_their_own():
     model = wtkit.convert(nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9)), "weight_mirror", seed=0)
-    first = mirroring.noise_vectors(model[0], 1)
-    assert not torch.equal(first, mirroring.noise_vectors(model[1], 1))
+    first = noise_vectors(model[0])
+    assert not torch.equal(first, noise_vectors(model[1]))
     wtkit.mirror(model)
-    assert not torch.equal(first, mirroring.noise_vectors(model[0], 1))
+    assert not torch.equal(first, noise_vectors(model[0]))
 
 
 def test_groups_fire_noise_of_their_own():
     for noise in KINDS:
-        first, second = mirroring.noise_vectors(convolution(groups=2, noise=noise), groups=2)
+        first, second = noise_vectors(convolution(groups=2, noise=noise))
         assert not torch.equal(first, second)
 
 
 def test_noise_images_and_patches_agree():
     images, patches = convolution(noise_size=6, noise_batch=400), convolution(noise_batch=400)
     for mirrored in (images, patches):
-        wtkit.mirror(mirrored, 60, settle=True)
+        wtkit.mirror(mirrored, 60, running_mean=True)
         assert wtkit.matrix_angles(mirrored).item() < 8
         assert norm_ratio(mirrored) == pytest.approx(1, abs=0.05)
 
@@ -409,7 +419,7 @@ def test_the_output_layer_has_a_phi_of_its_own():
     )
     hidden, output = model
     assert (hidden.is_output, output.is_output) == (False, True)
-    noise = mirroring.noise_vectors(output, 1)[0]
+    noise = noise_vectors(output)[0]
     W, b = output.weight.detach(), output.bias.detach()
     torch.testing.assert_close(hebbian(output), ((noise @ W.T + b).T @ noise).detach() / len(noise))
 
@@ -452,7 +462,7 @@ def test_nothing_but_B_changes(options):
 
 def test_a_model_that_has_never_seen_an_input_will_do():
     model = wtkit.convert(small_network(), "weight_mirror")
-    wtkit.mirror(model, 200, settle=True)
+    wtkit.mirror(model, 200, running_mean=True)
     assert (wtkit.matrix_angles(model) < 12).all()
 
 
@@ -506,7 +516,7 @@ def test_the_update_between_engaged_steps_reaches_the_next_backward_pass():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_layers_of_low_precision_can_be_mirrored(dtype):
     mirrored = wtkit.convert(nn.Linear(16, 8).to(dtype), "weight_mirror")
-    wtkit.mirror(mirrored, 40, settle=True)
+    wtkit.mirror(mirrored, 40, running_mean=True)
     assert mirrored.B.dtype == dtype and wtkit.matrix_angles(mirrored).item() < 20
 
 
@@ -533,7 +543,9 @@ def test_noise_is_fired_only_where_inputs_exist():
     B = conv.B.clone()
     wtkit.mirror(model)
     assert torch.equal(conv.B[:, :, ~used], B[:, :, ~used] * (1 - conv.method.decay))
-    wtkit.mirror(model, 8, settle=True)  # a whole cycle of four inputs, two noise vectors a step
+    wtkit.mirror(
+        model, 8, running_mean=True
+    )  # a whole cycle of four inputs, two noise vectors a step
     torch.testing.assert_close(conv.B[:, :, used], conv.weight.detach()[:, :, used])
 
 
@@ -555,5 +567,5 @@ def test_on_maps_that_the_kernel_fits_on_every_tap_receives_noise():
 
 def test_a_negative_number_of_steps_is_refused():
     model = wtkit.convert(nn.Linear(4, 3), "weight_mirror")
-    with pytest.raises(wtkit.WtkitError, match="not negative, got -1"):
+    with pytest.raises(wtkit.WtkitError, match="mirror: expected steps of 0 or more, got -1"):
         wtkit.mirror(model, -1)

@@ -43,7 +43,7 @@ FAMILIES = {
     "squeezenet1_1": ({}, METHODS),
     "shufflenet_v2_x0_5": ({}, METHODS),
     "torchvision.models:VisionTransformer": (
-        {"network_options": VIT, "backprop": VIT_BACKPROP},
+        {"network_options": VIT, "keep_on_backprop": VIT_BACKPROP},
         METHODS,
     ),
     "densenet121": ({}, ["sign_symmetry", "kolen_pollack"]),
@@ -54,7 +54,7 @@ FAMILIES = {
     "regnet_y_400mf": ({}, ["weight_mirror", "sign_symmetry"]),
     "resnext50_32x4d": ({}, ["kolen_pollack"]),
     "torchvision.models:SwinTransformer": (
-        {"network_options": SWIN, "backprop": ["*.attn"]},
+        {"network_options": SWIN, "keep_on_backprop": ["*.attn"]},
         METHODS,
     ),
 }
@@ -159,7 +159,7 @@ def test_the_names_are_those_of_torchvisions_classifiers():
 
 def test_an_mlp_has_the_layers_and_units_that_it_is_asked_for():
     torch.manual_seed(0)
-    model = mlp(MLP(hidden=[20, 10], unit="sigmoid"), num_classes=4, image_size=6).double()
+    model = mlp(MLP(hidden=[20, 10], activation="sigmoid"), num_classes=4, image_size=6).double()
     W = {
         name: layer.weight.detach().numpy()
         for name, layer in model.named_children()
@@ -221,14 +221,14 @@ MADE_WRONG = [
         {},
         "cannot be made with num_classes=5: got an unexpected keyword argument 'num_classes'",
     ),
-    ("own_networks:Smal", {}, "nothing called 'Smal' in own_networks (did you mean 'Small'?)"),
+    ("own_networks:Smal", {}, "own_networks has no 'Smal' (did you mean 'Small'?)"),
     (
         "own_network:Small",
         {},
         "No module named 'own_network'; start in the folder that holds it, or install it",
     ),
-    ("own_networks:constant", {}, "expected a class, or a function that gives a network"),
-    ("own_networks:number", {}, "expected an nn.Module of it, got int"),
+    ("own_networks:constant", {}, "expected a class, or a function that returns a network"),
+    ("own_networks:number", {}, "return an nn.Module, got int"),
     ("broken_network:Small", {}, "SyntaxError: "),
 ]
 
@@ -245,28 +245,24 @@ def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monke
 
 
 TRAINED_WRONG = [
-    ("own_networks:Two", {}, "network 'own_networks.Two' gives tuple for 2 images, expected logits "
-                             "(2, 3)"),
-    ("own_networks:Maps", {}, "gives shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
+    ("own_networks:Two", {}, "network 'own_networks.Two' returns tuple for 2 images, expected"),
+    ("own_networks:Maps", {}, "returns shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
     ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
-    ("own_networks:Recurrent", {}, "convert(..., backprop=['memory']), or the setting 'backprop' "
-                                   "of a run"),
+    ("own_networks:Recurrent", {}, "convert(..., keep_on_backprop=['memory']), or the setting"),
     ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the "
                                   "layer, so that δ"),
-    ("own_networks:Small", {"backprop": ["*"]}, "setting 'backprop': no layer is left for the "
-                                                "method"),
-    ("own_networks:Small", {"backprop": ["hiden"]}, "backprop: 'hiden' matches no module"),
-    ("googlenet", {"network_options": {"aux_logits": True}}, "gives GoogLeNetOutputs for 2 images, "
-                                                             "expected logits"),
+    ("own_networks:Small", {"keep_on_backprop": ["*"]}, "setting 'keep_on_backprop'"),
+    ("own_networks:Small", {"keep_on_backprop": ["hiden"]}, "'hiden' matches no module"),
+    ("googlenet", {"network_options": {"aux_logits": True}}, "returns GoogLeNetOutputs for"),
     ("alexnet", {}, "network 'alexnet' cannot take images of 32×32 pixels (Given input size: "
                     "(256x1x1). Calc"),
     (
         "torchvision.models:VisionTransformer", {"network_options": VIT},
-        "backprop=['encoder.pos_embedding', 'encoder.layers.encoder_layer_*.self_attention'])",
+        "['encoder.pos_embedding', 'encoder.layers.encoder_layer_*.self_attention'])",
     ),
     (
         "torchvision.models:VisionTransformer",
-        {"network_options": VIT | {"image_size": 64}, "backprop": VIT_BACKPROP},
+        {"network_options": VIT | {"image_size": 64}, "keep_on_backprop": VIT_BACKPROP},
         "cannot take images of 32×32 pixels (Wrong image height! Expected 64 but got 32!); take "
         "another image_size",
     ),
@@ -284,14 +280,16 @@ def test_what_cannot_be_trained_is_named_before_it_is(config, network, settings,
 
 def test_swins_attention_is_not_taken_for_converted(config):
     """Its weights are read by a function that knows nothing of B."""
-    swin = {"network_options": SWIN, "backprop": ["*.relative_position_bias_table"]}
+    swin = {"network_options": SWIN, "keep_on_backprop": ["*.relative_position_bias_table"]}
     message = (
-        "the network uses the weights of 'features.1.0.attn.qkv' and 3 more layers without "
-        "calling them"
+        "the network uses the weight of 'features.1.0.attn.qkv' (and of 3 more layers) without "
+        "calling the layer"
     )
     with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
         wtkit.train(config("torchvision.models:SwinTransformer", **swin), quiet=True)
-    assert "backprop=['features.*.*.attn.qkv', 'features.*.*.attn.proj']" in str(error.value)
+    assert "keep_on_backprop=['features.*.*.attn.qkv', 'features.*.*.attn.proj']" in str(
+        error.value
+    )
     run = wtkit.train(config("torchvision.models:SwinTransformer", "backprop", **swin), quiet=True)
     assert run.status == "complete"
 
@@ -319,7 +317,7 @@ def test_trying_out_changes_nothing():
 @pytest.mark.parametrize("method", ["sign_symmetry", "weight_mirror", "kolen_pollack"])
 def test_layers_that_stay_on_backprop_are_measured_like_the_others(config, method):
     run = wtkit.train(
-        config("own_networks:Small", method, backprop=["head", "features.0"]), quiet=True
+        config("own_networks:Small", method, keep_on_backprop=["head", "features.0"]), quiet=True
     )
     names = ["features.0", "features.2", "hidden", "head"]
     assert run.layer.values.tolist() == names
@@ -332,7 +330,9 @@ def test_layers_that_stay_on_backprop_are_measured_like_the_others(config, metho
 
 def test_the_last_layer_on_backprop_sends_backprops_delta(config):
     """As Xiao et al. (2018) had it: then only what lies below the next layer down differs."""
-    run = wtkit.train(config("own_networks:Small", "sign_symmetry", backprop=["head"]), quiet=True)
+    run = wtkit.train(
+        config("own_networks:Small", "sign_symmetry", keep_on_backprop=["head"]), quiet=True
+    )
     delta = run.delta_angle.isel(epoch=0)
     assert (delta.sel(layer=["head", "hidden"]) < 1e-4).all()
     assert (delta.sel(layer=["features.0", "features.2"]) > 1).all()
@@ -394,6 +394,6 @@ def test_several_modules_that_cannot_be_converted_are_named_at_once():
         wtkit.WtkitError, match=r"'0.self_attn' \(MultiheadAttention\).* \(and 2 more\)"
     ) as error:
         wtkit.convert(model, "feedback_alignment")
-    assert "backprop=['*.self_attn'])" in str(error.value)
-    wtkit.convert(model, "feedback_alignment", backprop=["*.self_attn"])
+    assert "keep_on_backprop=['*.self_attn'])" in str(error.value)
+    wtkit.convert(model, "feedback_alignment", keep_on_backprop=["*.self_attn"])
     assert sum(isinstance(module, FeedbackLayer) for module in model.modules()) == 6

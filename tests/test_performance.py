@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 import wtkit
 from wtkit import methods
 from wtkit.experiments import run_config
-from wtkit.feedback import FeedbackLayer, mirroring
+from wtkit.feedback import FeedbackLayer
+from wtkit.methods import weight_mirror
 from wtkit.networks import build_resnet
 from wtkit.processes import Share
 from wtkit.training import Run
@@ -195,7 +196,7 @@ def test_mirror_mode_keeps_to_the_device_and_never_waits(noise, world, monkeypat
     monkeypatch.setattr(FeedbackLayer, "stream", lambda *_: None)  # there is none without a GPU
     monkeypatch.setattr("wtkit.feedback.mirroring.share_of", lambda _: Share(0, world))
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: None)
-    mirroring.cosines.cache_clear()
+    weight_mirror.cosines.cache_clear()
     options = {"noise_size": 9} if noise == "images" else {"noise": noise}
     with FakeTensorMode():
         with torch.device("cuda"):
@@ -204,7 +205,7 @@ def test_mirror_mode_keeps_to_the_device_and_never_waits(noise, world, monkeypat
         wtkit.mirror(model, 1)  # makes what is made once
         with Crossings() as crossings:
             wtkit.mirror(model, 2)
-            wtkit.mirror(model, 2, settle=True)
+            wtkit.mirror(model, 2, running_mean=True)
         assert not crossings.seen
         assert {b.device.type for b in model.buffers()} == {"cuda"}
-    mirroring.cosines.cache_clear()
+    weight_mirror.cosines.cache_clear()

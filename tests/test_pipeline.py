@@ -272,7 +272,7 @@ def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path, number):
     done = snakemake(tmp_path, "-n", "--config", f"runs_per_gpu={number}")
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(
-        f"wtkit: config key 'runs_per_gpu': expected a whole number from 1 on, got '{number}'"
+        f"wtkit: config key 'runs_per_gpu': expected a whole number of 1 or more, got '{number}'"
     )
 
 
@@ -377,7 +377,7 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
 
     done = snakemake(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert log.read_text().startswith("Going on after epoch")
+    assert log.read_text().startswith("Resuming after epoch")
     assert kept.read_bytes() == before
     recorded = open_run(tmp_path / f"results/tiny/runs/{first.name}/trajectory.nc")
     unbroken = wtkit.train(first, quiet=True)

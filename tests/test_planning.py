@@ -192,7 +192,7 @@ def test_a_mirror_before_training_ends_at_the_predicted_angle(noise, before):
     model = wtkit.convert(nn.Sequential(nn.Linear(160, 400, bias=False), nn.ReLU(),
                           nn.Linear(400, 2)), "weight_mirror",
                           **options)  # fmt: skip
-    wtkit.mirror(model, before, settle=True)
+    wtkit.mirror(model, before, running_mean=True)
     method = load("weight_mirror", **options)
     layer = Layer("0", 160, 160, method.samples(160), "relu")
     assert angle_before(method, layer) == pytest.approx(

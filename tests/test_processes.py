@@ -93,7 +93,7 @@ def test_the_loss_of_one_process_is_said_in_a_line(tmp_path, which):
     assert process.wait() == 128 + signal.SIGKILL
     assert len(lines) == 1, lines
     assert lines[0].startswith(
-        f"wtkit: process {which} of 2 was killed (SIGKILL), perhaps for want of memory; the same"
+        f"wtkit: process {which} of 2 was killed (SIGKILL), perhaps for lack of memory; the same"
     )
     assert psutil.wait_procs(ours, timeout=0)[1] == []
     assert (tmp_path / "run/checkpoint.pt").exists()

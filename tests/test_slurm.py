@@ -135,7 +135,7 @@ def test_runs_that_are_disturbed_end_as_if_they_had_not_been(tmp_path):
             disturb(job)
         recorded = pipeline.finished()
     for run, config in pipeline.runs.items():
-        assert pipeline.log(run).startswith("Going on after epoch")
+        assert pipeline.log(run).startswith("Resuming after epoch")
         assert_equal(recorded[run], wtkit.train(config, quiet=True))
 
 
@@ -149,7 +149,7 @@ def test_a_run_on_several_gpus_is_disturbed_as_little(tmp_path):
         assert allocated(job) == "gres:gpu:2"
         slurm("scancel", "--signal=USR1", job)
         recorded = pipeline.finished()[name]
-    assert pipeline.log(name).startswith("Going on after epoch")
+    assert pipeline.log(name).startswith("Resuming after epoch")
     # not the run on one, whose BatchNorm has the whole batch: on processors, each process
     # normalises with its share
     by_hand = [

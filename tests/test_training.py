@@ -283,7 +283,7 @@ def test_a_run_that_is_told_to_stop_goes_on_from_the_very_step(
     assert len(stopped.splitlines()) == 1
     assert main(command) == 0
     assert (
-        f"Going on after epoch {(step - 1) // 3} of 2, step {(step - 1) % 3 + 1} of 3"
+        f"Resuming after epoch {(step - 1) // 3} of 2, step {(step - 1) % 3 + 1} of 3"
     ) in capsys.readouterr().out
     assert_same(unbroken, open_run(tmp_path / "trajectory.nc"))
 
@@ -330,7 +330,7 @@ def test_settings_that_return_find_their_checkpoint(config, tmp_path, capsys):
         with pytest.raises(Stop):
             wtkit.train(config("backprop", lr=lr), tmp_path, on_epoch=stop, quiet=True)
     run = wtkit.train(config("backprop"), tmp_path)
-    assert "Going on after epoch 1 of 2" in capsys.readouterr().out
+    assert "Resuming after epoch 1 of 2" in capsys.readouterr().out
     assert_same(run, wtkit.train(config("backprop"), quiet=True))
 
 
@@ -389,7 +389,7 @@ def test_another_programs_checkpoint_is_named(config, tmp_path):
     torch.save([1], tmp_path / "checkpoint.pt")
     with pytest.raises(
         wtkit.WtkitError,
-        match=r"cannot read .*checkpoint\.pt \(TypeError\); delete it to train anew",
+        match=r"cannot read .*checkpoint\.pt \(TypeError\); delete it to train again",
     ):
         wtkit.train(config("backprop"), tmp_path, quiet=True)
 
@@ -449,7 +449,7 @@ def test_a_gpus_lack_of_memory_is_known_by_its_words(text, config, monkeypatch):
     monkeypatch.setattr("torch.empty", lacking)
     with pytest.raises(
         wtkit.WtkitError,
-        match=r"^out of memory on cuda, before anything was put there \(CUDA error",
+        match=r"^out of memory on cuda, before anything was stored there \(CUDA error",
     ):
         wtkit.train(config("weight_mirror"), quiet=True, device="cuda")
 
@@ -477,7 +477,7 @@ def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, t
                 worker.kill()
 
     with pytest.raises(
-        wtkit.WtkitError, match=r"decodes images is gone: DataLoader worker .*from what was saved$"
+        wtkit.WtkitError, match=r"decodes images was killed: DataLoader worker .* resumes"
     ):
         wtkit.train(settings, tmp_path, quiet=True, on_epoch=kill)
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
@@ -517,14 +517,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(config, tmp_path, little_space):
         little_space(1000),
         pytest.raises(
             wtkit.WtkitError,
-            match=r"^cannot write .*/checkpoint\.pt: .*; free some space .* goes on from the last",
+            match=r"^cannot write .*/checkpoint\.pt: .*; free some space .* resumes from the last",
         ),
     ):
         wtkit.train(settings, tmp_path, quiet=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     with (
         little_space(1000),
-        pytest.raises(wtkit.WtkitError, match=r"start the same command again: it begins anew$"),
+        pytest.raises(wtkit.WtkitError, match=r"free some space .* starts from the beginning$"),
     ):
         wtkit.train(settings, tmp_path / "another", quiet=True)
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))

@@ -1,13 +1,40 @@
 """Deep learning without weight transport: train, measure and compare feedback paths.
 
->>> import wtkit
->>> model = wtkit.convert(model, "weight_mirror")  # doctest: +SKIP
+.. list-table:: What is here
+   :header-rows: 1
+
+   * - Task
+     - Name
+   * - Give a network's layers a feedback path
+     - :func:`convert`; back to plain layers: :func:`export`
+   * - Take mirror steps
+     - :func:`mirror`
+   * - Measure how well B aligns with W
+     - :func:`matrix_angles`, :func:`delta_angles`
+   * - Train one run and record it
+     - :class:`RunConfig`, :func:`train`
+   * - Read recorded runs
+     - :func:`open_results`
+   * - Handle errors that the user can fix
+     - :class:`WtkitError`
+
+The methods are listed in :mod:`wtkit.methods`. Further packages: :mod:`~wtkit.feedback`,
+:mod:`~wtkit.networks`, :mod:`~wtkit.data`, :mod:`~wtkit.experiments`, :mod:`~wtkit.training`,
+:mod:`~wtkit.processes`, :mod:`~wtkit.plan`, :mod:`~wtkit.results`, :mod:`~wtkit.claims` and
+:mod:`~wtkit.figures`.
+
+>>> import torch, wtkit
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> model = wtkit.convert(model, "weight_mirror")  # any network, in place
+>>> wtkit.mirror(model, 100)
+>>> wtkit.matrix_angles(model).dims
+('layer',)
 """
 
 import importlib
 from typing import Any
 
-# Loaded when first used: a reader of results should not wait for torch.
+# Imported when first used, so that a reader of results does not wait for torch.
 _HOMES = {
     "RunConfig": "experiments",
     "WtkitError": "errors",
@@ -21,7 +48,7 @@ _HOMES = {
     "train": "training",
 }
 
-_ROOMS = (
+_PACKAGES = (
     "claims",
     "data",
     "experiments",
@@ -42,10 +69,10 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_ROOMS])
+    return sorted([*globals(), *_HOMES, *_PACKAGES])

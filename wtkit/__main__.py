@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from . import __version__, data_sets
 from .errors import Stopped, WtkitError
 from .experiments import (
+    OLD_SETTINGS,
     RunConfig,
     as_argument,
     expand,
@@ -31,25 +32,25 @@ from .validation import described, known, nearest
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0; 1 after an error that the user can mend; 75 (try again) for a run that was told to stop and
-    can be resumed; 130 when interrupted.
+    0: success. 1: an error that the user can fix. 75 (try again): a run was stopped by a signal and
+    can be resumed. 130: interrupted. 141: the reader of the output has closed it.
     """
     parsed = make_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
-        sys.stdout.flush()  # here, where it may fail
+        sys.stdout.flush()  # here, where a failure is handled
     except WtkitError as error:
         if not error.said_elsewhere:
             print(f"wtkit: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, Stopped) else 1
-    except BrokenPipeError:  # whoever read our output has gone: `wtkit runs … | head`
-        # or Python's own last flush fails as well
+    except BrokenPipeError:  # the reader has closed the output: `wtkit runs … | head`
+        # otherwise Python's own last flush fails as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         if is_first():
             print(
-                "wtkit: interrupted; the same command goes on after the last finished epoch or "
+                "wtkit: interrupted; the same command resumes after the last finished epoch or "
                 "shard",
                 file=sys.stderr,
             )
@@ -58,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, but an error is a line, with the nearest command or option where one was
-    misspelt."""
+    """argparse's parser with errors of one line, which suggest the nearest command or option."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n" if is_first() else None)
@@ -73,7 +73,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         parsed, unknown = super().parse_known_args(args, namespace)
-        for argument in unknown:  # here, where the options of the command in question are known
+        for argument in unknown:  # here, where the options of this command are known
             option = argument.partition("=")[0]
             self.error(
                 f"unrecognized argument {argument}{nearest(option, self._option_string_actions)}"
@@ -82,12 +82,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = _Parser(
         "wtkit", description="Deep learning without weight transport.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"wtkit {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    _add_train(commands)
+    _add_experiment_commands(commands)
+    _add_data(commands)
+    schema = commands.add_parser(
+        "schema", help="print the JSON schema by which editors complete and check experiment files"
+    )
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
     command = commands.add_parser(
         "train",
         help="train one run",
@@ -112,8 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     what = described(RunConfig)
     for field in dataclasses.fields(RunConfig):
         if field.name not in ("options", "network_options"):
-            # what is required is missed with the other settings, when a misspelt option has already
-            # been named
+            # not `required=True`: report misspelt options before missing ones
             required = field.default is dataclasses.MISSING
             left = "none" if field.default in (None, "", ()) else as_argument(field.default)
             how = "required" if required else f"default: {left}"
@@ -121,16 +132,20 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument(
                 f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text, action=_Once
             )
+    for old, name in OLD_SETTINGS.items():
+        command.add_argument(f"--{old}", dest=name, help=argparse.SUPPRESS, action=_Once)
 
+
+def _add_experiment_commands(commands: Any) -> None:
     command = commands.add_parser("runs", help="list the runs of an experiment file")
     command.set_defaults(run=_runs)
     command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml")
 
     command = commands.add_parser(
         "plan",
-        help="say what an experiment will take and how well B will align, before it is run",
-        description="Runs, time and memory by a few steps of each, and the matrix angles to "
-        "expect, with warnings.",
+        help="predict an experiment's time, memory and alignment before it runs",
+        description="Predict time and memory from a few steps, and the matrix angles, with "
+        "warnings.",
     )
     command.set_defaults(run=_plan)
     command.add_argument(
@@ -139,12 +154,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--no-measure",
         action="store_true",
-        help="take no steps: no time and memory, and no data read",
+        help="take no steps and read no data; predicts no time and memory",
     )
-    command.add_argument("--device", help="to measure on; as for train")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write all figures there, too")
+    command.add_argument("--device", help="the device to measure on; as for train")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="also write all numbers to FILE")
 
-    command = commands.add_parser("gather", help="gather the runs of an experiment in one file")
+    command = commands.add_parser("gather", help="collect an experiment's runs in one file")
     command.set_defaults(run=_gather)
     command.add_argument("trajectories", nargs="+", type=Path, help="trajectory.nc files")
     command.add_argument("--experiment", required=True, help="its name")
@@ -152,6 +167,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--output", required=True, type=Path, help="the file to write, e.g. results/mine/results.nc"
     )
 
+
+def _add_data(commands: Any) -> None:
     command = commands.add_parser(
         "data", help="fetch a data set, say how to, or pack a folder of images"
     )
@@ -164,10 +181,9 @@ def make_parser() -> argparse.ArgumentParser:
         kind.add_argument("--data-root", default="data", help="folder of data sets; default: data")
     kind = kinds.add_parser(
         "pack",
-        description="Store a folder of images once, smaller, in a few large files. Training reads "
-        "it in the folder's "
-        "place. The same command goes on with a pack that was interrupted, and mends one that is "
-        "damaged.",
+        description="Store a folder of images once, smaller, in a few large files, from which "
+        "training reads instead. The same command resumes an interrupted pack and repairs a "
+        "damaged one.",
     )
     kind.set_defaults(run=_pack)
     kind.add_argument(
@@ -176,8 +192,8 @@ def make_parser() -> argparse.ArgumentParser:
     kind.add_argument("target", type=Path, help="a new folder, e.g. data/imagenet")
     for option, default, range_, text in (
         ("--short-side", 256, (1, 65535), "pixels; larger images are shrunk to it"),
-        ("--quality", 90, (1, 95), "of the JPEG files of shrunk images"),
-        ("--shard-images", 8192, (1, 10**9), "images a shard"),
+        ("--quality", 90, (1, 95), "JPEG quality of shrunk images"),
+        ("--shard-images", 8192, (1, 10**9), "images per shard"),
         ("--workers", 4, (0, 1024), "processes that decode and encode"),
     ):
         kind.add_argument(
@@ -187,15 +203,11 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="NUMBER",
             help=f"{text}; default: {default}",
         )
-    command = commands.add_parser(
-        "schema",
-        help="print the JSON schema of experiment files, which editors complete and check them by",
-    )
-    command.set_defaults(run=_schema)
-    return parser
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from ``least`` to ``most``."""
+
     def number(text: str) -> int:
         if text.isdecimal() and least <= int(text) <= most:
             return int(text)
@@ -221,27 +233,25 @@ def _train(parsed: argparse.Namespace) -> None:
     from .processes import gpus
 
     with contextlib.nullcontext() if parsed.device else gpus.claimed():
-        from .training import (
-            train,  # after the settings are known to be right: torch takes seconds to load
-        )
+        from .training import train  # after the settings are checked: torch takes seconds to load
 
         train(run, parsed.output or Path("runs", run.name), device=parsed.device)
 
 
 class _Once(argparse.Action):
-    """Stores a value, and refuses a second one, which would silently take the place of the
-    first."""
+    """Store a value; refuse a second one, which would silently replace the first."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         if getattr(namespace, self.dest) is not None:
             parser.error(
-                f"{option_string}: given twice; leave one out (values of a list are parted by "
+                f"{option_string}: given twice; leave one out (separate the values of a list by "
                 "commas)"
             )
         setattr(namespace, self.dest, values)
 
 
 def _options(flag: str, texts: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` arguments as a dictionary; values are JSON if they parse as JSON."""
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -291,7 +301,7 @@ def _plan(parsed: argparse.Namespace) -> None:
 
 
 def _gather(parsed: argparse.Namespace) -> None:
-    from . import results  # here, for the other commands should not wait for xarray
+    from . import results  # here, so that other commands do not wait for xarray
 
     refuse_overwriting(parsed.output, results.is_gathered, "gathered results")
     results.save(results.gather(parsed.trajectories, parsed.experiment), parsed.output)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that one process holds."""
+"""Files that are written completely or not at all, and folders that one process locks."""
 
 import contextlib
 import fcntl
@@ -12,8 +12,8 @@ from .errors import WtkitError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BufferedWriter]:
-    """A file to write, which takes the name ``path`` when it is whole and on the disk: no reader
-    meets half of it."""
+    """A file to write. It gets the name ``path`` once it is complete and on disk, so that no reader
+    sees a part of it."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -30,14 +30,14 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
 def write_whole(
     path: Path, content: bytes | memoryview, remedy: str = "free some space or check the folder"
 ) -> None:
-    """Write ``content`` to ``path``, whose folder is made if need be.
+    """Write ``content`` to ``path``; its folder is created if needed.
 
-    Libraries that write straight to disk say of a full one what their own buffers met, or crash; so
-    content is made in memory, and only written here.
+    Libraries that write to a full disk themselves raise unclear errors, or crash. So they write to
+    memory, and only this function writes to disk.
 
     Raises:
-        WtkitError: naming the file, what the system said, and the remedy; what stood at ``path`` is
-            still there.
+        WtkitError: naming the file, the system's error, and the remedy. The old file at ``path``
+            still exists.
     """
     if path.is_dir():
         raise WtkitError(f"cannot write {path}: it is a folder; name a file in it")
@@ -74,15 +74,15 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
 
 @contextlib.contextmanager
 def held(folder: Path, otherwise: str) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; the lock goes with the process, however it ends.
+    """Lock ``folder`` for this process. The lock ends with the process, however it ends.
 
     Raises:
-        WtkitError: with the text ``otherwise``, if another process holds it.
-        OSError: if nothing can be written there.
+        WtkitError: with the text ``otherwise``, if another process has locked it.
+        OSError: if the folder is not writable.
     """
     # "a", not "w": if .lock is a link, its target stays as it is
     with open(folder / ".lock", "a") as lock:
-        # or processes that decode images would hold it on after us
+        # otherwise the processes that decode images would keep the lock after this one ends
         os.register_at_fork(after_in_child=lock.close)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 from .choices import (
     MLP,
     NORM_ORDERS,
+    OLD_SETTINGS,
     RESNETS,
     STEMS,
     TORCHVISION,
@@ -19,6 +20,7 @@ __all__ = [
     "MLP",
     "NORM_ORDERS",
     "NUMERICS",
+    "OLD_SETTINGS",
     "RESNETS",
     "STEMS",
     "TORCHVISION",

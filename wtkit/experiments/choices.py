@@ -16,6 +16,18 @@ NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
 STEMS = ("imagenet", "small")
 Positive = Annotated[int, Field(gt=0)]
+OLD_SETTINGS = {"backprop": "keep_on_backprop"}
+OLD_MLP_OPTIONS = {"unit": "activation"}
+"""Old names of settings and of options of ``mlp``, and their current names. Both can be read.
+Records of runs and names of networks still use the old ones, so that finished runs are found."""
+
+
+def renamed(settings: Mapping[str, Any], old_names: Mapping[str, str]) -> dict[str, Any]:
+    """``settings`` with current names in place of old ones."""
+    for old, new in old_names.items():
+        if old in settings and new in settings:
+            raise WtkitError(f"{new!r} is given twice, also by its old name {old!r}; leave one out")
+    return {old_names.get(name, name): value for name, value in settings.items()}
 
 
 class Architecture(NamedTuple):
@@ -68,15 +80,15 @@ class MLP:
     """The options of the network ``mlp``: fully connected layers on all pixels of an image.
 
     Attributes:
-        hidden: units in each hidden layer, from the input up.
-        unit: φ of the hidden layers: ``relu``, ``tanh`` or ``sigmoid``. A weight mirror's ``phi``
-            follows it.
+        hidden: neurons in each hidden layer, from the input up.
+        activation: φ of the hidden layers: ``relu``, ``tanh`` or ``sigmoid``. A weight mirror's
+            ``phi`` follows it. Files from before this name say ``unit``.
     """
 
     NOUN: ClassVar[str] = "option of mlp"
 
     hidden: tuple[Positive, ...] = (500,)
-    unit: Literal["relu", "tanh", "sigmoid"] = "relu"
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
 
 
 @frozen
@@ -107,8 +119,15 @@ def network_name(network: str, options: Mapping[str, Any]) -> str:
 
     In letters that a file's name may have.
     """
+    if network == "mlp":
+        options = _recorded_mlp(options)
     words = ",".join(f"{key}={as_word(options[key])}" for key in sorted(options))
     return "-".join(filter(None, [network.replace(":", "."), words]))
+
+
+def _recorded_mlp(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of ``mlp`` by the names that runs record."""
+    return renamed(options, {new: old for old, new in OLD_MLP_OPTIONS.items()})
 
 
 def as_word(value: Any) -> str:
@@ -127,7 +146,11 @@ def check_network(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
         )
     known_options = options_class(network)
     if known_options is not None:
+        if network == "mlp":
+            options = renamed(options, OLD_MLP_OPTIONS)
         chosen = dataclasses.asdict(known_options(**options))  # type: ignore[call-overload]
+        if network == "mlp":
+            chosen = _recorded_mlp(chosen)
         return {name: value for name, value in chosen.items() if value is not None}
     if network not in TORCHVISION and not re.fullmatch(
         r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network

@@ -9,7 +9,16 @@ from typing import Any
 
 from ..errors import WtkitError
 from ..validation import known
-from .choices import NORM_ORDERS, OWN_ORDER, as_word, network_name, options_class
+from .choices import (
+    NORM_ORDERS,
+    OLD_MLP_OPTIONS,
+    OLD_SETTINGS,
+    OWN_ORDER,
+    as_word,
+    network_name,
+    options_class,
+    renamed,
+)
 from .content import Ablation, network
 from .run import RunConfig, run_config
 from .settings import SETTINGS, check_setting, option_names
@@ -87,6 +96,11 @@ def run_at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     """``run`` with the settings, and options of its method or network, that ``change`` names."""
     values = dataclasses.asdict(run)
     home = _home_of_options(run)
+    old_names = OLD_SETTINGS | (OLD_MLP_OPTIONS if run.network == "mlp" else {})
+    change = renamed(change, old_names)
+    for key in ("options", "network_options"):
+        if isinstance(change.get(key), dict):
+            change[key] = renamed(change[key], old_names)
     for key, value in change.items():
         _check_change(run, key, value, change, home)
         if key in ("options", "network_options"):

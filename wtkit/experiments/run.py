@@ -17,12 +17,15 @@ from ..validation import frozen
 from .choices import (
     MLP,
     NORM_ORDERS,
+    OLD_MLP_OPTIONS,
+    OLD_SETTINGS,
     OWN_ORDER,
     RESNETS,
     STEMS,
     Positive,
     check_network,
     network_name,
+    renamed,
 )
 
 NUMERICS = 1
@@ -50,8 +53,9 @@ class RunConfig:
             ``own``, whatever the default.
         stem: of a ResNet, ``imagenet`` or ``small``. ``resnet20`` and ``resnet56`` have a small
             one, whatever the default.
-        backprop: modules that stay on backprop, by name; ``*`` matches any text, as in
-            :func:`wtkit.convert`. Their layers are measured like the others.
+        keep_on_backprop: modules that stay on backprop, by name; ``*`` matches any text, as in
+            :func:`wtkit.convert`. Their layers are measured like the others. Files from before this
+            name say ``backprop``.
         data: the data set by its name in :mod:`wtkit.data_sets`, such as ``digits``, or
             ``image_folder`` for a folder of yours.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with
@@ -99,7 +103,7 @@ class RunConfig:
     network_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     norm_order: Literal[*NORM_ORDERS, OWN_ORDER] = "relu_bn"  # type: ignore[valid-type]
     stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
-    backprop: tuple[str, ...] = ()
+    keep_on_backprop: tuple[str, ...] = ()
     data: str = "digits"
     data_root: str = "data"
     classes: Annotated[int, Field(ge=2)] | None = None
@@ -125,6 +129,9 @@ class RunConfig:
     workers: Annotated[int, Field(ge=0)] = 4
 
     def __post_init__(self) -> None:
+        if self.network == "mlp":
+            current = renamed(self.network_options, OLD_MLP_OPTIONS)
+            object.__setattr__(self, "network_options", current)  # frozen
         check_network(self.network, self.network_options)
         self.loaded_method()
         data_set(self.data)
@@ -168,7 +175,7 @@ class RunConfig:
         wtkit knows it."""
         options = self.options
         if self.network == "mlp" and hasattr(methods.method_class(self.method), "phi"):
-            options = {"phi": MLP(**self.network_options).unit} | options
+            options = {"phi": MLP(**self.network_options).activation} | options
         return methods.load(self.method, **options)
 
     @property
@@ -180,6 +187,8 @@ class RunConfig:
             "options": self.loaded_method().recorded,
             "network_options": check_network(self.network, self.network_options),
         }
+        # the names that runs recorded
+        settings |= {old: settings.pop(new) for old, new in OLD_SETTINGS.items()}
         # these came later: left out where they are empty, so that a run from before them is the run
         # that it was
         for late in ("network_options", "backprop"):
@@ -223,4 +232,4 @@ def run_config(settings: Mapping[str, Any]) -> RunConfig:
         WtkitError: naming the first unknown key or refused value, what is accepted, and the nearest
             match.
     """
-    return RunConfig(**settings)
+    return RunConfig(**renamed(settings, OLD_SETTINGS))

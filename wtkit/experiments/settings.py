@@ -11,6 +11,7 @@ import pydantic
 from .. import methods
 from ..errors import WtkitError
 from ..validation import Typed, is_stray_truth_value, known
+from .choices import OLD_SETTINGS, renamed
 from .run import RunConfig
 
 _OF_AXES = ("method", "variant", "network", "norm_order", "network_options", "seed")
@@ -25,6 +26,11 @@ class _Settings(Typed):
     @classmethod
     def check_key(cls, key: str) -> None:
         check_setting(key, list(cls.model_fields), cls.NOUN, "; " + cls.FIX.format(key))
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _has_current_names(cls, given: Any) -> Any:
+        return renamed(given, OLD_SETTINGS) if isinstance(given, dict) else given
 
     @pydantic.field_validator("*", mode="before")
     @classmethod

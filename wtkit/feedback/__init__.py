@@ -1,8 +1,14 @@
-"""The feedback path: layers whose error signal has a path of its own, and how well it agrees with
-W.
+"""The feedback path: layers that send their error signal through B, and how well B aligns with W.
 
-:func:`convert` gives any network such layers. :func:`mirror` takes mirror steps.
-:func:`matrix_angles` and :func:`delta_angles` measure the alignment.
+:func:`convert` gives any network such layers, and :func:`export` takes them out again.
+:func:`mirror` takes mirror steps. :func:`matrix_angles` and :func:`delta_angles` measure the
+alignment.
+
+In reading order: :mod:`~wtkit.feedback.maps`, the three maps of a layer;
+:mod:`~wtkit.feedback.engaged`, its forward and backward pass; :mod:`~wtkit.feedback.layers`, the
+layers; :mod:`~wtkit.feedback.choosing` and :mod:`~wtkit.feedback.conversion`, which layers are
+converted and how; :mod:`~wtkit.feedback.follow`, how B learns in engaged mode;
+:mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`.
 """
 
 from .angles import (
@@ -16,11 +22,12 @@ from .angles import (
     undisturbed,
     weight_norms,
 )
-from .conversion import as_patterns, convert, convertible, export
+from .choosing import as_patterns, convertible
+from .conversion import convert, export
 from .engaged import deltas_of_backprop
 from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers
 from .maps import ConvMaps
-from .mirroring import hebbian, learns_mirror, mirror, mirror_step, noise_samples
+from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
 
 __all__ = [
     "ConvMaps",
@@ -28,6 +35,7 @@ __all__ = [
     "FeedbackLayer",
     "FeedbackLinear",
     "angle",
+    "as_mirrored",
     "as_patterns",
     "convert",
     "convertible",
@@ -38,8 +46,6 @@ __all__ = [
     "feedback_layers",
     "feedback_norm_ratios",
     "find_live_taps",
-    "hebbian",
-    "learns_mirror",
     "live_shares",
     "matrix_angles",
     "mirror",

@@ -1,4 +1,4 @@
-"""How well the feedback path agrees with the forward path: matrix angles and δ angles (Sec. 6)."""
+"""Alignment of the feedback path with the forward path: matrix angles and δ angles (Sec. 6)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def angle(u: Tensor, v: Tensor) -> Tensor:
     """The angle between u and v in degrees, over the last dimension, in float64.
 
     Kahan's form, 2·atan2(‖û − v̂‖, ‖û + v̂‖), is exact at 0° and 180°, where arccos loses half its
-    digits. NaN where u or v is zero and so has no direction.
+    digits. NaN if u or v is zero, which has no direction.
+
+    >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])).item()
+    90.0
     """
     u, v = u.double(), v.double()
     u = u / u.norm(dim=-1, keepdim=True)
@@ -32,14 +35,13 @@ def angle(u: Tensor, v: Tensor) -> Tensor:
 
 @torch.no_grad()
 def find_live_taps(model: nn.Module, images: Tensor) -> None:
-    """Find, by one forward pass, which taps of the convolutions' kernels are live: those that meet
-    an input at all.
+    """Find which taps of the convolutions' kernels are live, by one forward pass.
 
-    On a map smaller than its kernel a convolution has taps that only ever meet padding (eight of
+    On a map smaller than its kernel, a convolution has taps that only ever meet padding (eight of
     the nine of a 3×3 kernel on a 1×1 map). No signal passes them, forward or back, so they say
-    nothing about a method. From then on angles and norm ratios are taken over the live taps, and
-    mirror mode fires noise at those alone; without this call every tap counts as live. Nothing else
-    of the model changes, nor any global random stream.
+    nothing about a method. After this call, angles and norm ratios are taken over the live taps,
+    and mirror mode fires noise at those only. Without this call every tap counts as live. Nothing
+    else in the model changes, nor any global random stream.
 
     Args:
         model: a converted model.
@@ -47,12 +49,12 @@ def find_live_taps(model: nn.Module, images: Tensor) -> None:
             matters.
     """
     layers = feedback_layers(model)
-    found: dict[FeedbackLayer, Taps] = {}
+    live: dict[FeedbackLayer, Taps] = {}
 
     def note(layer: FeedbackConv2d, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].dim() == 4:
             taps, _ = layer.maps.taps(inputs[0], layer.weight)
-            found[layer] = _union(found[layer], taps) if layer in found else taps
+            live[layer] = _union(live[layer], taps) if layer in live else taps
 
     model = unwrap(model)
     training = {module: module.training for module in model.modules()}
@@ -65,13 +67,12 @@ def find_live_taps(model: nn.Module, images: Tensor) -> None:
         finally:
             for module, mode in training.items():
                 module.training = mode
-    for layer, taps in found.items():
+    for layer, taps in live.items():
         layer.taps = taps
 
 
 def _union(a: Taps, b: Taps) -> Taps:
-    """The taps from the first to the last that are in one of the two, for a layer that is used more
-    than once."""
+    """The smallest range of taps that holds both, for a layer that is used more than once."""
     if isinstance(a, EllipsisType) or isinstance(b, EllipsisType):
         return ...
     ranges = (
@@ -81,7 +82,7 @@ def _union(a: Taps, b: Taps) -> Taps:
 
 
 def live_shares(model: nn.Module) -> xr.DataArray:
-    """The share of every layer's weights that a signal can pass, over ``layer``; 1 but for dead
+    """The fraction of each layer's weights that a signal can pass, over ``layer``; 1 without dead
     taps."""
     layers = _layers(model)
     shares = [x.weight[x.taps].numel() / x.weight.numel() for x in layers.values()]
@@ -95,20 +96,25 @@ def live_shares(model: nn.Module) -> xr.DataArray:
 
 
 def matrix_angles(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
-    """The angle of every layer between B, which δ really travels through, and W, each read as one
+    """The angle between B, which δ travels through, and W, for each layer. Both are read as one
     vector.
 
     Args:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel.
-        all_weights: whether to count taps that no signal passes, too, where :func:`find_live_taps`
-            found some.
+        all_weights: whether to include the dead taps that :func:`find_live_taps` found.
 
     Returns:
-        degrees over ``layer`` (module names from the input up); 0 for backprop; NaN where no B is
-        in W's place.
+        degrees over ``layer`` (module names from the input up); 0 for backprop; NaN for layers
+        without a B in W's shape.
 
     Raises:
         WtkitError: for a model without feedback layers.
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(100, 50), "feedback_alignment")
+        >>> bool(abs(wtkit.matrix_angles(model) - 90) < 5)  # random B: about a right angle
+        True
     """
     layers = _layers(model)
     with torch.no_grad():
@@ -117,8 +123,8 @@ def matrix_angles(model: nn.Module, *, all_weights: bool = False) -> xr.DataArra
 
 
 def feedback_norm_ratios(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
-    """‖B‖ / ‖W‖ of every layer, over ``layer``, of the weights that :func:`matrix_angles` takes;
-    NaN where no B is in W's place."""
+    """‖B‖ / ‖W‖ of each layer, over ``layer``, for the same weights as :func:`matrix_angles`; NaN
+    for layers without a B in W's shape."""
     layers = _layers(model)
     with torch.no_grad():
         vectors = [_vectors(x, all_weights) for x in layers.values()]
@@ -127,8 +133,7 @@ def feedback_norm_ratios(model: nn.Module, *, all_weights: bool = False) -> xr.D
 
 
 def weight_norms(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
-    """‖W‖ (Frobenius) of every layer, over ``layer``, of the weights that :func:`matrix_angles`
-    takes.
+    """‖W‖ (Frobenius) of each layer, over ``layer``, for the same weights as :func:`matrix_angles`.
 
     With the angle θ and the ratio r it gives the mismatch ‖W − Bᵀ‖ = ‖W‖ √(1 + r² − 2 r cos θ).
     """
@@ -144,20 +149,20 @@ def delta_angles(
     targets: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> xr.DataArray:
-    """The angle of every layer between the δ that the method sends and the δ that backprop would
-    send.
+    """The angle between the δ that the method sends and the δ that backprop would send, for each
+    layer.
 
     Both come from one forward pass, so from the same activities and the same loss, and each has
     passed all layers downstream. δ is the error signal at the layer's output, before φ and
     BatchNorm. Angles are taken per example and averaged over the batch; the output layer's is 0. In
-    training mode BatchNorm normalises with the batch, as in training. Nothing of the model changes,
+    training mode BatchNorm normalises with the batch, as in training. Nothing in the model changes,
     nor any gradient or global random stream.
 
     Args:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel;
             it is run uncompiled.
         inputs: a batch, examples first.
-        targets: what ``loss`` wants beside the model's output.
+        targets: the second argument of ``loss``.
         loss: ``loss(outputs, targets)`` → a number.
 
     Returns:
@@ -165,6 +170,15 @@ def delta_angles(
 
     Raises:
         WtkitError: for a model without feedback layers.
+
+    Example:
+        >>> import torch, wtkit
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 3))
+        >>> model = wtkit.convert(model, "feedback_alignment")
+        >>> angles = wtkit.delta_angles(model, torch.randn(4, 9), torch.tensor([0, 1, 2, 0]))
+        >>> float(angles.sel(layer="2"))  # the output layer's δ is exact
+        0.0
     """
     return delta_statistics(model, inputs, targets, loss)["delta_angle"]
 
@@ -175,13 +189,36 @@ def delta_statistics(
     targets: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> xr.Dataset:
-    """``delta_angle`` as :func:`delta_angles` has it, and ``delta_norm_ratio``, the method's ‖δ‖
-    over backprop's."""
+    """``delta_angle``, the result of :func:`delta_angles`, and ``delta_norm_ratio``, the method's
+    ‖δ‖ over backprop's."""
     layers = _layers(model)
+    compared = [_compared(*deltas) for deltas in _deltas(model, layers, inputs, targets, loss)]
+    angles, ratios = (torch.stack(values) for values in zip(*compared, strict=True))
+    return xr.Dataset(
+        {
+            "delta_angle": _per_layer(
+                layers, angles, "delta_angle", "angle of δ to backprop's", "degree"
+            ),
+            "delta_norm_ratio": _per_layer(
+                layers, ratios, "delta_norm_ratio", "norm of δ over norm of backprop's", "1"
+            ),
+        }
+    )
+
+
+def _deltas(
+    model: nn.Module,
+    layers: dict[str, FeedbackLayer],
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """For each layer, the method's δ and backprop's, one of each per call of the layer; zero where
+    no δ arrives."""
     model = unwrap(model)
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
     with undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
-        # a compiled backward, also one inside the model, would have its feedback weights burnt in
+        # a compiled backward pass, even inside the model, would have fixed its feedback weights
         hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_hook(_keep(outputs[name])).remove)
@@ -196,60 +233,49 @@ def delta_statistics(
                 )
         with deltas_of_backprop():
             exact = torch.autograd.grad(value, reached, allow_unused=True)
-
-    angles, ratios = [], []
     signals = iter(zip(reached, sent, exact, strict=True))
+    deltas = []
     for calls in outputs.values():
         ours, theirs = [], []
-        # a layer that is used more than once in one pass has as many δ, read as one vector
         for _ in calls:
             out, delta, true = next(signals)
             zero = torch.zeros_like(out)
-            ours.append((zero if delta is None else delta).detach().flatten(1))
-            theirs.append((zero if true is None else true).detach().flatten(1))
-        if not calls:
-            angles.append(torch.full((), float("nan"), dtype=torch.float64))
-            ratios.append(angles[-1])
-            continue
-        delta, true = torch.cat(ours, 1).double(), torch.cat(theirs, 1).double()
-        angles.append(angle(delta, true).nanmean().cpu())
-        ratios.append((delta.norm() / true.norm()).cpu())
-    return xr.Dataset(
-        {
-            "delta_angle": _per_layer(
-                layers, torch.stack(angles), "delta_angle", "angle of δ to backprop's", "degree"
-            ),
-            "delta_norm_ratio": _per_layer(
-                layers,
-                torch.stack(ratios),
-                "delta_norm_ratio",
-                "norm of δ over norm of backprop's",
-                "1",
-            ),
-        }
-    )
+            ours.append((zero if delta is None else delta).detach())
+            theirs.append((zero if true is None else true).detach())
+        deltas.append((ours, theirs))
+    return deltas
+
+
+def _compared(ours: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The angle and the ratio of norms of the method's δ and backprop's in one layer; NaN for a
+    layer that was not called. The δ of several calls are read as one vector."""
+    if not ours:
+        nan = torch.full((), float("nan"), dtype=torch.float64)
+        return nan, nan
+    delta, true = (torch.cat([d.flatten(1) for d in calls], 1).double() for calls in (ours, theirs))
+    return angle(delta, true).nanmean().cpu(), (delta.norm() / true.norm()).cpu()
 
 
 def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
     def hook(_layer: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        # the first layer: parameters ask for no gradient, so the graph begins here
+        # the first layer: no parameter requires a gradient, so the graph begins here
         if not out.requires_grad:
             out = out.detach().requires_grad_()
         calls.append(out)
-        return out.clone()  # a ReLU that works in place would otherwise make `out` its own output
+        return out.clone()  # an in-place ReLU would otherwise overwrite `out`
 
     return hook
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
-    """Leave BatchNorm's statistics, the parameters' demand for gradients and the random streams as
-    they were."""
+    """Within this context nothing that a forward pass changes is kept: BatchNorm's statistics, the
+    parameters' ``requires_grad`` and the random streams are restored."""
     buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
     originals = [dict(own) for own in buffers]
     learning = [p for p in model.parameters() if p.requires_grad]
     with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
-        # whatever is counted meanwhile, as BatchNorm does in training, is counted in copies
+        # buffers that training updates, such as BatchNorm's, are replaced by copies
         for own in buffers:
             own.update(
                 {name: buffer if buffer is None else buffer.clone() for name, buffer in own.items()}
@@ -266,8 +292,7 @@ def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
 
 
 def _B(layer: FeedbackLayer) -> Tensor:
-    """B, or NaN in its place where nothing is sent back, or where it leads straight from the
-    output."""
+    """B, or NaN in W's shape if nothing is sent back or B leads straight from the output."""
     B = layer.B
     if B is None or (layer.method.direct and not layer.is_output):
         return torch.full_like(layer.weight, float("nan"))
@@ -275,7 +300,7 @@ def _B(layer: FeedbackLayer) -> Tensor:
 
 
 def _vectors(layer: FeedbackLayer, all_weights: bool) -> tuple[Tensor, Tensor]:
-    """B and W as vectors, of all weights or of the live ones."""
+    """B and W as vectors, with all weights or only the live ones."""
     B, W = _B(layer), layer.weight
     if not all_weights and B.shape == W.shape:
         B, W = B[layer.taps], W[layer.taps]

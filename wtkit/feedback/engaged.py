@@ -1,6 +1,6 @@
 """Engaged mode: the forward and backward pass of a layer, with δ through B in place of W.
 
-:class:`Engaged` sends a layer's own δ. :class:`Direct` sends the output layer's.
+:class:`Engaged` sends the layer's own δ. :class:`Direct` sends the output layer's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ _deltas_of_backprop = False
 
 @contextlib.contextmanager
 def deltas_of_backprop() -> Iterator[None]:
-    """Within, the backward pass of every feedback layer sends δ through W, on a graph that is
-    already there.
+    """Within this context, backward passes send δ through W, also on graphs built before it.
 
-    The choice is made at backward time; a compiled backward has it burnt in, so measure on the
-    uncompiled module.
+    Layers decide at backward time. A compiled backward pass fixes the decision when it is compiled,
+    so measure on the uncompiled module.
     """
     global _deltas_of_backprop
     before, _deltas_of_backprop = _deltas_of_backprop, True
@@ -34,11 +33,11 @@ def deltas_of_backprop() -> Iterator[None]:
 
 
 class Engaged(torch.autograd.Function):
-    """A layer in engaged mode: eq. 1 forward; backward, δ through B and the product δ yᵀ that W
+    """A layer in engaged mode. Forward: eq. 1. Backward: δ through B, and the product δ yᵀ that W
     learns by.
 
-    B may be None, for W. Of another precision than ``dtype``, W and B are cast as they are used, so
-    that no second W waits for a backward pass that does without.
+    B may be None, which stands for W. W and B are cast to ``dtype`` at use, so backward keeps no
+    second copy of W it does not need.
     """
 
     @staticmethod
@@ -55,12 +54,12 @@ class Engaged(torch.autograd.Function):
         below, product, total = ctx.maps.backward(
             delta, y, M.to(ctx.dtype), (for_y, for_W, for_bias)
         )
-        return below, None if product is None else product.to(W.dtype), None, total, None, None
+        W_gradient = None if product is None else product.to(W.dtype)
+        return below, W_gradient, None, total, None, None
 
 
 class Direct(torch.autograd.Function):
-    """A layer in engaged mode whose input is sent the output layer's δ, through B, in place of its
-    own."""
+    """A layer in engaged mode that sends the output layer's δ through B, not its own."""
 
     @staticmethod
     def forward(ctx, y, W, B, bias, maps, dtype, is_output):
@@ -73,44 +72,37 @@ class Direct(torch.autograd.Function):
         y, W, B = ctx.saved_tensors
         for_y, for_W, _, for_bias, *_ = ctx.needs_input_grad
         if ctx.is_output:
-            _tell_error(delta)
+            _store_output_delta(delta)
         direct = for_y and not _deltas_of_backprop
         needs = for_y and not direct, for_W, for_bias
         below, product, total = ctx.maps.backward(delta, y, W.to(ctx.dtype), needs)
         if direct:
-            error = _error(delta.device).to(ctx.dtype)
-            below = ctx.maps.direct(error, y, B.to(ctx.dtype))
+            output_delta = _output_delta(delta.device).to(ctx.dtype)
+            below = ctx.maps.direct(output_delta, y, B.to(ctx.dtype))
             if below.shape != y.shape:
                 raise WtkitError(
-                    f"direct feedback: the output layer's δ, {tuple(error.shape)}, does not fit "
-                    f"the input of a layer, {tuple(y.shape)}; both need the same examples: leave "
-                    "such layers on backprop, or take another method"
+                    f"direct feedback: the output layer's δ, {tuple(output_delta.shape)}, does not "
+                    f"fit the input of a layer, {tuple(y.shape)}; both need the same examples: "
+                    "keep such layers on backprop, or take another method"
                 )
-        return (
-            below,
-            None if product is None else product.to(W.dtype),
-            None,
-            total,
-            None,
-            None,
-            None,
-        )
+        W_gradient = None if product is None else product.to(W.dtype)
+        return below, W_gradient, None, total, None, None, None
 
 
-# What the backward pass of the output layer, which is run before those of the layers below it,
-# tells them: its δ, by the number of the pass and by device, since each device has a thread.
 output_deltas: dict[tuple[int, torch.device], Tensor] = {}
+"""The output layer's δ, keyed by (backward pass, device): autograd runs one thread per device. The
+output layer stores it; the layers below, whose backward passes run later, read it."""
 
 
-def _tell_error(delta: Tensor) -> None:
+def _store_output_delta(delta: Tensor) -> None:
     key = torch._C._current_graph_task_id(), delta.device
     if output_deltas.pop(key, None) is not None:
         raise WtkitError(
-            "direct feedback: two outputs in one backward pass, so that a layer cannot tell whose "
-            "δ it is sent; call backward() once for each output"
+            "direct feedback: two outputs in one backward pass, so it is unclear whose δ a layer "
+            "receives; call backward() once for each output"
         )
     output_deltas[key] = delta
-    if len(output_deltas) > 64:  # passes that failed never came to their end
+    if len(output_deltas) > 64:  # left by passes that failed before their end
         output_deltas.pop(next(iter(output_deltas)))
 
     def forget() -> None:
@@ -119,18 +111,20 @@ def _tell_error(delta: Tensor) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(forget)  # at the end of the pass
 
 
-def _error(device: torch.device) -> Tensor:
-    error = output_deltas.get((torch._C._current_graph_task_id(), device))
-    if error is None:
+def _output_delta(device: torch.device) -> Tensor:
+    delta = output_deltas.get((torch._C._current_graph_task_id(), device))
+    if delta is None:
         raise WtkitError(
-            "direct feedback: a layer was reached past the network's last layer, which has its δ "
-            "to send; let the loss depend on that layer's output alone, and checkpoint with "
-            "use_reentrant=False"
+            "direct feedback: the backward pass reached a layer without passing the network's last "
+            "layer, whose δ is sent; let the loss depend on that layer's output alone, and use "
+            "activation checkpointing with use_reentrant=False"
         )
-    return error
+    return delta
 
 
 def apply_direct(*arguments: Any) -> Tensor:
-    """``Direct.apply`` as ``torch.compile`` may take it, whole: Dynamo refuses backward passes that
-    tell each other something, though AOTAutograd, which just runs them, does not mind."""
+    """``Direct.apply``, as one opaque call for ``torch.compile``.
+
+    Dynamo refuses backward passes that share state; AOTAutograd only runs them, and accepts it.
+    """
     return Direct.apply(*arguments)

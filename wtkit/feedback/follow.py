@@ -1,7 +1,7 @@
 """How B learns in engaged mode: hooks on every optimizer step.
 
-Before a step B is handed the gradient of W. After a step methods that follow W change what they
-keep.
+Before a step, B's gradient is set to W's. After a step, methods that follow W update what they
+store.
 """
 
 from __future__ import annotations
@@ -23,46 +23,50 @@ if TYPE_CHECKING:
     from .layers import FeedbackLayer
 
 learning_layers: weakref.WeakSet[FeedbackLayer] = weakref.WeakSet()
+"""Layers whose B is a parameter that optimizers step."""
 following_layers: weakref.WeakSet[FeedbackLayer] = weakref.WeakSet()
+"""Layers whose method updates its stored tensor after each update of W."""
 
 
 def watch(layer: FeedbackLayer) -> None:
-    """Have every optimizer's step treat B of ``layer`` as it treats W, or be followed by it, if the
-    method says so."""
+    """Register ``layer`` for the optimizer hooks that its method needs."""
     method = getattr(layer, "method", None)
     if method is not None and method.learns_engaged:
         learning_layers.add(layer)
     if method is not None and method.follows:
         following_layers.add(layer)
     if method is not None and method.direct:
-        torch.compiler.allow_in_graph(apply_direct)  # not at the top: it takes seconds
+        torch.compiler.allow_in_graph(apply_direct)  # not at import: it takes seconds
+
+
+# ---------------------------------------------------------------------------------- before the step
 
 
 def _before_step(
     optimizer: torch.optim.Optimizer, args: Any, kwargs: Any
 ) -> tuple[Any, Any] | None:
-    """Hand W's gradient to B, or have a closure that computes gradients followed by that."""
+    """Set B's gradients, or, if the step gets a closure that computes gradients, after that
+    closure."""
     if not learning_layers:
         return None
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
     if closure is None:
-        _hand_over(optimizer)
+        _set_gradients(optimizer)
         return None
 
-    def closure_then_hand_over() -> Any:
+    def closure_then_gradients() -> Any:
         loss = closure()
-        _hand_over(optimizer)
+        _set_gradients(optimizer)
         return loss
 
-    return args[:1], {**kwargs, "closure": closure_then_hand_over}
+    return args[:1], {**kwargs, "closure": closure_then_gradients}
 
 
-def _hand_over(optimizer: torch.optim.Optimizer) -> None:
-    """Eq. 18: what W learns by is what B learns by, once all that is done to a gradient before a
-    step is done.
+def _set_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Eq. 18: B learns by the gradient that W learns by.
 
-    By then it is clipped, unscaled, and averaged over processes, none of which need then be done
-    for B.
+    W's gradient is final at this point: clipped, unscaled, and averaged over processes. None of
+    that has to be done for B.
     """
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for layer in list(learning_layers):
@@ -70,36 +74,36 @@ def _hand_over(optimizer: torch.optim.Optimizer) -> None:
         if B is None or W.grad is None or not ({id(W), id(B)} & group_of.keys()):
             continue
         _refuse_unequal(layer, group_of.get(id(W)), group_of.get(id(B)))
-        if layer.method.apart:
-            B.grad = _set_apart(layer, optimizer, group_of[id(B)])
+        if layer.method.has_own_gradient:
+            B.grad = _own_gradient(layer, optimizer, group_of[id(B)])
         else:
             B.grad = W.grad if _only_reads_gradients(optimizer) else W.grad.clone()
 
 
-def _set_apart(
+def _own_gradient(
     layer: FeedbackLayer, optimizer: torch.optim.Optimizer, group: dict[str, Any]
 ) -> Tensor:
-    """What B is handed where its method sets it apart from W."""
+    """The gradient that the layer's method gives B, where it differs from W's."""
     if type(optimizer) is not torch.optim.SGD:
         raise WtkitError(
-            f"{layer.method.name}: these options set B apart from W, which only torch.optim.SGD "
-            f"does exactly, got {type(optimizer).__name__}; take SGD, or leave all options but "
-            "'scale' at their defaults"
+            f"{layer.method.name}: these options require torch.optim.SGD, got "
+            f"{type(optimizer).__name__}; take SGD, or leave all options but 'scale' at their "
+            "defaults"
         )
     decay = -group["weight_decay"] if group["maximize"] else group["weight_decay"]
-    # by which the step has yet to divide what it is handed
+    # the step has yet to divide gradients by this
     scale = getattr(optimizer, "grad_scale", None)
     layer.update_count += 1
     gradient, stream = layer.weight.grad, layer.stream("update", layer.update_count)
     assert gradient is not None and layer.feedback is not None
-    return layer.method.handed(
+    return layer.method.feedback_gradient(
         gradient, layer.feedback, decay if scale is None else decay * scale, stream
     )
 
 
 def _only_reads_gradients(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether W and B may hold one and the same gradient: no step writes into it, as those with
-    Nesterov's momentum and those that unscale by themselves do."""
+    """Whether W and B may share one gradient tensor: steps with Nesterov's momentum, and steps that
+    unscale gradients themselves, write into it."""
     return (
         type(optimizer) is torch.optim.SGD
         and not any(group["nesterov"] for group in optimizer.param_groups)
@@ -107,37 +111,14 @@ def _only_reads_gradients(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
-def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Take the gradient from B again, so that clipping and the like meet it once, in W; have
-    methods follow W."""
-    for layer in list(learning_layers):
-        if layer.feedback is not None:
-            layer.feedback.grad = None
-    if following_layers:
-        _follow({id(p) for group in optimizer.param_groups for p in group["params"]})
-
-
-@torch.no_grad()
-def _follow(updated: set[int]) -> None:
-    """Change what layers keep whose W was among the parameters ``updated``, as their method
-    says."""
-    for layer in list(following_layers):
-        W, kept = layer.weight, layer.feedback
-        if kept is None or W.grad is None or id(W) not in updated:
-            continue
-        layer.update_count += 1
-        kept.copy_(layer.method.followed(W, kept, layer.stream("update", layer.update_count)))
-
-
 def _refuse_unequal(
     layer: FeedbackLayer, for_W: dict[str, Any] | None, for_B: dict[str, Any] | None
 ) -> None:
-    """Refuse an optimizer whose parameter groups would move W and B of one layer by different
-    rules."""
+    """Refuse parameter groups that would move W and B of one layer by different rules."""
     if for_W is None or for_B is None:
         given, other = ("weight", "feedback") if for_B is None else ("feedback", "weight")
         raise WtkitError(
-            f"{layer.method.name}: the optimizer was given {given!r} of {_sketch(layer)} without "
+            f"{layer.method.name}: the optimizer has {given!r} of {_sketch(layer)} but not "
             f"{other!r}, so B would not follow W; give it all of model.parameters(), taken after "
             "wtkit.convert and not filtered"
         )
@@ -161,6 +142,31 @@ def _same(a: Any, b: Any) -> bool:
 
 def _sketch(layer: FeedbackLayer) -> str:
     return f"{type(layer).__name__}{tuple(layer.weight.shape)}"
+
+
+# ----------------------------------------------------------------------------------- after the step
+
+
+def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Clear B's gradients, so that gradient clipping sees each gradient once, in W; update the
+    layers that follow W."""
+    for layer in list(learning_layers):
+        if layer.feedback is not None:
+            layer.feedback.grad = None
+    if following_layers:
+        _update_following({id(p) for group in optimizer.param_groups for p in group["params"]})
+
+
+@torch.no_grad()
+def _update_following(stepped: set[int]) -> None:
+    """Update the stored tensors of layers whose W is among the parameters (by id) that were
+    stepped."""
+    for layer in list(following_layers):
+        W, stored = layer.weight, layer.feedback
+        if stored is None or W.grad is None or id(W) not in stepped:
+            continue
+        layer.update_count += 1
+        stored.copy_(layer.method.follow(W, stored, layer.stream("update", layer.update_count)))
 
 
 register_optimizer_step_pre_hook(_before_step)

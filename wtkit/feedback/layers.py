@@ -19,19 +19,20 @@ from .maps import ConvMaps, LinearMaps, Taps
 
 
 class FeedbackLayer(nn.Module):
-    """What the two kinds of layer share. Made by :func:`convert`, never by a constructor.
+    """The common part of the two kinds of layer. :func:`convert` makes them; they have no
+    constructor.
 
     Attributes:
-        method: the :class:`~wtkit.methods.Method` that it follows.
-        feedback: what the method keeps for the feedback path: a parameter where B learns in engaged
-            mode, which asks for no gradient since it is handed W's as an optimizer steps, otherwise
-            a buffer, or None.
-        is_output: whether it is the network's last layer.
-        mirror_count: mirror steps taken so far, by which its noise is keyed.
-        update_count: updates of W that its method has followed or set B apart in, by which what is
-            drawn for them is keyed.
-        taps: the part of ``weight`` that a signal can pass, as
-            :func:`wtkit.feedback.find_live_taps` found it; else all.
+        method: the layer's :class:`~wtkit.methods.Method`.
+        feedback: stored feedback weights: a parameter whose gradient the optimizer hook sets (if B
+            learns in engaged mode), a buffer, or None.
+        is_output: whether this is the network's last layer.
+        seed: the seed of the layer's own random streams.
+        mirror_count: mirror steps taken so far; the noise depends on it.
+        update_count: updates of W in which the method drew random numbers or followed W; the draws
+            depend on it.
+        taps: the part of ``weight`` that a signal can pass, found by
+            :func:`wtkit.feedback.find_live_taps`; before that, all of it.
     """
 
     method: Method
@@ -46,42 +47,41 @@ class FeedbackLayer(nn.Module):
 
     @property
     def B(self) -> Tensor | None:
-        """What δ travels through, in the shape of ``weight``: for backprop ``weight`` itself.
+        """The weights that δ travels through, in the shape of ``weight``; for backprop, ``weight``
+        itself.
 
-        None where nothing is sent back; where the output layer's δ comes directly, (outputs, inputs
-        of the layer).
+        None if nothing is sent back. For direct feedback the shape is (outputs, inputs of the
+        layer).
         """
         return self.method.feedback_weights(self.weight, self.feedback)
 
     def stream(self, *key: object) -> torch.Generator:
-        """The layer's random stream under ``key``, on the layer's device, apart from every other
-        stream."""
+        """The layer's own random stream under ``key``, on the layer's device."""
         return torch.Generator(self.weight.device).manual_seed(stream_seed(self.seed, *key))
 
     @property
     @abstractmethod
     def maps(self) -> LinearMaps | ConvMaps:
-        """The layer's three maps."""
+        """The layer's forward map, feedback map and weight product."""
 
     def engaged(self, y: Tensor) -> Tensor:
-        """Eq. 1, recorded so that the backward pass follows the method. y in the layer's own input
+        """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
         shape."""
-        W, bias, through = self.weight, self.bias, self.B
-        kept = through is self.feedback
-        if through is None:  # δ ends here
-            y, through = y.detach(), W
-        B = None if through is W else through.detach()  # None for W itself
+        W, bias, B = self.weight, self.bias, self.B
+        is_stored = B is self.feedback
+        if B is None:  # nothing is sent back: δ ends here
+            y = y.detach()
+        B = None if B is None or B is W else B.detach()  # from here on None stands for W
         device = y.device.type
         if not torch.is_autocast_enabled(device):
             return self._apply_engaged(y, W, B, bias, W.dtype)
         dtype = torch.get_autocast_dtype(device)
         y = y.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-        # what δ travels through waits for it in this precision, unless it is there anyway, as a B
-        # that is kept
+        # save the backward weights in this precision, unless they are stored anyway
         if B is None:
             W = W.to(dtype)
-        elif not kept:
+        elif not is_stored:
             B = B.to(dtype)
         with torch.autocast(device, enabled=False):
             return self._apply_engaged(y, W, B, bias, dtype)
@@ -99,7 +99,7 @@ class FeedbackLayer(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
     ):
-        # a plain checkpoint says nothing of the feedback path, which then stays as it is
+        # a plain checkpoint has no feedback weights; the present ones then stay
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
         )
@@ -112,7 +112,7 @@ class FeedbackLayer(nn.Module):
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch says its bias is never None
-    """``nn.Linear`` with a feedback path of its own."""
+    """``nn.Linear`` with a feedback path."""
 
     @property
     def maps(self) -> LinearMaps:
@@ -123,7 +123,7 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
 
 
 class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
-    """``nn.Conv2d`` with a feedback path of its own."""
+    """``nn.Conv2d`` with a feedback path."""
 
     @property
     def maps(self) -> ConvMaps:
@@ -136,8 +136,7 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
         if y.dim() == 3:  # one image without a batch dimension
             return self.forward(y[None])[0]
         if self._pads_first:
-            # values that are not zero, or unequal ends, are no part of the convolution: autograd
-            # sends δ past them
+            # non-zero or asymmetric padding is applied first; autograd handles it
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
         return self.engaged(y)
@@ -169,20 +168,24 @@ def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
     input up.
 
     ``model`` may be wrapped by ``torch.compile``, DistributedDataParallel or DataParallel.
+
+    >>> import torch, wtkit
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> list(feedback_layers(wtkit.convert(model, "feedback_alignment")))
+    ['0', '2']
     """
     return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, FeedbackLayer)}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile``, DistributedDataParallel and DataParallel, however
-    nested."""
+    """The module inside any nesting of ``torch.compile``, DistributedDataParallel and
+    DataParallel."""
     *_, inner = _unwrapped(model)
     return inner
 
 
 def share_of(model: nn.Module) -> Share:
-    """This process's share of what the processes of a DistributedDataParallel do together; all of
-    it without one."""
+    """This process's share of the work of a DistributedDataParallel; without one, all of it."""
     for module in _unwrapped(model):
         if isinstance(module, nn.parallel.DistributedDataParallel):
             group = module.process_group
@@ -193,7 +196,7 @@ def share_of(model: nn.Module) -> Share:
 
 
 def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
-    """``model``, and what it wraps, and so on."""
+    """``model``, the module it wraps, the module that one wraps, and so on."""
     yield model
     if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
         yield from _unwrapped(model._orig_mod)

@@ -1,12 +1,12 @@
 """The three maps of a layer, for the two kinds of layer.
 
-Every equation of the paper is written with them:
+The paper's equations use three maps of a layer:
 
     W y      the forward path, eq. 1
     Mᵀ δ     the feedback path: eq. 2 with M = W, eq. 3 with M = B
     δ yᵀ     the product that W learns by, eqs. 4, 16 and 17
 
-:class:`LinearMaps` is for fully connected layers, :class:`ConvMaps` for 2-d convolutions.
+:class:`LinearMaps` has them for fully connected layers, :class:`ConvMaps` for 2-d convolutions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LinearMaps(NamedTuple):
     def backward(
         self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
     ) -> Sequence[Tensor | None]:
-        """(Mᵀ δ, δ yᵀ, Σ δ), each where ``needs`` asks for it."""
+        """(Mᵀ δ, δ yᵀ, Σ δ), each only if ``needs`` says so, else None."""
         rows = delta.reshape(-1, delta.shape[-1])
         return (
             delta @ M if needs[0] else None,
@@ -39,13 +39,13 @@ class LinearMaps(NamedTuple):
             rows.sum(0) if needs[2] else None,
         )
 
-    def direct(self, error: Tensor, y: Tensor, M: Tensor) -> Tensor:
-        """Mᵀ e, in the shape of y, for the output layer's δ: error (..., outputs), M (outputs, in).
+    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
+        """Mᵀ e in y's shape, for the output layer's δ e.
 
-        Where each example has one error and y several positions, the same at all and divided by
-        their number.
+        If each example has one e and y has several positions, the signal is broadcast over the
+        positions and divided by their number. Shapes: e (..., outputs), M (outputs, in).
         """
-        signal = error @ M
+        signal = output_delta @ M
         if signal.dim() == 2 < y.dim() and len(signal) == len(y):
             positions = y.shape[1:-1]
             return (signal / positions.numel()).view(len(y), *[1] * len(positions), -1).expand_as(y)
@@ -77,7 +77,7 @@ class ConvMaps(NamedTuple):
     def backward(
         self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
     ) -> Sequence[Tensor | None]:
-        """(Mᵀ δ, δ yᵀ, Σ δ), each where ``needs`` asks for it: one call, whatever M is."""
+        """(Mᵀ δ, δ yᵀ, Σ δ), each only if ``needs`` says so, in one call whatever M is."""
         taps, padding = self.taps(y, M)
         used = M[taps]
         seen = self.seen_at_once(y, used, padding)
@@ -88,8 +88,8 @@ class ConvMaps(NamedTuple):
             size = used.shape[2:]
             below = None if below is None else _within(y, seen, _as_maps(below, size))
             if product is not None:
-                # of a 1×1 kernel with a weight's own strides, which DistributedDataParallel asks
-                # for
+                # a 1×1 kernel's gradient needs the weight's own strides for
+                # DistributedDataParallel
                 product = (
                     product[..., None, None] if tuple(size) == (1, 1) else _as_maps(product, size)
                 )
@@ -109,21 +109,20 @@ class ConvMaps(NamedTuple):
             )
         return below, None if product is None else _within(M, taps, product), total
 
-    def direct(self, error: Tensor, y: Tensor, M: Tensor) -> Tensor:
-        """Mᵀ e, the same at every position and divided by their number, as pooling over them would
-        send it.
+    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
+        """Mᵀ e, broadcast over positions and divided by their number, as average pooling would send
+        it.
 
-        Shapes: error (N, outputs), or (N, outputs, H, W), then summed over positions; M (outputs,
-            in).
+        Shapes: e (N, outputs), or (N, outputs, H, W), which is summed over positions; M (outputs,
+        in).
         """
-        signal = error.flatten(2).sum(2) if error.dim() == 4 else error
+        signal = output_delta.flatten(2).sum(2) if output_delta.dim() == 4 else output_delta
         return (signal @ M / y[0, 0].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
 
     def seen_at_once(self, y: Tensor, W: Tensor, padding: tuple[int, ...]) -> Taps | None:
-        """The part of y that the kernel meets where the whole output is one position; None where
-        there are more.
+        """The part of y under the kernel if the output is a single position, else None.
 
-        Then the convolution is a matrix product, in which small batches take a fifth of the time.
+        The convolution is then a matrix product, which takes a fifth of the time for small batches.
         """
         if self.groups > 1 or any(padding) or any(d > 1 for d in self.dilation):
             return None
@@ -133,10 +132,10 @@ class ConvMaps(NamedTuple):
         return slice(None), slice(None), slice(rows), slice(columns)
 
     def taps(self, y: Tensor, W: Tensor) -> tuple[Taps, tuple[int, ...]]:
-        """The kernel's taps that touch y at all, and the padding left for them.
+        """The kernel's taps that touch y at all, and the padding to use with them.
 
         On a map smaller than the kernel (a 3×3 kernel on the 1×1 maps at the end of a ResNet) most
-        taps only ever meet padding. To leave them out changes no result, and halves the time of a
+        taps only ever meet padding. Leaving them out changes no result and halves the time of a
         step on small images.
         """
         rows, top = _used_taps(
@@ -151,8 +150,8 @@ class ConvMaps(NamedTuple):
 
 
 def _no_view(result: Tensor, shape: Sequence[int]) -> Tensor:
-    """``result`` in ``shape``, as a tensor of its own and no view of another, so that an in-place
-    ReLU may follow."""
+    """``result`` in ``shape``, marked as a new tensor and not a view, so that an in-place ReLU may
+    follow."""
     return torch.ops.aten._unsafe_view(result, shape)
 
 
@@ -163,12 +162,12 @@ def _rows(maps: Tensor) -> Tensor:
 
 
 def _as_maps(rows: Tensor, size: Sequence[int]) -> Tensor:
-    """:func:`_rows` undone, for maps of ``size``."""
+    """The inverse of :func:`_rows`, for maps of ``size``."""
     return rows.unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
 
 
 def _within(whole: Tensor, place: Taps, part: Tensor) -> Tensor:
-    """``part`` at its ``place`` in zeros of the shape of ``whole``."""
+    """Zeros in the shape of ``whole``, with ``part`` at ``place``."""
     if part.shape == whole.shape:
         return part
     zeros = torch.zeros_like(whole)
@@ -179,18 +178,18 @@ def _within(whole: Tensor, place: Taps, part: Tensor) -> Tensor:
 def _used_taps(
     size: int, kernel: int, stride: int, padding: int, dilation: int
 ) -> tuple[slice, int]:
-    """The range of a kernel's taps that meet ``size`` inputs, in one dimension, and the padding to
-    use with it."""
+    """In one dimension, the range of a kernel's taps that meet any of ``size`` inputs, and the
+    padding to use with it."""
 
     def outputs(taps: int, padding: int) -> int:
         return (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
 
     wanted = outputs(kernel, padding)
     low, high = 0, kernel
-    # even the last output starts below 0
+    # the lowest tap meets padding even in the last output
     while low < kernel - 1 and (wanted - 1) * stride + low * dilation < padding:
         low += 1
-    # even the first output reaches past the end
+    # the highest tap meets padding even in the first output
     while high > low + 1 and (high - 1) * dilation - padding >= size:
         high -= 1
     left = padding - low * dilation

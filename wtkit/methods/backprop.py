@@ -1,4 +1,4 @@
-"""Backprop: the standard that transports weights."""
+"""Backprop: the standard method, which transports weights."""
 
 from typing import ClassVar
 
@@ -13,6 +13,12 @@ class Backprop(Method):
         δ_l = φ'(y_l) W_{l+1}ᵀ δ_{l+1}
 
     Adds no hyper-parameter. Reference: Rumelhart, Hinton & Williams, Nature 323 (1986).
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "backprop")
+        >>> wtkit.matrix_angles(model).item()
+        0.0
     """
 
     label: ClassVar[str] = "BP"
@@ -20,5 +26,5 @@ class Backprop(Method):
     def initial(self, W, generator):
         return None
 
-    def feedback_weights(self, W, kept):
+    def feedback_weights(self, W, stored):
         return W

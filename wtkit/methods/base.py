@@ -1,8 +1,7 @@
-"""What a method of sending error signals back is: three decisions, as a small frozen dataclass.
+"""The interface of a method: three decisions, written as one small frozen dataclass.
 
-Throughout wtkit a layer's feedback weights are stored in the shape of its forward weights W: the
-tensor that the code calls ``B`` is the paper's Bᵀ. This is the only place where the difference
-matters.
+Throughout wtkit a layer's feedback weights have the shape of its forward weights W: the tensor that
+the code calls ``B`` is the paper's Bᵀ. This is the only place where the difference matters.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -20,33 +19,34 @@ if TYPE_CHECKING:
 
 
 class Method(ABC):
-    """A way of sending δ back, and of learning the weights that it is sent through.
+    """A way to send δ back, and to learn the weights that δ travels through.
 
-    The three decisions of a method:
+    A method makes three decisions:
 
-    1. *What a layer sends back*: its δ, through :meth:`feedback_weights` in place of W; nothing,
-       where those are None; or, with ``direct``, the output layer's δ, through weights that lead
+    1. *What does a layer send back?* Its δ, through :meth:`feedback_weights` in place of W. If
+       those are None, nothing. With ``direct``, the output layer's δ, through weights that lead
        straight from the output to the layer.
-    2. *How B learns in engaged mode*: not at all; with ``learns_engaged``, by the product that W
-       learns by (eq. 17): B is then a parameter, which every optimizer's step is handed W's
-       gradient for, or, where B is set ``apart``, what :meth:`handed` makes of it; or, with
-       ``follows``, by :meth:`followed`, after every update of W.
-    3. *How B learns in mirror mode*: not at all, or, with ``learns_mirror``, by eq. 7.
+    2. *How does B learn in engaged mode?* By default it does not. With ``learns_engaged``, B is a
+       parameter; before each optimizer step its gradient is set to W's (eq. 17) or, if
+       ``has_own_gradient``, to the result of :meth:`feedback_gradient`. With ``follows``,
+       :meth:`follow` computes new feedback weights after each update of W.
+    3. *How does B learn in mirror mode?* By default it does not. With ``learns_mirror``,
+       :attr:`mirror_schedule` says when mirror steps are taken, and :meth:`mirror_update` computes
+       one step.
 
-    A subclass is a frozen dataclass whose fields are its hyper-parameters and whose docstring is
-    its equations. It stands in a file of its own in this package; the file's name is the method's
-    name in configurations.
+    A subclass is a frozen dataclass. Its fields are the hyper-parameters; its docstring states the
+    equations, the reference and an example. It has its own file in this package, and the file's
+    name is the method's name in configurations.
     """
 
     label: ClassVar[str]
-    """How figures and tables call it, e.g. ``"FA"``."""
+    """The method's name in figures and tables, e.g. ``"FA"``."""
     direct: ClassVar[bool] = False
     learns_engaged: ClassVar[bool] = False
     follows: ClassVar[bool] = False
     learns_mirror: ClassVar[bool] = False
-    BEFORE: ClassVar[Mapping[str, Any]] = {}
-    """Options that came later, each at the value that does what the method did before it had
-    them."""
+    LATER_OPTIONS: ClassVar[Mapping[str, Any]] = {}
+    """Options added after release, with the values that reproduce earlier behaviour."""
 
     @property
     def name(self) -> str:
@@ -55,71 +55,190 @@ class Method(ABC):
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The options as a run records them: without those of ``BEFORE`` that change nothing, so
-        that a run made before there was such an option is still known as the same; a default that
-        is changed later is seen."""
+        """The options as a run records them.
+
+        Later options with their earlier value are left out, so older runs keep their record. A
+        default that changes does appear.
+        """
         options = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {
             name: value
             for name, value in options.items()
-            if (name, value) not in self.BEFORE.items()
+            if (name, value) not in self.LATER_OPTIONS.items()
         }
+
+    # ---------------------------------------------------------------- 1. what a layer sends back
 
     @abstractmethod
     def initial(self, W: Tensor, generator: torch.Generator) -> Tensor | None:
-        """What a layer keeps for its feedback path, at the moment of conversion.
+        """What a layer stores for its feedback path, computed once at conversion.
 
         Args:
-            W: the layer's forward weights; their scale may be used, not their values one by one. A
-                ``direct`` method is given a stand-in of that scale, (outputs of the network, inputs
-                of the layer).
-            generator: the random stream of this layer's feedback path, apart from every other.
+            W: the layer's forward weights. Use their scale, not their single values. A ``direct``
+                method gets a stand-in with that scale, (outputs of the network, inputs of the
+                layer).
+            generator: the random stream of this layer's feedback path.
 
         Returns:
-            a tensor (B in W's shape, or anything smaller), or None to keep nothing.
+            a tensor (B in W's shape, or anything smaller), or None to store nothing.
         """
 
     @abstractmethod
-    def feedback_weights(self, W: Tensor, kept: Tensor | None) -> Tensor | None:
-        """B, in W's shape: what δ travels through. ``kept`` is what :meth:`initial` gave, as it is
-        now.
+    def feedback_weights(self, W: Tensor, stored: Tensor | None) -> Tensor | None:
+        """B: the weights that δ travels through, in W's shape.
 
-        None sends nothing: what lies below the layer is then handed no gradient at all, so that no
-        optimizer moves it. With ``direct`` the shape is that which :meth:`initial` was given.
+        None sends nothing: the layers below then have no gradient, and no optimizer moves them.
+
+        Args:
+            W: the layer's current forward weights.
+            stored: the current value of what :meth:`initial` returned. With ``direct``, B has the
+                shape of the W that :meth:`initial` got.
         """
+
+    # ------------------------------------------------------------- 2. how B learns in engaged mode
 
     @property
-    def apart(self) -> bool:
-        """Whether a B that learns in engaged mode is handed anything but W's gradient itself:
-        :meth:`handed`."""
+    def has_own_gradient(self) -> bool:
+        """Whether B's gradient is that of :meth:`feedback_gradient` and not W's."""
         return False
 
-    def handed(
+    def feedback_gradient(
         self, gradient: Tensor, B: Tensor, decay: float | Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The gradient of a B that is set ``apart`` from W, for a step of SGD.
+        """B's gradient for the next step of SGD.
 
         Args:
-            gradient: W's, as the step is about to use it.
-            decay: the step adds this times B to what is handed.
-            generator: a random stream of this layer and this update.
+            gradient: W's gradient in this step.
+            B: the current feedback weights.
+            decay: the weight decay; SGD itself adds ``decay * B`` to the result.
+            generator: a random stream for this layer and update.
         """
         raise NotImplementedError
 
-    def followed(self, W: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
-        """What a method that ``follows`` keeps once W has been updated, given what it kept until
-        then.
+    def follow(self, W: Tensor, stored: Tensor, generator: torch.Generator) -> Tensor:
+        """The new stored tensor after an update of W, for a method that ``follows``.
 
         Args:
-            W: the layer's forward weights, as they are now.
-            generator: a random stream of this layer and this update.
+            W: the layer's forward weights after the update.
+            stored: the stored tensor so far.
+            generator: a random stream for this layer and update.
         """
         raise NotImplementedError
+
+    # -------------------------------------------------------------- 3. how B learns in mirror mode
+
+    @property
+    def mirror_schedule(self) -> MirrorSchedule:
+        """When mirror steps are taken, for a method that ``learns_mirror``."""
+        raise NotImplementedError
+
+    def mirror_samples(self, layer: MirroredLayer) -> int:
+        """The number of noise samples that each neuron of ``layer`` responds to in a mirror
+        step."""
+        raise NotImplementedError
+
+    def mirror_update(self, layer: MirroredLayer, B: Tensor) -> Tensor:
+        """The feedback weights after one mirror step, for a method that ``learns_mirror``.
+
+        Args:
+            layer: the layer as a black box that responds to noise.
+            B: the current feedback weights, in W's shape; they may be changed in place and
+                returned.
+        """
+        raise NotImplementedError
+
+
+class MirrorSchedule(NamedTuple):
+    """When a method takes mirror steps.
+
+    Attributes:
+        initial: mirror steps before training.
+        every: engaged steps between two mirror phases.
+        steps: mirror steps in each phase.
+    """
+
+    initial: int
+    every: int
+    steps: int
+
+    def total(self, engaged_steps: int) -> int:
+        """Mirror steps of a run with so many engaged steps.
+
+        >>> MirrorSchedule(initial=100, every=4, steps=2).total(10)
+        104
+        """
+        return self.initial + engaged_steps // self.every * self.steps
+
+
+class MirroredLayer(Protocol):
+    """A layer as its mirror sees it: noise goes in, a response comes out, and W stays hidden.
+
+    A convolution is a set of neurons that see one patch at a time. Inputs that only ever meet
+    padding (:func:`wtkit.feedback.find_live_taps`) receive no noise and are left out of ``inputs``,
+    ``shape``, :meth:`live` and :meth:`matrices`.
+    """
+
+    groups: int
+    """Groups of a convolution, which are separate matrices; 1 for a Linear layer."""
+    inputs: int
+    """Inputs of one neuron that can receive a signal."""
+    fan_in: int
+    """Inputs of one neuron, including those that only ever meet padding."""
+    shape: torch.Size
+    """The shape of the weights of those ``inputs``: ``live(B).shape``."""
+    dtype: torch.dtype
+    device: torch.device
+    is_output: bool
+    """Whether this is the network's last layer."""
+    bias: Tensor | None
+    """The neurons' biases, (groups, 1, outputs of a group)."""
+    step: int
+    """Mirror steps taken before this one."""
+    running_mean_step: int | None
+    """t = 1, 2, … where :func:`wtkit.mirror` was asked for a running mean; else None."""
+    own_samples: slice
+    """This process's part of the noise samples, where several processes train one run."""
+    processes: int
+    """The number of those processes."""
+
+    def stream(self, *key: object) -> torch.Generator:
+        """This layer's own random stream under ``key``, on its device. Use ``stream("noise",
+        layer.step)`` for noise: all processes then draw the same samples."""
+
+    def respond(self, noise: Tensor) -> Tensor:
+        """W ξ, the summed input of each neuron, without bias and φ.
+
+        Shapes: noise (groups, samples, inputs) to (groups, samples, outputs of a group).
+        """
+
+    def live(self, B: Tensor) -> Tensor:
+        """A view of B without the weights of inputs that only ever meet padding."""
+
+    def matrices(self, B: Tensor) -> Tensor:
+        """:meth:`live` as (groups, outputs of a group, inputs)."""
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of ``tensor`` over all processes, in place."""
+
+    in_channels: int
+    """Channels of the images that a convolution sees; 0 for a Linear layer."""
+    kernel_reach: tuple[int, ...]
+    """Height and width in pixels that a convolution's kernel spans; () for a Linear layer."""
+    stride: tuple[int, ...]
+    """The stride of a convolution; () for a Linear layer."""
+
+    def respond_to_images(self, images: Tensor, *, with_bias: bool) -> Tensor:
+        """:meth:`respond` of a convolution to whole images, without padding: (N, channels, height,
+        width) to (N, outputs, height, width)."""
+
+    def image_product(self, response: Tensor, images: Tensor) -> Tensor:
+        """The product of a response to images and those images, in W's shape, summed over
+        positions."""
 
 
 def random_like(W: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian weights of W's shape, mean 0 and of :func:`initial_scale`, drawn from
-    ``generator``."""
+    """Gaussian weights in W's shape with mean 0 and the root mean square of
+    :func:`initial_scale`."""
     import torch
 
     draw = torch.randn(
@@ -129,7 +248,7 @@ def random_like(W: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def magnitudes_like(W: Tensor, generator: torch.Generator) -> Tensor:
-    """Weights of W's shape, uniform above 0, whose root mean square is exactly
+    """Uniform positive weights in W's shape whose root mean square is exactly
     :func:`initial_scale`."""
     import torch
 
@@ -140,10 +259,10 @@ def magnitudes_like(W: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def initial_scale(W: Tensor) -> Tensor:
-    """The root mean square of W, a tensor without dimensions.
+    """The root mean square of W, as a tensor without dimensions.
 
-    Where W is all zero, as some initialisations leave a last layer, it is 1/√fan_in, because δ
-    would not pass at all.
+    If W is all zero, as in the last layer of some initialisations, it is 1/√fan_in: with zero
+    weights δ would not pass at all.
     """
     import torch
 

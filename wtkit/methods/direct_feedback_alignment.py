@@ -10,24 +10,31 @@ from .base import Method, random_like
 
 @frozen
 class DirectFeedbackAlignment(Method):
-    """Every layer is sent e, the δ of the output layer, through random weights of its own that
+    """Every layer receives e, the δ of the output layer, through its own random weights, which
     never change::
 
         δ_l = φ'(y_l) B_l e
 
-    B_l is kept by the layer that y_l enters, whose W it stands in for: (outputs, inputs of that
-    layer), drawn with the scale of that W. A convolution has one weight a channel and output, the
-    same at all positions of a map and divided by their number, as if the map were pooled before the
-    output layer, and so has a fully connected layer that meets several positions; that is ours. A
-    weight for every position, which is Nøkland's, would be bound to one image size, and take 8 GB
-    for ResNet-18 at 224×224 and 1,000 classes. Where a residual sum passes a layer by, δ passes by
-    as well.
+    B_l belongs to the layer that y_l enters. It has the shape (outputs, inputs of that layer) and
+    the scale of that layer's W. For a convolution, B has one weight per (channel, output); the
+    signal is broadcast over positions and divided by their number, as global average pooling would.
+    A fully connected layer with several positions is treated alike. This is our choice: Nøkland's
+    one weight per position would tie B to one image size, and take 8 GB for ResNet-18 at 224×224
+    with 1,000 classes. Where a residual connection skips a layer, δ skips it as well.
 
-    Matrix angles are defined for the output layer only, whose B is in W's shape. Adds one
+    Matrix angles are defined for the output layer only, whose B has W's shape. Adds one
     hyper-parameter, the scale. Reference: Nøkland, NIPS (2016).
 
     Attributes:
         scale: the root mean square of B over that of W at conversion.
+
+    Example:
+        >>> import torch, wtkit
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 5))
+        >>> model = wtkit.convert(model, "direct_feedback_alignment")
+        >>> model[0].B.shape  # (outputs of the network, inputs of the layer)
+        torch.Size([5, 20])
     """
 
     label: ClassVar[str] = "DFA"
@@ -38,5 +45,5 @@ class DirectFeedbackAlignment(Method):
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale
 
-    def feedback_weights(self, W, kept):
-        return kept
+    def feedback_weights(self, W, stored):
+        return stored

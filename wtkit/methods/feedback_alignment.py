@@ -14,20 +14,26 @@ class FeedbackAlignment(Method):
 
         δ_l = φ'(y_l) B_{l+1} δ_{l+1}
 
-    B is drawn with the scale of W, times a factor that is its one hyper-parameter. Reference:
-    Lillicrap et al., Nature Communications 7 (2016).
+    B has the scale of W times a factor, the one hyper-parameter. Reference: Lillicrap et al.,
+    Nature Communications 7 (2016).
 
     Attributes:
         scale: the root mean square of B over that of W at conversion.
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "feedback_alignment", scale=2.0)
+        >>> bool(1.5 < wtkit.feedback.feedback_norm_ratios(model) < 2.5)
+        True
     """
 
     label: ClassVar[str] = "FA"
-    BEFORE: ClassVar = {"scale": 1.0}
+    LATER_OPTIONS: ClassVar = {"scale": 1.0}
 
     scale: Annotated[float, Field(gt=0)] = 1.0
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale
 
-    def feedback_weights(self, W, kept):
-        return kept
+    def feedback_weights(self, W, stored):
+        return stored

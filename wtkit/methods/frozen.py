@@ -1,4 +1,4 @@
-"""Frozen: the baseline in which nothing learns but the output layer."""
+"""Frozen: the baseline in which only the output layer learns."""
 
 from typing import ClassVar
 
@@ -7,18 +7,26 @@ from .base import Method
 
 
 @frozen
-class Frozen(Method):
-    """δ travels through nothing::
+class OutputLayerOnly(Method):
+    """Nothing is sent back::
 
         δ_l = 0,    ΔW_l = 0    below the output layer
 
-    so that what a network achieves by its output layer alone is known before an error or an angle
-    is read as a method's doing. The output layer learns as with every method; all parameters below
-    are handed no gradient, and stay as they are: weights and biases, BatchNorm's scales and shifts,
-    whatever the weight decay. BatchNorm's running statistics, which are no matter of δ, go on. In
-    your own DistributedDataParallel say ``find_unused_parameters=True``.
+    Baseline: what training the output layer alone achieves. The output layer learns as with every
+    method. All parameters below it have no gradient and never change, whatever the weight decay:
+    weights, biases, and BatchNorm's scales and shifts. BatchNorm's running statistics do not depend
+    on δ and are updated. In your own DistributedDataParallel set ``find_unused_parameters=True``.
 
     No angle is defined: all are NaN. Adds no hyper-parameter. Reference: none; a baseline.
+
+    Example:
+        >>> import torch, wtkit
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 5))
+        >>> model = wtkit.convert(model, "frozen")
+        >>> model(torch.ones(1, 20)).sum().backward()
+        >>> model[0].weight.grad is None, model[2].weight.grad is None
+        (True, False)
     """
 
     label: ClassVar[str] = "FZ"
@@ -26,5 +34,5 @@ class Frozen(Method):
     def initial(self, W, generator):
         return None
 
-    def feedback_weights(self, W, kept):
+    def feedback_weights(self, W, stored):
         return None

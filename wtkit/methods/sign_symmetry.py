@@ -12,16 +12,22 @@ class SignSymmetry(Method):
 
         δ_l = φ'(y_l) s_{l+1} sign(W_{l+1})ᵀ δ_{l+1}
 
-    The scale s is one number a layer; without it δ grows or shrinks by a factor a layer. Adds one
-    hyper-parameter, the choice of s. Reference: Liao, Leibo & Poggio, AAAI (2016), whose uSF this
-    is.
+    The scale s is one number per layer; without it δ would grow or shrink by a factor in each
+    layer. Adds one hyper-parameter, the choice of s. Reference: Liao, Leibo & Poggio, AAAI (2016),
+    their uSF.
 
     Attributes:
-        scale: ``strict`` (default), the root mean square of W as it is now, so that ‖B‖ = ‖W‖,
-            which transports one number a layer beside the signs, and ``initial``, the root mean
-            square of W at conversion, which stays: the two normalisations of Moskovitz,
-            Litwin-Kumar & Abbott (2018); ``xavier``, √(2/(fan_in + fan_out)), as BioTorch has it;
-            ``unit``, 1. Under a decay that makes W small a scale that stays learns far worse.
+        scale: how s is set. ``strict`` (default): the current root mean square of W, so that ‖B‖ =
+            ‖W‖; this transports one number per layer besides the signs. ``initial``: the root mean
+            square of W at conversion. These two are the normalisations of Moskovitz, Litwin-Kumar &
+            Abbott (2018). ``xavier``: √(2/(fan_in + fan_out)), as in BioTorch. ``unit``: 1. When
+            decay makes W small, a fixed scale learns far worse.
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "sign_symmetry")
+        >>> bool((model.B.sign() == model.weight.sign()).all()), model.B.abs().unique().numel()
+        (True, 1)
     """
 
     label: ClassVar[str] = "SS"
@@ -35,13 +41,13 @@ class SignSymmetry(Method):
             return W.new_tensor((2 / (W[0].numel() + W[:, 0].numel())) ** 0.5)
         return None
 
-    def feedback_weights(self, W, kept):
+    def feedback_weights(self, W, stored):
         sign = W.detach().sign()
         if self.scale == "unit":
             return sign
-        return sign.mul_(rms(W) if self.scale == "strict" else kept.to(W.dtype))
+        return sign.mul_(rms(W) if self.scale == "strict" else stored.to(W.dtype))
 
 
 def rms(W):
-    """Root mean square of W, a tensor without dimensions."""
+    """The root mean square of W, as a tensor without dimensions."""
     return W.detach().square().mean().sqrt()

@@ -1,4 +1,4 @@
-"""Sign-symmetry with random magnitudes that are drawn anew for every batch: brSF."""
+"""Sign-symmetry with random magnitudes drawn for every batch: brSF."""
 
 from typing import ClassVar
 
@@ -8,14 +8,22 @@ from .base import Method, magnitudes_like
 
 @frozen
 class SignSymmetryBatchwise(Method):
-    """δ travels through weights that have the signs of the forward weights and random magnitudes of
-    the moment::
+    """δ travels through weights with the signs of the forward weights and random magnitudes::
 
         δ_l = φ'(y_l) (M_{l+1} ∘ sign(W_{l+1}))ᵀ δ_{l+1}
         M uniform above 0,  ‖M‖ = ‖W‖ at conversion
 
-    M is drawn anew after every update of W, and keeps its norm. Adds no hyper-parameter. Reference:
-    Liao, Leibo & Poggio, AAAI (2016), whose brSF this is, apart from the scale of M.
+    A new M of the same norm is drawn after every update of W. Adds no hyper-parameter. Reference:
+    Liao, Leibo & Poggio, AAAI (2016), their brSF, apart from the scale of M.
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "sign_symmetry_batchwise")
+        >>> before = model.B.clone()
+        >>> model(torch.ones(1, 20)).sum().backward()
+        >>> torch.optim.SGD(model.parameters(), lr=0.1).step()
+        >>> torch.equal(model.B, before)
+        False
     """
 
     label: ClassVar[str] = "brSF"
@@ -24,8 +32,8 @@ class SignSymmetryBatchwise(Method):
     def initial(self, W, generator):
         return magnitudes_like(W, generator)
 
-    def feedback_weights(self, W, kept):
-        return kept * W.detach().sign()
+    def feedback_weights(self, W, stored):
+        return stored * W.detach().sign()
 
-    def followed(self, W, kept, generator):
-        return magnitudes_like(kept, generator)
+    def follow(self, W, stored, generator):
+        return magnitudes_like(stored, generator)

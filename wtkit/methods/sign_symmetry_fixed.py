@@ -8,14 +8,20 @@ from .base import Method, magnitudes_like
 
 @frozen
 class SignSymmetryFixed(Method):
-    """δ travels through weights that have the signs of the forward weights and random magnitudes of
-    their own::
+    """δ travels through weights with the signs of the forward weights and fixed random
+    magnitudes::
 
         δ_l = φ'(y_l) (M_{l+1} ∘ sign(W_{l+1}))ᵀ δ_{l+1}
         M uniform above 0,  ‖M‖ = ‖W‖ at conversion
 
-    M is drawn once. Adds no hyper-parameter. Reference: Liao, Leibo & Poggio, AAAI (2016), whose
-    frSF this is, apart from the scale of M.
+    M is drawn once. Adds no hyper-parameter. Reference: Liao, Leibo & Poggio, AAAI (2016), their
+    frSF, apart from the scale of M.
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "sign_symmetry_fixed")
+        >>> bool((model.B.sign() == model.weight.sign()).all())
+        True
     """
 
     label: ClassVar[str] = "frSF"
@@ -23,5 +29,5 @@ class SignSymmetryFixed(Method):
     def initial(self, W, generator):
         return magnitudes_like(W, generator)
 
-    def feedback_weights(self, W, kept):
-        return kept * W.detach().sign()
+    def feedback_weights(self, W, stored):
+        return stored * W.detach().sign()

@@ -10,20 +10,25 @@ from .base import Method, random_like
 
 @frozen
 class SymmetricAlignment(Method):
-    """B moves a part of the way to W after every update of W, as if W had been read off with some
-    noise ξ::
+    """After every update of W, B moves a fraction of the way to a noisy estimate of W::
 
         ΔB_{l+1} = η_B (Ŵ_{l+1}ᵀ − B_{l+1}),    Ŵ = W + σ rms(W) ξ,  ξ ~ N(0, 1)
 
-    It is weight transport spread over time, by a circuit that is left open: a "weight estimation",
-    and the standard for what a circuit such as the weight mirror would do if it estimated W well.
-    Adds two hyper-parameters, η_B and σ.
-    Reference: Kunin, Nayebi et al., ICML (2020), with the same weight for their primitives "decay"
-        and "self".
+    Gradual weight transport ("weight estimation"), circuit unspecified; the reference for a mirror
+    that estimates W well. Adds two hyper-parameters, η_B and σ. Reference: Kunin, Nayebi et al.,
+    ICML (2020), with the same weight for their primitives "decay" and "self".
 
     Attributes:
         rate: η_B; B averages over about 1/η_B updates of W.
         noise: σ, the standard deviation of the estimate in units of W's root mean square.
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "symmetric_alignment", rate=1)
+        >>> model(torch.ones(1, 20)).sum().backward()
+        >>> torch.optim.SGD(model.parameters(), lr=0.1).step()
+        >>> torch.allclose(model.B, model.weight)
+        True
     """
 
     label: ClassVar[str] = "SA"
@@ -35,9 +40,9 @@ class SymmetricAlignment(Method):
     def initial(self, W, generator):
         return random_like(W, generator)
 
-    def feedback_weights(self, W, kept):
-        return kept
+    def feedback_weights(self, W, stored):
+        return stored
 
-    def followed(self, W, kept, generator):
+    def follow(self, W, stored, generator):
         estimate = W + self.noise * random_like(W, generator) if self.noise else W
-        return kept + self.rate * (estimate - kept)
+        return stored + self.rate * (estimate - stored)

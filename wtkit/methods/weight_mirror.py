@@ -1,12 +1,20 @@
 """Weight mirror: feedback weights that learn from noise."""
 
+from __future__ import annotations
+
+import functools
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from ..errors import WtkitError
 from ..validation import frozen
-from .base import Method, random_like
+from .base import Method, MirroredLayer, MirrorSchedule, random_like
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Phi = Literal["relu", "tanh", "sigmoid", "identity"]
 
@@ -14,19 +22,18 @@ Phi = Literal["relu", "tanh", "sigmoid", "identity"]
 @frozen
 class WeightMirror(Method):
     """In engaged mode δ travels through B (eq. 3), which stays fixed. In mirror mode the layers
-    take turns: layer l fires noise y_l, layer l+1 responds, both signals reach the feedback path,
-    and B learns by their product (eq. 7) with a slow decay::
+    take turns: layer l fires noise y_l, layer l+1 responds, both signals are copied into the
+    feedback path (eq. 6), and B learns from their product (eq. 7) with a slow decay::
 
         y_{l+1} = φ(W_{l+1} y_l + b_{l+1})
         ΔB_{l+1} = η_B δ_l δ_{l+1}ᵀ / (N σ² φ'_s) − λ_B B_{l+1},    δ_l = y_l,  δ_{l+1} = y_{l+1}
 
-    summed over N noise samples. Dividing by N, by the noise's variance σ² and by φ'_s, the mean
-    slope of the layer's units over the samples, makes the expected product W_{l+1}ᵀ itself (eq.
-    11), so that with λ_B = η_B, B settles at unit gain; all three are known to the circuit, no
-    weight is read. Mechanics in :mod:`wtkit.feedback`.
+    summed over N noise samples. φ'_s is the mean slope of the layer's neurons over the samples. The
+    division by N, σ² and φ'_s makes the expected product W_{l+1}ᵀ itself (eq. 11), so that B
+    settles at unit gain if λ_B = η_B. The circuit knows all three; it reads no weight.
 
     Adds five hyper-parameters that matter: η_B, λ_B, σ, N and the mirror steps. Reference: Akrout
-    et al. (2019), Sec. 4. The paper's values are not in its text; these defaults are ours.
+    et al. (2019), Sec. 4. The paper's text does not give its values; these defaults are ours.
 
     Attributes:
         mirror_lr: η_B, the weight of one mirror step's product; B averages over about 1/η_B steps.
@@ -35,16 +42,23 @@ class WeightMirror(Method):
         mirror_every: engaged steps between two mirror phases.
         mirror_before: mirror steps before training, averaged with weight max(λ_B, 1/t).
         noise: ``gaussian`` or ``uniform``, independent as in the paper; or ``orthogonal`` (ours):
-            rows of a random orthonormal basis, each fired with both signs; many steps go through
-            the basis once, then again.
+            rows of a random orthonormal basis, each fired with both signs. Successive steps go
+            through the whole basis, then start again.
         noise_std: σ of the noise, in units of the layer's input.
-        noise_batch: noise samples a layer and mirror step, at least.
-        noise_fraction: the same as a share of the layer's fan-in, where that is more.
-        noise_size: height and width of the noise images that a convolution receives, in pixels;
-            None for one patch of the kernel's size a sample, which no border biases.
+        noise_batch: the least number of noise samples per layer and mirror step.
+        noise_fraction: the same as a fraction of the layer's fan-in, where that is more.
+        noise_size: height and width of the noise images that a convolution receives, in pixels.
+            None fires one patch of the kernel's size per sample, which has no border effects.
         phi: φ of every layer but the last, in its response to noise.
         output_phi: φ of the last layer.
         bias_blocking: whether layers close off their bias in mirror mode (eq. 12).
+
+    Example:
+        >>> import torch, wtkit
+        >>> model = wtkit.convert(torch.nn.Linear(20, 5), "weight_mirror", seed=0)
+        >>> wtkit.mirror(model, 100, running_mean=True)
+        >>> bool(wtkit.matrix_angles(model) < 15)
+        True
     """
 
     label: ClassVar[str] = "WM"
@@ -77,10 +91,10 @@ class WeightMirror(Method):
         return self.mirror_lr if self.mirror_decay is None else self.mirror_decay
 
     def samples(self, fan_in: int) -> int:
-        """N: noise samples a mirror step for a layer whose units have ``fan_in`` inputs.
+        """N: noise samples in a mirror step of a layer whose neurons have ``fan_in`` inputs.
 
-        Orthogonal noise stays at half the fan-in or less, in pairs: a whole basis at once would
-        read W exactly.
+        Orthogonal noise comes in pairs and stays at half the fan-in or less: a whole basis in one
+        step would read W exactly.
         """
         wanted = max(self.noise_batch, math.ceil(self.noise_fraction * fan_in))
         if self.noise == "orthogonal":
@@ -90,5 +104,176 @@ class WeightMirror(Method):
     def initial(self, W, generator):
         return random_like(W, generator)
 
-    def feedback_weights(self, W, kept):
-        return kept
+    def feedback_weights(self, W, stored):
+        return stored
+
+    @property
+    def mirror_schedule(self):
+        return MirrorSchedule(self.mirror_before, self.mirror_every, self.mirror_steps)
+
+    def mirror_samples(self, layer):
+        if self._fires_images(layer):
+            return math.prod(self._images(layer))
+        return self.samples(layer.inputs)
+
+    def mirror_update(self, layer, B):
+        """Eq. 7 with its decay: B ← (1 − λ_B) B + η_B · :meth:`hebbian`. In step t of a running
+        mean both weights are at least 1/t. Weights that receive no noise only decay."""
+        least = 1 / layer.running_mean_step if layer.running_mean_step else 0.0
+        product = self.hebbian(layer).to(B.dtype)
+        B.mul_(1 - max(self.decay, least))
+        learning = B if product.shape == B.shape else layer.live(B)
+        learning.add_(product, alpha=max(self.mirror_lr, least))
+        return B
+
+    def hebbian(self, layer: MirroredLayer) -> Tensor:
+        """The product of noise and response at unit gain: δ_{l+1} δ_lᵀ / (N σ² φ'_s), with
+        expectation W, in the shape ``layer.shape``.
+
+        Every process draws the same N samples and takes its own part of them, so that a sample does
+        not depend on which process takes it.
+        """
+        phi = self.output_phi if layer.is_output else self.phi
+        samples: int | Tensor
+        multiply = self._image_product if self._fires_images(layer) else self._patch_product
+        product, slope, samples = multiply(layer, phi)
+        if layer.processes > 1:
+            product, slope, samples = _of_all_processes(layer, product, slope, samples)
+        # a layer that never fires has slope 0, and then its product is 0 as well
+        return product.div_(samples * self.noise_std**2 * slope.clamp_min(1 / samples))
+
+    def _patch_product(self, layer: MirroredLayer, phi: Phi) -> tuple[Tensor, Tensor, int]:
+        """Σ response · noise, mean slope and number of samples, for vectors of noise."""
+        import torch
+
+        noise = self.noise_vectors(layer)[:, layer.own_samples]
+        if torch.is_autocast_enabled(noise.device.type):
+            # cast once, not in each of two products
+            noise = noise.to(torch.get_autocast_dtype(noise.device.type))
+        drive = layer.respond(noise)
+        bias = None if self.bias_blocking else layer.bias
+        samples = noise.shape[1]
+        if self.noise == "orthogonal":
+            offset = 0 if bias is None else bias
+            plus, slope_plus = _response(drive + offset, phi)
+            minus, slope_minus = _response(offset - drive, phi)
+            response, slope, samples = plus - minus, (slope_plus + slope_minus) / 2, 2 * samples
+        else:
+            response, slope = _response(drive if bias is None else drive + bias, phi)
+        return (response.mT @ noise).reshape(layer.shape), slope, samples
+
+    def _image_product(self, layer: MirroredLayer, phi: Phi) -> tuple[Tensor, Tensor, int]:
+        """The same for images of noise."""
+        noise = self.noise_images(layer)[layer.own_samples]
+        response = layer.respond_to_images(noise, with_bias=not self.bias_blocking)
+        samples = response.numel() // response.shape[1]
+        response, slope = _response(response, phi)
+        return layer.image_product(response, noise), slope, samples
+
+    def _fires_images(self, layer: MirroredLayer) -> bool:
+        return self.noise_size is not None and bool(layer.kernel_reach)
+
+    def _images(self, layer: MirroredLayer) -> tuple[int, int]:
+        """The number of noise images in a step, and the positions in each at which a neuron
+        responds."""
+        size, reach = self.noise_size, layer.kernel_reach
+        assert size is not None
+        if size < max(reach):
+            raise WtkitError(
+                f"option of weight_mirror 'noise_size': {size} pixels are less than the "
+                f"{max(reach)} that a kernel of the network spans; use {max(reach)} or more, or "
+                "null for patches"
+            )
+        positions = math.prod((size - r) // s + 1 for r, s in zip(reach, layer.stride, strict=True))
+        return math.ceil(self.samples(layer.fan_in) / positions), positions
+
+    def noise_images(self, layer: MirroredLayer) -> Tensor:
+        """Noise images, (images, channels, size, size)."""
+        size = self.noise_size
+        assert size is not None
+        return self._draw(layer, (self._images(layer)[0], layer.in_channels, size, size))
+
+    def noise_vectors(self, layer: MirroredLayer) -> Tensor:
+        """Noise vectors, (groups, samples, inputs). Orthogonal noise is half the samples; the other
+        half are their negatives."""
+        samples = self.samples(layer.inputs)
+        if self.noise == "orthogonal":
+            return self._orthogonal(layer, samples)
+        return self._draw(layer, (layer.groups, samples, layer.inputs))
+
+    def _draw(self, layer: MirroredLayer, shape: tuple[int, ...]) -> Tensor:
+        """Independent noise with mean 0 and variance σ²."""
+        import torch
+
+        generator = layer.stream("noise", layer.step)
+        noise = torch.empty(shape, dtype=layer.dtype, device=layer.device)
+        if self.noise == "uniform":
+            return noise.uniform_(-(3**0.5), 3**0.5, generator=generator).mul_(self.noise_std)
+        return noise.normal_(0, self.noise_std, generator=generator)
+
+    def _orthogonal(self, layer: MirroredLayer, samples: int) -> Tensor:
+        """This step's block of the layer's own orthogonal basis.
+
+        The basis is the orthonormal DCT-II with random signs of its columns and a random order of
+        its rows. Each step takes one block of rows; after the last block the first comes again, so
+        no row waits longer than one cycle.
+        """
+        import torch
+
+        size, device, dtype = layer.inputs, layer.device, layer.dtype
+        blocks = math.ceil(size / (samples // 2))
+        block = layer.step % blocks
+        generator = layer.stream("basis")
+        rows = torch.randperm(size, generator=generator, device=device)[block::blocks]
+        bits = torch.randint(
+            0, 2, (layer.groups, 1, size), generator=generator, device=device, dtype=dtype
+        )
+        scale = (bits * 2 - 1) * (self.noise_std * size**0.5)
+        return cosines(size, dtype, device).index_select(0, rows) * scale
+
+
+def _response(drive: Tensor, phi: Phi) -> tuple[Tensor, Tensor]:
+    """φ of the summed input, and the mean of φ', which neurons know from their own activity."""
+    if phi == "relu":
+        response = drive.relu()
+        slope = response.sign()  # 1 where a neuron fires
+    elif phi == "tanh":
+        response = drive.tanh()
+        slope = 1 - response**2
+    elif phi == "sigmoid":
+        response = drive.sigmoid()
+        slope = response * (1 - response)
+    else:
+        return drive, drive.new_ones(())
+    return response, slope.mean()
+
+
+def _of_all_processes(
+    layer: MirroredLayer, product: Tensor, slope: Tensor, samples: int | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The product, mean slope and samples of all processes together, in one exchange."""
+    import torch
+
+    product = product.to(layer.dtype)
+    # a process without samples has no mean slope
+    weighted = slope.to(product.dtype).nan_to_num() * samples
+    packed = layer.total(
+        torch.cat([product.flatten(), weighted.reshape(1), product.new_full((1,), int(samples))])
+    )
+    product = packed[:-2].view_as(product)
+    return product, packed[-2] / packed[-1], packed[-1]
+
+
+@functools.lru_cache(maxsize=16)  # one per fan-in: computing it takes longer than using it
+def cosines(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II matrix, (size, size), whose rows are cosines of rising frequency."""
+    import torch
+
+    # integers keep the phase exact; cos has the period 4·size in it
+    phase = torch.outer(torch.arange(size), 2 * torch.arange(size) + 1) % (4 * size)
+    table = torch.cos(
+        torch.arange(4 * size, dtype=torch.float64) * (math.pi / (2 * size))
+    ) * math.sqrt(2 / size)
+    matrix = table.to(device, dtype)[phase.to(device)]
+    matrix[0] = size**-0.5
+    return matrix

@@ -19,19 +19,24 @@ from ..experiments import MLP, RESNETS, ResNetOptions, RunConfig
 from ..validation import nearest
 from .resnet import build_resnet
 
-UNITS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
-    """The network of a run, newly initialised, from images (N, 3, H, W) to logits (N, num_classes).
+    """The network of a run, newly initialised: images (N, 3, H, W) to logits (N, num_classes).
 
     Args:
-        image_size: height and width of the images, which an MLP and torchvision's ``vit_*`` are
-            made for.
+        config: the settings of the run.
+        num_classes: the number of logits.
+        image_size: height and width of the images, which fix the shape of an MLP and of
+            torchvision's ``vit_*``.
 
     Raises:
-        WtkitError: for options that the network does not take, and a class that is not where
-            ``config`` says.
+        WtkitError: for options that the network does not take, and for a class that does not exist.
     """
     name, options = config.network, config.network_options
     if name in RESNETS:
@@ -45,7 +50,7 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
         return _own(name, {"num_classes": num_classes} | options)
     known: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
-        # one output, as everything here has it
+        # a single output, which wtkit requires
         known |= {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_"):
         known["image_size"] = image_size
@@ -56,43 +61,49 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
 
 
 def mlp(options: MLP, *, num_classes: int, image_size: int) -> nn.Sequential:
-    """Fully connected layers ``fc1``, ``fc2``, … with units between them, initialised as torch does
-    by itself."""
+    """Fully connected layers ``fc1``, ``fc2``, … with activations between them, in torch's own
+    initialisation.
+
+    >>> mlp(MLP(hidden=(5,)), num_classes=2, image_size=2)
+    Sequential(
+      (flatten): Flatten(start_dim=1, end_dim=-1)
+      (fc1): Linear(in_features=12, out_features=5, bias=True)
+      (activation1): ReLU()
+      (fc2): Linear(in_features=5, out_features=2, bias=True)
+    )
+    """
     sizes = [3 * image_size**2, *options.hidden, num_classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
         if number > 1:
-            layers[f"unit{number - 1}"] = UNITS[options.unit]()
+            layers[f"activation{number - 1}"] = ACTIVATIONS[options.activation]()
         layers[f"fc{number}"] = nn.Linear(inputs, outputs)
     return nn.Sequential(layers)
 
 
 def _own(path: str, arguments: dict[str, Any]) -> nn.Module:
-    """An object of the class at ``package.module:Class``. What goes wrong inside the class is its
-    own error."""
+    """An instance of the class at ``package.module:Class``. Errors inside the class are raised
+    unchanged."""
     module_name, _, class_name = path.partition(":")
     if os.getcwd() not in sys.path:  # there already under ``python -m wtkit``
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError, NameError) as error:
-        missing = (
-            ("; start in the folder that holds it, or install it")
-            if isinstance(error, ModuleNotFoundError)
-            else ""
-        )
+        is_missing = isinstance(error, ModuleNotFoundError)
+        missing = "; start in the folder that holds it, or install it" if is_missing else ""
         raise WtkitError(
             f"setting 'network': {path!r}: {type(error).__name__}: {error}{missing}"
         ) from None
     if not hasattr(module, class_name):
         near = nearest(class_name, vars(module))
         raise WtkitError(
-            f"setting 'network': {path!r}: nothing called {class_name!r} in {module.__name__}{near}"
+            f"setting 'network': {path!r}: {module.__name__} has no {class_name!r}{near}"
         )
     made = getattr(module, class_name)
     if not callable(made):
         raise WtkitError(
-            f"setting 'network': {path!r}: expected a class, or a function that gives a network"
+            f"setting 'network': {path!r}: expected a class, or a function that returns a network"
         )
     try:
         inspect.signature(made).bind(**arguments)
@@ -101,7 +112,8 @@ def _own(path: str, arguments: dict[str, Any]) -> nn.Module:
     model = made(**arguments)
     if not isinstance(model, nn.Module):
         raise WtkitError(
-            f"setting 'network': {path!r}: expected an nn.Module of it, got {type(model).__name__}"
+            f"setting 'network': {path!r}: expected it to return an nn.Module, got "
+            f"{type(model).__name__}"
         )
     return model
 
@@ -112,4 +124,5 @@ def _not_made(name: str, arguments: dict[str, Any], error: Exception) -> WtkitEr
 
 
 def one_line(error: Exception) -> str:
+    """The error's text, shortened to a line."""
     return textwrap.shorten(str(error).strip() or type(error).__name__, 160)

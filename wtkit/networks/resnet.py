@@ -1,5 +1,5 @@
-"""ResNets: torchvision's at any width and He et al.'s for CIFAR, with the order of BatchNorm and
-ReLU to choose."""
+"""ResNets: torchvision's at any width, and He et al.'s for CIFAR, with a choice of the order of
+BatchNorm and ReLU."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ def build_resnet(
     """A ResNet with torchvision's module names, parameter shapes and initialisation.
 
     Args:
-        network: one of :data:`wtkit.experiments.RESNETS`. ``resnet20`` and ``resnet56`` are those
-            of He et al. (2016, Sec. 4.2) for CIFAR: three stages, and shortcuts without weights.
+        network: one of :data:`wtkit.experiments.RESNETS`. ``resnet20`` and ``resnet56`` are the
+            CIFAR networks of He et al. (2016, Sec. 4.2): three stages, and shortcuts without
+            weights.
+        num_classes: the number of logits.
         norm_order: ``bn_relu``, torchvision's own network; or ``relu_bn``, the paper's variant
-            (Sec. 6, App. D.3). The text says "BatchNorm after the ReLU" and no more, so the rest is
-            our choice: every convolution, those of the stem and the shortcut included, is followed
-            by ReLU and then BatchNorm, and the residual sum comes last, with no ReLU behind it.
+            (Sec. 6, App. D.3). The paper says "BatchNorm after the ReLU" and no more; the rest is
+            our choice: ReLU and then BatchNorm follow every convolution, including those of the
+            stem and the shortcut, and the residual sum comes last, with no ReLU after it.
         stem: ``imagenet``, a 7×7 convolution of stride 2 and pooling; ``small``, a 3×3 convolution
-            and no pooling, for images of about 32 pixels. The networks for CIFAR always have a
-            small one.
-        width: channels of the first stage; None for the network's own, which is 64 for
-            torchvision's.
+            and no pooling, for images of about 32 pixels. The CIFAR networks always have a small
+            one.
+        width: channels of the first stage; None for the network's own, 64 for torchvision's.
 
     Returns:
         a network from images (N, 3, H, W) to logits (N, num_classes).
 
     Raises:
-        WtkitError: for a value that is none of these.
+        WtkitError: for an unknown network, stem or norm order.
 
     Example:
-        >>> sum(p.numel() for p in build("resnet20", num_classes=10).parameters())
+        >>> sum(p.numel() for p in build_resnet("resnet20", num_classes=10).parameters())
         269722
     """
     architecture = RESNETS[known(network, RESNETS, "network")]
@@ -64,15 +65,16 @@ def build_resnet(
 
 
 class ResNet(nn.Module):
-    """A stem, stages of residual blocks that halve the map and double the channels, pooling, and a
-    Linear layer.
+    """A stem, stages of residual blocks, pooling, and a Linear layer.
+
+    Each stage but the first halves the map and doubles the channels.
 
     Shapes: images (N, 3, H, W) to logits (N, num_classes). Modules have torchvision's names.
 
     Args:
         block: the class of the residual blocks.
         depths: blocks in each stage.
-        num_classes: logits.
+        num_classes: the number of logits.
         width: channels of the first stage, before a bottleneck's expansion.
         relu_first: whether the stem's ReLU comes before its BatchNorm.
         of_cifar: whether the stem is a 3×3 convolution without pooling, and the shortcuts have no
@@ -130,8 +132,7 @@ def _stage(
     stride: int,
     of_cifar: bool,
 ) -> nn.Sequential:
-    """``depth`` blocks; the first takes the stride, and has a shortcut of its own where the shape
-    changes."""
+    """``depth`` blocks. The first has the stride, and its own shortcut if the shape changes."""
     outputs = channels * block.expansion
     shortcut: nn.Module | None = None
     if of_cifar and stride != 1:
@@ -149,8 +150,8 @@ def _initialise(convolution: nn.Conv2d) -> None:
 
 
 class Subsampled(nn.Module):
-    """He et al.'s shortcut without weights: every ``stride``-th position, and zeros for the
-    channels that are new.
+    """He et al.'s shortcut without weights: every ``stride``-th position, and zeros for the new
+    channels.
 
     Shapes: (N, in, H, W) to (N, ``channels``, H / stride, W / stride), rounded up.
     """

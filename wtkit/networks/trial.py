@@ -1,4 +1,4 @@
-"""A trial pass of a converted network: whether it can be trained as it is."""
+"""A trial pass that checks whether a converted network can be trained."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from .by_name import one_line
 
 
 def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> None:
-    """One forward pass of a converted network as in training, of which nothing stays, to see that
-    it can be trained.
+    """Check by one forward pass in training mode that a converted network can be trained. The pass
+    changes nothing.
 
     Args:
-        images: two or more, as they will be trained on.
+        model: a converted network.
+        images: two or more images like those of the training.
+        num_classes: the expected number of logits.
+        name: the network's name, for errors.
 
     Raises:
-        WtkitError: where the network cannot take the images; where its outputs are not logits (N,
-            num_classes); and where it uses the weights of a converted layer without calling the
-            layer, as some attention does: δ would travel through W there, whatever the method.
+        WtkitError: if the network cannot take the images; if its outputs are not logits (N,
+            num_classes); or if it uses the weights of a converted layer without calling the layer,
+            as some attention modules do: δ would travel through W there, whatever the method.
     """
     layers = feedback_layers(model)
     called: set[nn.Module] = set()
@@ -44,40 +47,32 @@ def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> No
             ) from error
         expected = (len(images), num_classes)
         if not isinstance(outputs, Tensor) or outputs.shape != expected:
-            found = (
-                (f"shape {tuple(outputs.shape)}")
-                if isinstance(outputs, Tensor)
-                else type(outputs).__name__
-            )
+            is_tensor = isinstance(outputs, Tensor)
+            given = f"shape {tuple(outputs.shape)}" if is_tensor else type(outputs).__name__
             raise WtkitError(
-                f"network {name!r} gives {found} for {len(images)} images, expected "
-                f"logits {expected}"
+                f"network {name!r} returns {given} for {len(images)} images, expected logits "
+                f"{expected}"
             )
-        passed_by = {
+        not_called = {
             name: layer
             for name, layer in layers.items()
             if layer not in called and layer.method.name != "backprop"
         }
-        if passed_by:
-            _refuse_used(model, images, passed_by)
+        if not_called:
+            _refuse_used(model, images, not_called)
 
 
 def _refuse_used(model: nn.Module, images: Tensor, layers: dict[str, FeedbackLayer]) -> None:
-    """Refuse layers that were not called but whose weights the outputs depend on all the same."""
+    """Refuse layers that were not called if the outputs depend on their weights."""
     weights = [layer.weight.requires_grad_() for layer in layers.values()]
     outputs = model(images)
     if not outputs.requires_grad:
         return
-    found = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
-    used = [name for name, gradient in zip(layers, found, strict=True) if gradient is not None]
+    gradients = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
+    used = [name for name, gradient in zip(layers, gradients, strict=True) if gradient is not None]
     if used:
-        these = (
-            (f"weights of {used[0]!r} and {len(used) - 1} more layers")
-            if len(used) > 1
-            else f"weight of {used[0]!r}"
-        )
+        more = f" (and of {len(used) - 1} more layers)" if len(used) > 1 else ""
         raise WtkitError(
-            f"the network uses the {these} without calling "
-            f"{'them' if len(used) > 1 else 'the layer'}, so that δ would not pass through B; "
-            f"leave that on backprop: backprop={as_patterns(used)}"
+            f"the network uses the weight of {used[0]!r}{more} without calling the layer, so δ "
+            f"would not pass through B; keep it on backprop: keep_on_backprop={as_patterns(used)}"
         )

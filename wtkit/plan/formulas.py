@@ -39,14 +39,14 @@ def time_constant(config: RunConfig) -> float:
 
 
 def mirrors(method: Method) -> TypeGuard[WeightMirror]:
-    """Whether B learns in mirror mode: :func:`wtkit.feedback.learns_mirror` without torch."""
-    return method.learns_mirror
+    """Whether the formulas of the weight mirror apply; other mirror methods have none."""
+    return isinstance(method, WeightMirror)
 
 
 def learns_as_W(method: Method) -> bool:
-    """Whether B gets exactly W's updates, so that these cancel in W − Bᵀ. Options that separate
-    the two rates rule it out."""
-    return method.learns_engaged and not getattr(method, "apart", False)
+    """Whether B gets all that W gets, so that it cancels in their difference; not if options give B
+    its own gradient."""
+    return method.learns_engaged and not method.has_own_gradient
 
 
 def mismatch(config: RunConfig, steps: int) -> np.ndarray:

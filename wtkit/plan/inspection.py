@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ..experiments import Facts, RunConfig
-from ..methods.weight_mirror import WeightMirror
-from .formulas import Layer, mirrors
+from ..methods import Method
+from .formulas import Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cost:
         method, total, records = config.loaded_method(), config.epochs * steps, config.epochs + 1
         spent = self.start + total * self.step + records * (self.evaluation + self.checkpoint)
         spent += (2 + (config.epochs - 1) // config.angles_every) * self.alignment
-        if mirrors(method):
+        if method.learns_mirror:
             spent += total_mirror_steps(config, method, steps) * self.mirror
         return spent
 
@@ -79,8 +79,8 @@ def groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     return list(by_identity.values())
 
 
-def total_mirror_steps(config: RunConfig, method: WeightMirror, steps: int | None) -> float:
+def total_mirror_steps(config: RunConfig, method: Method, steps: int | None) -> float:
     """Number of mirror steps in a whole run; infinite if the steps per epoch are unknown."""
     if steps is None:
         return math.inf
-    return method.mirror_before + config.epochs * steps // method.mirror_every * method.mirror_steps
+    return method.mirror_schedule.total(config.epochs * steps)

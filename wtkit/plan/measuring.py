@@ -25,20 +25,20 @@ from ..data import Batch, Data, check_batch, chosen_classes, count
 from ..data_sets import data_set
 from ..errors import WtkitError
 from ..experiments import Facts, RunConfig, known_facts
-from ..feedback import angle, feedback_layers, find_live_taps, learns_mirror, noise_samples
+from ..feedback import angle, feedback_layers, find_live_taps, noise_samples
 from ..methods import Method
 from ..processes import killed_workers
 from ..training import (
     Run,
     convert_all,
+    cpu_name,
     enough_memory,
     find_device,
     keep_memory,
     precision_warning,
-    processor_name,
     write_checkpoint,
 )
-from .formulas import ASSUMED_STEPS, Layer, learns_as_W
+from .formulas import ASSUMED_STEPS, Layer, learns_as_W, mirrors
 from .inspection import Cost, Inspection, groups
 
 PATIENCE = 2.0
@@ -107,7 +107,7 @@ class _Surveyor:
 
     def _measure(self, config: RunConfig, device: torch.device, fields: dict[str, Any]) -> None:
         """Add the measured fields, as far as the run can start."""
-        fields["slow"] = precision_warning(config.precision, device.type, processor_name())
+        fields["slow"] = precision_warning(config.precision, device.type, cpu_name())
         images, reading = self._load(config, device)
         fields["facts"] = _facts(images, config)
         settings = dataclasses.asdict(config)
@@ -161,8 +161,6 @@ def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
     Raises:
         WtkitError: if the run cannot start, or there is not enough memory.
     """
-    if config.loaded_method().learns_mirror:  # initial mirror steps are computed, not measured
-        config = dataclasses.replace(config, options=config.options | {"mirror_before": 0})
     keep_memory()
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
@@ -177,24 +175,23 @@ def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
         # first calls are slower, so they count towards the start
         run.engaged_epoch(["measuring"], quiet=True)
         _evaluate_for(run, 0.0)
-        run.agreement()
+        run.alignment()
         start = clock.lap()
 
         method, mirror = config.loaded_method(), 0.0
-        if learns_mirror(method):
+        if method.learns_mirror:
             run.mirror(1)
             clock.lap()
             run.mirror(1)
             mirror = clock.lap()
         steps = _take_steps(run)
         step = clock.lap() / steps
-        if learns_mirror(method):  # mirror steps are counted separately
-            step = max(
-                0.0, step - steps // method.mirror_every * method.mirror_steps * mirror / steps
-            )
+        if method.learns_mirror:  # mirror steps are counted separately
+            schedule = method.mirror_schedule
+            step = max(0.0, step - steps // schedule.every * schedule.steps * mirror / steps)
         evaluated = _evaluate_for(run, PATIENCE)
         evaluation = clock.lap() * images.number_held_out / evaluated
-        run.agreement()
+        run.alignment()
         alignment = clock.lap()
         write_checkpoint(run.state(), Path(folder, "checkpoint.pt"))
         checkpoint = clock.lap()
@@ -295,7 +292,7 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
         WtkitError: if the network cannot be built.
     """
     method = config.loaded_method()
-    if not learns_mirror(method):
+    if not mirrors(method):
         return []
     size = facts.image_size
     try:
@@ -321,7 +318,7 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
             phi=method.output_phi if layer.is_output else method.phi,
         )
         for name, layer in feedback_layers(model).items()
-        if learns_mirror(layer.method)
+        if layer.method.learns_mirror
     ]
 
 
@@ -330,9 +327,10 @@ def angles_at_rest(method: Method, steps: int) -> tuple[tuple[float, float] | No
     """Matrix angles in degrees to a constant Gaussian W, before and after ``steps`` updates, with
     an explanation.
 
-    None for a method whose B learns as W does or in mirror mode: formulas predict those.
+    None for a method whose B learns as W does, and for the weight mirror, whose formulas are
+    :mod:`wtkit.plan.formulas`'.
     """
-    if learns_as_W(method) or method.learns_mirror:
+    if learns_as_W(method) or mirrors(method):
         return None, ""
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(256, 512, generator=generator)
@@ -343,7 +341,7 @@ def angles_at_rest(method: Method, steps: int) -> tuple[tuple[float, float] | No
     before = float(angle(B.flatten(), W.flatten()))
     if method.follows and stored is not None:
         for _ in range(min(steps, 2000)):
-            stored = method.followed(W, stored, generator)
+            stored = method.follow(W, stored, generator)
         B = method.feedback_weights(W, stored)
         assert B is not None
         after = float(angle(B.flatten(), W.flatten()))
@@ -352,7 +350,8 @@ def angles_at_rest(method: Method, steps: int) -> tuple[tuple[float, float] | No
     if opposite is not None and not torch.equal(opposite, B):
         computed = "B is a function of W; computed for a Gaussian W"
         return (before, before), "δ travels through W" if before < 0.1 else computed
-    if method.learns_engaged:
-        return (before, math.nan), "B gets other updates than W: there is no formula"
+    if method.learns_mirror or method.learns_engaged:
+        how = "B learns in mirror mode" if method.learns_mirror else "B gets other updates than W"
+        return (before, math.nan), f"{how}: there is no formula"
     where = "output layer: " if method.direct else ""
     return (before, before), f"{where}B is constant; W may turn towards it"

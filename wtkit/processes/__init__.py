@@ -1,7 +1,7 @@
-"""The processes and GPUs of a run: claimed, launched, and in agreement.
+"""The processes and GPUs of a run: claim GPUs, launch processes, share work among them.
 
-``python -m wtkit.processes 4 -m wtkit train …`` starts one run in four processes. Only what
-``torch.distributed`` does needs torch, which is imported when one of those names is first used.
+``python -m wtkit.processes 4 -m wtkit train …`` starts one run in four processes. Only ``group.py``
+needs torch; it is imported when one of its names is first used.
 """
 
 import importlib
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is in ``group.py``, when it is first asked for: it imports torch."""
+    """Import ``group.py``, and with it torch, when one of its names is first used."""
     if name in __all__:
         return getattr(importlib.import_module(".group", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

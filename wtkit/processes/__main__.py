@@ -1,7 +1,7 @@
-"""A command in several processes: ``python -m wtkit.processes 4 -m wtkit train …``.
+"""Run a command in several processes: ``python -m wtkit.processes 4 -m wtkit train …``.
 
-Each process has one of four claimed GPUs. With a count of 0 or 1 it is the command alone, which
-claims its one GPU itself.
+Each process gets one of four claimed GPUs. With a count of 0 or 1 the command runs alone, and
+claims its GPU itself.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .launcher import launch
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``COUNT WORD …``; the exit status is that of the words' process, or of the first of several
-    to fail."""
+    """Run ``COUNT WORD …``. The exit status is that of the process, or of the first of several
+    processes to fail."""
     if len(arguments) < 2 or not arguments[0].isdigit():
         raise WtkitError(
-            "expected a number of GPUs, then what to run: python -m wtkit.processes 4 -m wtkit "
+            "expected a number of GPUs, then a command: python -m wtkit.processes 4 -m wtkit "
             f"train …; got {' '.join(arguments) or 'nothing'!r}"
         )
     count, words = int(arguments[0]), list(arguments[1:])

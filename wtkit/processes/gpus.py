@@ -1,8 +1,8 @@
-"""GPUs that runs on one machine claim, so that no two get the same one.
+"""Claims on GPUs, so that no two runs on one machine use the same one.
 
-Snakemake counts GPUs, but hands none out. A claim is a lock on a file, one for each GPU and slot.
-It goes with the last of its processes, however they end. Imports no torch, so that waiting costs
-little.
+Snakemake counts GPUs but does not assign them. A claim is a lock on a file, one for each GPU and
+slot. It ends with the last of its processes, however they end. Imports no torch, so that waiting
+costs little.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import IO
 
 from ..errors import WtkitError
 
-FOLDER = Path("/tmp/wtkit-gpus")  # not TMPDIR, which may be a user's own
+FOLDER = Path("/tmp/wtkit-gpus")  # not TMPDIR, which may differ between users
 RUNS_PER_GPU = "WTKIT_RUNS_PER_GPU"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL = 1.0  # seconds
 
 
 def devices() -> dict[str, str]:
-    """What ``CUDA_VISIBLE_DEVICES`` calls each of this machine's NVIDIA GPUs that we may use, and
-    their UUIDs.
+    """The NVIDIA GPUs that this process may use: their names in ``CUDA_VISIBLE_DEVICES``, and their
+    UUIDs.
 
-    A GPU that is parted (MIG) is its parts. Empty where there is none.
+    A GPU partitioned by MIG is listed as its parts. Empty if there is no GPU.
     """
     if shutil.which("nvidia-smi") is None:
         return {}
@@ -43,33 +43,35 @@ def devices() -> dict[str, str]:
     visible = os.environ.get(VISIBLE)
     if visible is None:
         return {uuid: uuid for uuid in uuids}
-    here = {}
+    usable = {}
     for name in visible.split(","):
-        found = (
+        matching = (
             uuids[int(name) :][:1]
             if name.isdigit()
             else [uuid for uuid in uuids if name and uuid.startswith(name)]
         )
-        if not found:
-            break  # as in CUDA: what follows an unknown device is not there either
-        here[name] = found[0]
-    return here
+        if not matching:
+            break  # as in CUDA: devices after an unknown one are ignored
+        usable[name] = matching[0]
+    return usable
 
 
 def _parts(gpu: str) -> list[str]:
+    """The UUIDs of a GPU's parts in its section of ``nvidia-smi -L``, or its own if it has none."""
     uuids = re.findall(r"UUID: ([\w./-]+)\)", gpu)
     return uuids[1:] or uuids
 
 
 def slots() -> int:
-    """How many runs may share a GPU, by the environment."""
+    """How many runs may share a GPU, as the environment variable says."""
     return number_of_runs(os.environ.get(RUNS_PER_GPU, "1"), RUNS_PER_GPU)
 
 
 def number_of_runs(given: object, key: str) -> int:
-    """What was ``given`` as ``key``; raises WtkitError for what is no positive number."""
+    """``given`` as a positive whole number; raises WtkitError, with the name ``key``, if it is
+    none."""
     if not str(given).isdecimal() or int(str(given)) < 1:
-        raise WtkitError(f"{key}: expected a whole number from 1 on, got {str(given)!r}")
+        raise WtkitError(f"{key}: expected a whole number of 1 or more, got {str(given)!r}")
     return int(str(given))
 
 
@@ -77,28 +79,32 @@ def number_of_runs(given: object, key: str) -> int:
 def claim(
     among: Mapping[str, str], count: int = 1, *, runs: int = 1, folder: Path | None = None
 ) -> Iterator[list[str]]:
-    """Hold ``count`` devices, all at once, and give their names; while too few are free, say so in
-    a line and wait.
+    """Claim ``count`` devices at once and give their names; while too few are free, print a line
+    and wait.
 
     Args:
-        among: names of devices, and for each what tells it apart on this machine for all users and
-            containers.
-        runs: how many runs may share a device. Free devices come before those that are shared.
-        folder: where the locks are; by default where all users have them.
+        among: names of devices, and for each an identifier that is the same for all users and
+            containers on this machine.
+        count: the number of devices to claim.
+        runs: how many runs may share a device. Free devices are taken before shared ones.
+        folder: the folder of the locks; by default the one that all users share.
 
     Raises:
-        WtkitError: if there are fewer devices than that, or the locks cannot be written.
+        WtkitError: if the machine has too few devices, or the locks cannot be written.
     """
     if count > len(among):
-        raise WtkitError(f"{count} GPUs asked for, {len(among)} here: {', '.join(among) or 'none'}")
+        raise WtkitError(
+            f"{count} GPUs asked for, {len(among)} here: {', '.join(among) or 'none'}; ask for "
+            "fewer"
+        )
     if count > 1 and any(key.startswith("MIG") for key in among.values()):
         raise WtkitError(
-            f"{count} GPUs asked for, but there are parts of one here (MIG): a run "
-            "can have one of these"
+            f"{count} GPUs asked for, but the GPUs here are partitioned (MIG); ask for 1, as a run "
+            "can use only one part"
         )
     waits = False
-    while len(held := take_locks(among, count, runs, folder or FOLDER)) < count:
-        for lock in held.values():
+    while len(claims := take_locks(among, count, runs, folder or FOLDER)) < count:
+        for lock in claims.values():
             lock.close()
         if not waits:
             print(
@@ -109,34 +115,34 @@ def claim(
         waits = True
         time.sleep(POLL)
     try:
-        yield list(held)
+        yield list(claims)
     finally:
-        for lock in held.values():
+        for lock in claims.values():
             lock.close()
 
 
 def take_locks(
     among: Mapping[str, str], count: int, runs: int, folder: Path
 ) -> dict[str, IO[bytes]]:
-    """Up to ``count`` devices that could be locked, with their locks."""
-    held: dict[str, IO[bytes]] = {}
+    """Lock up to ``count`` free devices; returns them with their locks."""
+    claims: dict[str, IO[bytes]] = {}
     for slot in range(runs):
         for name, key in among.items():
-            if name in held or len(held) == count:
+            if name in claims or len(claims) == count:
                 continue
             lock = _open(folder, f"{re.sub(r'[^A-Za-z0-9-]', '_', key)}.{slot}")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # it stays as long as a process that was launched for it
+                # inherited by the processes launched for it, and held as long as any of them runs
                 os.set_inheritable(lock.fileno(), True)
-                held[name] = lock
+                claims[name] = lock
             except BlockingIOError:
                 lock.close()
-    return held
+    return claims
 
 
 def _open(folder: Path, name: str) -> IO[bytes]:
-    """A lock that any user may take, whoever made it."""
+    """Open a lock file, or create one that any user may lock."""
     path = folder / name
     try:
         if not folder.exists():
@@ -154,15 +160,15 @@ def _open(folder: Path, name: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def claimed(count: int = 1) -> Iterator[None]:
-    """Claim GPUs of this machine and show CUDA no others; call it before CUDA is used.
+    """Claim GPUs of this machine and hide all others from CUDA; call it before CUDA is used.
 
-    Does nothing where there is no GPU, nor where somebody else hands them out: Slurm, torchrun, or
-    a ``CUDA_VISIBLE_DEVICES`` of just so many.
+    Does nothing if there is no GPU, or if Slurm, torchrun or a ``CUDA_VISIBLE_DEVICES`` of exactly
+    ``count`` devices assigns them.
     """
-    here = {} if os.environ.keys() & {"SLURM_JOB_ID", "LOCAL_RANK"} else devices()
-    if not here or (VISIBLE in os.environ and len(here) == count):
+    usable = {} if os.environ.keys() & {"SLURM_JOB_ID", "LOCAL_RANK"} else devices()
+    if not usable or (VISIBLE in os.environ and len(usable) == count):
         yield
         return
-    with claim(here, count, runs=slots()) as names:
+    with claim(usable, count, runs=slots()) as names:
         os.environ[VISIBLE] = ",".join(names)
         yield

@@ -1,4 +1,4 @@
-"""Processes that do one thing together: started, ended, and heard as one. Imports no torch."""
+"""Start and end the processes of a group together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import WtkitError
 
-LAUNCHED = "WTKIT_LAUNCHED"  # set for processes whose launcher says what became of each
-# seconds after which what is left of a group that failed gets SIGTERM, and SIGKILL
+LAUNCHED = "WTKIT_LAUNCHED"  # set in processes whose launcher reports how each of them ended
+# seconds after which the remaining processes of a failed group get SIGTERM, and SIGKILL
 LEAVE, GRACE = 3.0, 30.0
 POLL = 0.02  # seconds
 
 
 def signalled_with_parent(number: signal.Signals) -> None:
-    """Have this process sent a signal when its parent ends, however that ends."""
+    """Send this process a signal when its parent ends, however it ends."""
     with contextlib.suppress(AttributeError, OSError):  # Linux only
         ctypes.CDLL(None).prctl(1, int(number))  # PR_SET_PDEATHSIG
 
 
 def killed_with_parent(_worker: int) -> None:
-    """The same for a process of a DataLoader: left alone it may wait for ever."""
+    """Kill a DataLoader's process when its parent ends; on its own it may wait for ever."""
     signalled_with_parent(signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def said_once() -> Iterator[None]:
-    """What all processes of a group find wrong alike, before they have met, the first of them
-    says."""
+    """Within this context, only the first process of a group prints a WtkitError that all of them
+    raise."""
     try:
         yield
     except WtkitError as error:
@@ -43,77 +43,73 @@ def said_once() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this is the first process of its group, or alone."""
+    """Whether this is the first process of its group, or has no group."""
     return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def launch(count: int, words: Sequence[str]) -> int:
-    """Python with ``words`` in ``count`` processes of one group, as ``torchrun`` starts them.
+    """Run Python with ``words`` in ``count`` processes of one group, as ``torchrun`` does.
 
-    Unlike ``torchrun`` it hands down the files that were opened to be inherited, which claims are,
-    hands on each signal that it can, and takes its processes with it when it is killed.
+    Unlike ``torchrun`` it passes inheritable files (GPU locks) on, forwards signals, and takes its
+    children down with it.
 
     Returns:
-        the exit status of the first process to fail, 128 and the signal if it was killed; it is
-        said which signal.
+        the exit status of the first process to fail. For a process that was killed this is 128 plus
+        the signal, and the signal is printed.
     """
     processes: list[subprocess.Popen] = []
-    told: list[int] = []
+    received: list[int] = []
 
-    def hand_on(number: int, _frame: object = None) -> None:
-        told.append(number)
+    def forward(number: int, _frame: object = None) -> None:
+        received.append(number)
         for process in processes:
             process.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
-        signal.signal(number, hand_on)
-    # bound, not listening: no other program is given the port, the group may use it
+        signal.signal(number, forward)
+    # bound, not listening: no other program gets the port, and the group may use it
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
-        group = {
-            "WORLD_SIZE": count,
-            "LOCAL_WORLD_SIZE": count,
-            "MASTER_ADDR": "127.0.0.1",
-            LAUNCHED: 1,
-        }
-        group["MASTER_PORT"] = reserved.getsockname()[1]
         for rank in range(count):
-            place = {
-                name: str(value)
-                for name, value in (group | {"RANK": rank, "LOCAL_RANK": rank}).items()
-            }
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *words],
-                    env={"OMP_NUM_THREADS": "1"} | os.environ | place,
-                    close_fds=False,
-                    start_new_session=True,  # what a terminal sends reaches it through us, and once
-                    preexec_fn=lambda: signalled_with_parent(signal.SIGTERM),  # noqa: PLW1509  # we have no threads
-                )
-            )
-        for missed in [*told]:  # while not all of them had begun
-            hand_on(missed)
+            processes.append(_start(words, rank, count, port=reserved.getsockname()[1]))
+        for missed in [*received]:  # signals that came before all processes had started
+            forward(missed)
         failed = _first_failure(processes)
     if failed is None:
         return 0
     status = processes[failed].returncode
-    if status < 0 and -status not in told:
+    if status < 0 and -status not in received:
         name = signal.Signals(-status).name
-        why = ", perhaps for want of memory" if name == "SIGKILL" else ""
+        why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
         print(
             f"wtkit: process {failed} of {len(processes)} was killed ({name}){why}; the same "
-            "command goes on from what was saved",
+            "command resumes from the last checkpoint",
             file=sys.stderr,
         )
-    return status if status >= 0 else 128 - status  # as a shell has it
+    return status if status >= 0 else 128 - status  # as shells do
+
+
+def _start(words: Sequence[str], rank: int, count: int, port: int) -> subprocess.Popen:
+    """Start one process of a group; torch reads its place in the group from the environment."""
+    place = {
+        "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHED: 1,
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env={"OMP_NUM_THREADS": "1"} | os.environ | {name: str(v) for name, v in place.items()},
+        close_fds=False,
+        start_new_session=True,  # a terminal's signals reach it once, through the launcher
+        preexec_fn=lambda: signalled_with_parent(signal.SIGTERM),  # noqa: PLW1509  # no threads here
+    )
 
 
 def _first_failure(processes: list[subprocess.Popen]) -> int | None:
-    """The number of the process that failed first, if one did, when all have ended: the others are
-    made to."""
+    """Wait until all processes have ended; if one fails, end the others. Returns the number of the
+    one that failed first, or None."""
     failed, since = None, 0.0
-    while any([process.poll() is None for process in processes]):  # a list: look at each of them
+    while any([process.poll() is None for process in processes]):  # a list, to poll each of them
         time.sleep(POLL)
         if failed is None:
             failed = _worst(processes)
@@ -127,6 +123,7 @@ def _first_failure(processes: list[subprocess.Popen]) -> int | None:
 
 
 def _worst(processes: list[subprocess.Popen]) -> int | None:
-    """Of those that have failed the one that was killed, if any: the loss of it ends the others."""
+    """The number of a failed process, preferably of one that was killed: its loss ends the
+    others."""
     failed = [rank for rank, process in enumerate(processes) if process.returncode]
     return min(failed, key=lambda rank: processes[rank].returncode, default=None)

@@ -1,4 +1,4 @@
-"""The worker processes of a DataLoader: how many, and what becomes of their errors."""
+"""The worker processes of a DataLoader: their number and their errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from ..errors import WtkitError
 
 
 def at_most_a_core_each(workers: int) -> int:
-    """So many processes for a DataLoader, or as many as there are cores: more would only take
-    turns."""
+    """The number of processes for a DataLoader: ``workers``, but at most one per core."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -21,7 +20,7 @@ def at_most_a_core_each(workers: int) -> int:
 
 @contextlib.contextmanager
 def killed_workers() -> Iterator[None]:
-    """Say in a line that a DataLoader's process was killed, which PyTorch may notice anywhere in
+    """Raise a WtkitError if a DataLoader's process was killed; PyTorch may notice that anywhere in
     the main program."""
     try:
         yield
@@ -30,15 +29,15 @@ def killed_workers() -> Iterator[None]:
             raise
         reason = textwrap.shorten(str(error), 120)
         raise WtkitError(
-            f"a process that decodes images is gone: {reason}; where memory is short take fewer "
-            "workers, then give the same command again: it goes on from what was saved"
+            f"a process that decodes images was killed: {reason}; if memory is short take fewer "
+            "workers, then run the same command again: it resumes from the last checkpoint"
         ) from None
 
 
 @contextlib.contextmanager
 def workers_errors() -> Iterator[None]:
-    """A ``WtkitError`` of a DataLoader's worker as it was raised there, without the traceback it
-    comes wrapped in."""
+    """Raise a ``WtkitError`` of a DataLoader's worker without the traceback that PyTorch wraps it
+    in."""
     try:
         yield
     except WtkitError as error:

@@ -278,7 +278,7 @@ def settings(run: xr.Dataset) -> dict[str, Any]:
     options that are not recorded."""
     recorded = json.loads(str(run["settings"].values))
     if recorded.get("method") in methods.names():
-        earlier = methods.method_class(recorded["method"]).BEFORE
+        earlier = methods.method_class(recorded["method"]).LATER_OPTIONS
         recorded["options"] = {**earlier, **recorded["options"]}
     return recorded
 

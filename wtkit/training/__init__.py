@@ -5,20 +5,20 @@ from .loop import train
 from .machine import enough_memory, find_device, keep_memory
 from .precision import precision_warning, slowdown
 from .preparation import convert_all, make_optimizer
-from .provenance import describe_provenance, processor_name
+from .provenance import cpu_name, describe_provenance
 from .run import PRECISIONS, Run
 
 __all__ = [
     "PRECISIONS",
     "Run",
     "convert_all",
+    "cpu_name",
     "describe_provenance",
     "enough_memory",
     "find_device",
     "keep_memory",
     "make_optimizer",
     "precision_warning",
-    "processor_name",
     "slowdown",
     "train",
     "write_checkpoint",

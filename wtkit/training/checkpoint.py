@@ -1,4 +1,4 @@
-"""A run's folder: who holds it, its checkpoint, and its finished trajectory."""
+"""A run's folder: its lock, its checkpoint, and its finished trajectory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ COPY = "finished.nc"
 
 
 def claim_folder(folder: Path, config: RunConfig, stack: contextlib.ExitStack) -> xr.Dataset | None:
-    """Hold ``folder`` until ``stack`` is left, and return the run in it, if it is this one and
-    finished."""
+    """Lock ``folder`` until ``stack`` closes. Returns the finished run in it, if there is one with
+    these settings."""
     taken = f"another process is training in {folder}; wait for it, or take another folder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,11 @@ def claim_folder(folder: Path, config: RunConfig, stack: contextlib.ExitStack) -
 
 
 def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
-    """The finished run in ``folder``, if it is this one."""
+    """The finished run in ``folder``, if there is one.
+
+    Raises:
+        WtkitError: if it has other settings.
+    """
     path, copy = folder / "trajectory.nc", folder / COPY
     if not path.exists():
         if not copy.exists() or str(open_run(copy)["settings"].values) != config.revision:
@@ -50,8 +54,8 @@ def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
     run = open_run(path)
     if str(run["settings"].values) != config.revision:
         raise WtkitError(
-            f"{path} is a run with other settings; choose another folder, or delete "
-            "it to train anew"
+            f"{path} is a run with other settings; choose another folder, or delete it to train "
+            "again"
         )
     return run
 
@@ -70,31 +74,33 @@ def save_checkpoint(run: Run, folder: Path) -> None:
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    then = "goes on from the last checkpoint that was saved" if path.exists() else "begins anew"
+    then = (
+        "resumes from the last saved checkpoint" if path.exists() else "starts from the beginning"
+    )
     write_whole(
-        path, buffer.getbuffer(), f"free some space and start the same command again: it {then}"
+        path, buffer.getbuffer(), f"free some space and run the same command again: it {then}"
     )
 
 
 def resume(run: Run, folder: Path, quiet: bool) -> None:
-    """Go on from the checkpoint in ``folder``, if there is one of these settings."""
+    """Restore the checkpoint in ``folder``, if there is one with these settings."""
     state = agreed(
-        run.share, lambda: _take_up(folder / "checkpoint.pt", run.config.revision, quiet)
+        run.share, lambda: _find_checkpoint(folder / "checkpoint.pt", run.config.revision, quiet)
     )
     if state is None:
         return
     run.restore(state)
     where = f", step {run.step} of {run.steps}" if run.step else ""
-    say(f"Going on after epoch {len(run.records) - 1} of {run.config.epochs}{where}.", quiet)
+    say(f"Resuming after epoch {len(run.records) - 1} of {run.config.epochs}{where}.", quiet)
 
 
-def _take_up(path: Path, revision: str, quiet: bool) -> dict[str, Any] | None:
-    """The checkpoint of these settings; one of others is put aside."""
+def _find_checkpoint(path: Path, revision: str, quiet: bool) -> dict[str, Any] | None:
+    """The checkpoint with these settings; one with other settings is renamed first."""
     state = _load(path)
     if state is not None and state["revision"] != revision:
         aside = _aside(path, state["revision"])
         os.replace(path, aside)
-        say(f"{path} belongs to other settings: it is {aside.name} now.", quiet)
+        say(f"{path} belongs to other settings: renamed to {aside.name}.", quiet)
         state = None
     own = _aside(path, revision)
     if state is None and own.exists():  # these settings were here before
@@ -104,7 +110,7 @@ def _take_up(path: Path, revision: str, quiet: bool) -> dict[str, Any] | None:
 
 
 def _aside(path: Path, revision: str) -> Path:
-    """What a checkpoint of these settings is called while others are trained in its folder."""
+    """The name of a checkpoint with these settings while others are trained in its folder."""
     return path.with_name(f"checkpoint.{stream_seed(revision):016x}.pt")
 
 
@@ -114,8 +120,8 @@ def _load(path: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=False)
         state["revision"]
-    except Exception as error:  # whatever a damaged file, or another program's, makes of itself
+    except Exception as error:  # a damaged file, or another program's, can raise anything
         raise WtkitError(
-            f"cannot read {path} ({type(error).__name__}); delete it to train anew"
+            f"cannot read {path} ({type(error).__name__}); delete it to train again"
         ) from None
     return state

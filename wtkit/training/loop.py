@@ -16,7 +16,7 @@ from ..processes import agreed, joined, killed_workers
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
 from .machine import enough_memory, find_device, keep_memory, listen_for_stop, say
 from .precision import precision_warning
-from .provenance import processor_name
+from .provenance import cpu_name
 from .run import Run
 
 
@@ -30,28 +30,36 @@ def train(
 ) -> xr.Dataset:
     """Train one run and return its trajectory, in the schema of :mod:`wtkit.results`.
 
-    Under ``torchrun`` all its processes train the one run together, each on its share of every
-    batch: ``batch_size`` is that of all of them, and the result, to rounding, is that of a process
-    alone. BatchNorm normalises with the batch of all processes on GPUs; on CPUs PyTorch has no such
-    BatchNorm, and each normalises with its own share.
+    Under ``torchrun`` all processes train one run together, each on its share of every batch:
+    ``batch_size`` counts the images of all of them, and the result equals that of a single process
+    to rounding. On GPUs BatchNorm normalises with the batch of all processes. PyTorch has no such
+    BatchNorm for CPUs, where each process normalises with its own share.
 
-    A loss or an output that is not finite ends the run; its record is kept, with the status
+    A loss or an output that is not finite ends the run; its record is written with the status
     ``diverged``.
 
     Args:
-        config: what to train.
-        folder: where to write ``trajectory.nc``, and a checkpoint after every epoch, so that a run
-            that is killed at any moment and started again goes on where it was: on the CPU to the
-            same result, on a GPU to what its kernels repeat. On SIGTERM or SIGUSR1 the step is
-            finished, a checkpoint written, and :class:`~wtkit.errors.Stopped` raised. None writes
-            nothing.
+        config: the settings of the run.
+        folder: where to write ``trajectory.nc``, and a checkpoint after every epoch. A run that is
+            killed at any moment and started again resumes: on the CPU with the same result, on a
+            GPU as far as its kernels are deterministic. On SIGTERM or SIGUSR1 the step is finished,
+            a checkpoint written, and :class:`~wtkit.errors.Stopped` raised. None writes nothing.
         device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
         quiet: print nothing.
 
     Raises:
         WtkitError: for missing data; for a folder that holds another run, or that another process
-            is writing to; for a batch that the processes cannot share equally.
+            writes to; for a batch that the processes cannot split equally.
+
+    Example:
+        >>> import wtkit
+        >>> from wtkit.experiments import run_config
+        >>> config = run_config({"method": "kolen_pollack", "network": "mlp", "image_size": 8,
+        ...                      "classes": 2, "epochs": 1, "network_options": {"hidden": [8]}})
+        >>> run = wtkit.train(config, device="cpu", quiet=True)
+        >>> run.test_error.dims
+        ('epoch',)
     """
     folder = None if folder is None else Path(folder)
     with contextlib.ExitStack() as stack:
@@ -63,11 +71,9 @@ def train(
             if finished is not None:
                 say(f"{folder} holds this run already, finished.", quiet)
                 return finished
-        if not quiet and (
-            slow := precision_warning(config.precision, target.type, processor_name())
-        ):
+        if not quiet and (slow := precision_warning(config.precision, target.type, cpu_name())):
             say(f"Warning: {slow}", quiet)
-        told_to_stop = stack.enter_context(listen_for_stop(folder is not None))
+        stop_signals = stack.enter_context(listen_for_stop(folder is not None))
         keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
         with enough_memory(target), killed_workers():
@@ -75,7 +81,7 @@ def train(
             if folder is not None:
                 resume(run, folder, quiet)
             run.refuse_differing("at the start")
-            _loop(run, folder, told_to_stop, on_epoch, quiet)
+            _loop(run, folder, stop_signals, on_epoch, quiet)
         result = run.trajectory()
         if folder is not None:
             agreed(share, lambda: finish(result, folder))
@@ -85,23 +91,25 @@ def train(
 def _loop(
     run: Run,
     folder: Path | None,
-    told_to_stop: list[str],
+    stop_signals: list[str],
     on_epoch: Callable[[xr.Dataset], None] | None,
     quiet: bool,
 ) -> None:
-    """From wherever ``run`` stands to its end."""
+    """Train ``run`` from its current state to its end."""
     config = run.config
     while run.status == "running":
         start = time.perf_counter()
         epoch = len(run.records)
+        if epoch == 1 and run.step == 0:
+            run.mirror_before_training()
         if epoch > 0:
-            stopped = run.engaged_epoch(told_to_stop, quiet)
+            stopped = run.engaged_epoch(stop_signals, quiet)
             if stopped and folder is not None:
                 run.seconds += time.perf_counter() - start
                 save_checkpoint(run, folder)
                 stop = Stopped(
-                    f"{folder}: stopped by {told_to_stop[0]} after step {run.step} of {run.steps} "
-                    f"of epoch {epoch}; the same command goes on from there"
+                    f"{folder}: stopped by {stop_signals[0]} after step {run.step} of {run.steps} "
+                    f"of epoch {epoch}; the same command resumes from there"
                 )
                 stop.said_elsewhere = run.share.rank > 0
                 raise stop

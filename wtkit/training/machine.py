@@ -1,4 +1,4 @@
-"""The machine that a run is on: its device, memory, signals and terminal."""
+"""The machine that runs a training: its device, memory, signals and terminal."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ..errors import WtkitError, is_lack_of_memory
 
 @contextlib.contextmanager
 def listen_for_stop(listen: bool) -> Iterator[list[str]]:
-    """A list that the name of SIGTERM or SIGUSR1 is put on when it arrives, as before a machine is
-    taken away."""
-    told: list[str] = []
-    # only a program's main thread may listen, and only a run that can be resumed has a use for it
+    """A list that collects the names of SIGTERM and SIGUSR1 as they arrive; schedulers send them
+    before they take a machine away."""
+    received: list[str] = []
+    # only a program's main thread may listen, and only a run that can be resumed needs to
     signals = (
         (signal.SIGTERM, signal.SIGUSR1)
         if listen and threading.current_thread() is threading.main_thread()
         else ()
     )
     before = {
-        number: signal.signal(number, lambda n, _: told.append(signal.Signals(n).name))
+        number: signal.signal(number, lambda n, _: received.append(signal.Signals(n).name))
         for number in signals
     }
     try:
-        yield told
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -41,6 +41,7 @@ def listen_for_stop(listen: bool) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def enough_memory(device: torch.device) -> Iterator[None]:
+    """Turn an out-of-memory error into one that names the settings to reduce."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -48,13 +49,18 @@ def enough_memory(device: torch.device) -> Iterator[None]:
             raise
         raise WtkitError(
             f"out of memory on {device}: {textwrap.shorten(str(error), 120)}; take a smaller "
-            "batch_size, image_size or noise_batch; epochs that were saved are kept"
+            "batch_size, image_size or noise_batch; saved epochs are not lost"
         ) from None
 
 
 def find_device(name: str | None) -> torch.device:
+    """The device to train on; by default a GPU if there is one.
+
+    Raises:
+        WtkitError: if there is no such device, or it cannot train.
+    """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    # torchrun's number of this process on this machine
+    # torchrun numbers the processes on this machine
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
@@ -64,7 +70,8 @@ def find_device(name: str | None) -> torch.device:
         reason = textwrap.shorten(str(error).splitlines()[0], 120)
         if is_lack_of_memory(error):
             raise WtkitError(
-                f"out of memory on {name}, before anything was put there ({reason})"
+                f"out of memory on {name} before anything was stored there ({reason}); choose "
+                "another device, or end the program that uses it"
             ) from None
         raise WtkitError(
             f"no device {name!r} here, expected 'cpu', or 'cuda' where there is a GPU ({reason})"
@@ -77,23 +84,24 @@ def find_device(name: str | None) -> torch.device:
 
 
 def keep_memory() -> None:
-    """Have the C library keep what is freed: handing gradients' pages back and forth costs a tenth
-    of a CPU step."""
+    """Make the C library keep freed memory: returning the pages of gradients to the system and
+    getting them back takes a tenth of a step on a CPU."""
     with contextlib.suppress(AttributeError, OSError):  # glibc only
         mallopt = ctypes.CDLL(None).mallopt
-        # M_MMAP_THRESHOLD: what is smaller comes from the heap, which is kept …
-        mallopt(-3, 32 << 20)
-        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: … until that much of it is free
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: smaller blocks come from the heap
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: the heap shrinks only above this free size
 
 
 def say(text: str, quiet: bool) -> None:
+    """Print a line, unless ``quiet``."""
     if not quiet:
-        # in one go: a process that is killed in between leaves no half line
+        # in one write: a process killed in between leaves no half line
         print(f"{text}\n", end="", flush=True)
 
 
 def progress_bar(batches: Iterator, done: int, total: int, text: str, quiet: bool) -> Iterator:
-    """A bar on a terminal, nothing elsewhere: the line at the epoch's end then says it all."""
+    """A progress bar on a terminal; nothing elsewhere, where the line at the epoch's end is
+    enough."""
     return tqdm(
         batches, text, total, initial=done, leave=False, disable=quiet or not sys.stderr.isatty()
     )

@@ -1,5 +1,5 @@
-"""Whether a precision pays on this CPU: measured, not read off its flags. Imports torch only to
-measure."""
+"""Whether a precision is faster on this CPU: measured, not read from its flags. Imports torch only
+to measure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import warnings
 from multiprocessing.connection import Connection
 
 FASTEST = "float32"
-"""What the other precisions are compared with, and what is advised where they are slower."""
+"""The precision that others are compared with, and the advice if they are slower."""
 MARGIN = 1.2
-"""Times float32's time up to which nothing is said: less may be noise."""
+"""A smaller factor over float32's time may be noise, and gives no warning."""
 TURNS = 0.08
-"""Seconds for which each product is tried in each precision, after a turn to warm up."""
+"""Seconds for which each product is measured in each precision, after one turn to warm up."""
 LIMIT = 20.0
-"""Seconds after which the measurement is given up, and nothing said."""
+"""Seconds after which the measurement is abandoned, without a warning."""
 
 
-def precision_warning(precision: str, device: str, processor: str) -> str:
-    """A sentence on a precision that is slower than float32 on this CPU, with the setting that
-    fixes it; or nothing.
+def precision_warning(precision: str, device: str, cpu: str) -> str:
+    """A warning that a precision is slower than float32 on this CPU, with the setting to change; or
+    "".
 
     Args:
-        precision: of a run.
-        device: its type, such as ``cpu``; nothing is measured on any other.
-        processor: name of the CPU, to be shown.
+        precision: the run's precision.
+        device: the type of its device; only ``cpu`` is measured.
+        cpu: the CPU's name, for the warning.
     """
     if device != "cpu" or precision == FASTEST:
         return ""
@@ -36,18 +36,18 @@ def precision_warning(precision: str, device: str, processor: str) -> str:
         return ""
     times = f"{factor:.0f}" if factor >= 3 else f"{factor:.1f}"
     compared = f"precision {precision} takes about {times} times as long as float32"
-    return f"{compared} on this CPU, {processor}; set precision: {FASTEST}"
+    return f"{compared} on this CPU, {cpu}; set precision: {FASTEST}"
 
 
 @functools.cache
 def slowdown(precision: str) -> float:
-    """Time of a convolution and a matrix product in a precision, on one thread of the CPU, over
-    that in float32.
+    """The time of a convolution and a matrix product in a precision over their time in float32, on
+    one thread.
 
-    Measured once a process, in some 0.4 s, without a random number. Threads that wait for each
-    other on a busy machine would hide the factor, and a change of their number could change how
-    this process rounds from then on: so where there are several, a copy of the process measures. 1
-    where it cannot be measured.
+    Measured once per process, in about 0.4 s, without random numbers. On a busy machine, threads
+    that wait for each other would hide the factor; and a change of their number could change how
+    this process rounds afterwards. So a process with several threads measures in a forked copy. 1
+    if it cannot be measured.
     """
     import torch
 
@@ -57,7 +57,7 @@ def slowdown(precision: str) -> float:
     copy = multiprocessing.get_context("fork").Process(
         target=_report, args=(precision, there), daemon=True
     )
-    with warnings.catch_warnings():  # of threads, which the copy is without
+    with warnings.catch_warnings():  # about threads, which the copy does not have
         warnings.simplefilter("ignore", DeprecationWarning)
         copy.start()
     there.close()
@@ -82,11 +82,11 @@ def _measured(precision: str) -> float:
 
 
 def _seconds(precision: str) -> float:
-    """Of a 3×3 convolution of 64 channels on 8×8 maps and a product with a 512×512 matrix, cast as
-    autocast does.
+    """The time of a 3×3 convolution of 64 channels on 8×8 maps and a product with a 512×512 matrix,
+    under autocast.
 
-    Of each the fastest turn, in time of this thread, which other work on the machine does not add
-    to.
+    The fastest turn of each, in CPU time of this thread, so that other work on the machine does not
+    count.
     """
     import torch
     from torch.nn import functional as F
@@ -96,18 +96,18 @@ def _seconds(precision: str) -> float:
     kernels, vectors, matrix = (
         torch.full(size, 0.01) for size in ((64, 64, 3, 3), (64, 512), (512, 512))
     )
-    found = 0.0
+    total = 0.0
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=precision != FASTEST):
         for product in (
             lambda: F.conv2d(images, kernels, padding=1),
             lambda: F.linear(vectors, matrix),
         ):
-            product()  # prepares its kernels
+            product()  # warm-up
             best, now = float("inf"), time.thread_time()
             end = now + TURNS
             while now < end:
                 product()
                 before, now = now, time.thread_time()
                 best = min(best, now - before)
-            found += best
-    return found
+            total += best
+    return total

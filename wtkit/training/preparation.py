@@ -1,4 +1,4 @@
-"""What a run is made of: the converted model, its optimizer, and its share of data parallelism."""
+"""The parts of a run: the converted model, its optimizer, and data parallelism."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..methods import Method
 
 
 def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
-    """Convert ``model``; layers that stay on backprop too, so that they are measured like the
-    others."""
-    convert(model, method, seed=config.seed, backprop=config.backprop)
+    """Convert ``model``. Layers kept on backprop become feedback layers with the method
+    ``backprop``, so that they are measured like the others."""
+    convert(model, method, seed=config.seed, keep_on_backprop=config.keep_on_backprop)
     if not feedback_layers(model):
         raise WtkitError(
-            "setting 'backprop': no layer is left for the method; take the method "
+            "setting 'keep_on_backprop': no layer is left for the method; take the method "
             "'backprop' instead"
         )
     for module in list(model.modules()):
@@ -30,18 +30,18 @@ def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.DistributedDataParallel:
-    """``model`` with its gradients averaged over all processes. Kolen–Pollack's B, which is handed
-    W's, needs none."""
+    """``model`` with gradients averaged over all processes. Kolen–Pollack's B uses W's averaged
+    gradient."""
     on_gpu = device.type == "cuda"
-    if on_gpu:  # PyTorch has none for CPUs
+    if on_gpu:  # PyTorch has no SyncBatchNorm for CPUs
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # said of 1×1 kernels, whose gradients' strides differ only along dimensions of one element
+    # warned of for 1×1 kernels, whose gradients' strides differ only along dimensions of size 1
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Buffers are the same in all of them without being sent at every step; B is one of those. The
-    # argument that says so has a new name since torch 2.15.
+    # Buffers, B among them, are equal in all processes without being sent in every step. The
+    # argument that switches the sending off has a new name since torch 2.15.
     named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
-    # then what lies below has no gradient
+    # if a layer sends nothing back, the layers below have no gradient
     cut = any(layer.B is None for layer in feedback_layers(model).values())
     settings: dict[str, Any] = {
         "gradient_as_bucket_view": True,
@@ -54,8 +54,8 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.Distrib
 
 
 def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
-    """SGD over all parameters; weights, forward and feedback, decay, biases and BatchNorm do
-    not."""
+    """SGD over all parameters. Weight decay applies to forward and feedback weights, not to biases
+    and BatchNorm."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -67,16 +67,18 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
         groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
     )
     if config.precision == "fp16" and config.momentum:
-        # a fused first step whose gradients overflow leaves the momentum that it makes as the
-        # memory was
+        # fused SGD leaves momentum uninitialised when its first step overflows
         for parameter in model.parameters():
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
 
 
 def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay momentum out in memory as its parameter is: a checkpoint of another kind of device has
-    another layout, which fused SGD refuses on a GPU and takes for the parameter's on the CPU."""
-    for parameter, kept in optimizer.state.items():
-        if kept.get("momentum_buffer") is not None:
-            kept["momentum_buffer"] = torch.empty_like(parameter).copy_(kept["momentum_buffer"])
+    """Give each momentum the memory layout of its parameter.
+
+    A checkpoint from another kind of device has another layout. Fused SGD refuses it on a GPU, and
+    on the CPU misreads it as the parameter's.
+    """
+    for parameter, state in optimizer.state.items():
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])

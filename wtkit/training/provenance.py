@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, device and processes."""
+"""The provenance of a result: versions, commit, device and processes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from ..processes import ALONE, Share
 
 
 def resumed_provenance(before: str, now: str) -> str:
-    """The provenance of a run that goes on: as it began, and under ``resumed`` what changed at each
-    resumption."""
-    began, goes_on = json.loads(before), json.loads(now)
-    until_now = dict(began)
-    for resumed in began.get("resumed", []):
-        until_now |= resumed
+    """The provenance of a resumed run: as it started, and under ``resumed`` what changed each
+    time it was resumed."""
+    first, current = json.loads(before), json.loads(now)
+    latest = dict(first)
+    for resumed in first.get("resumed", []):
+        latest |= resumed
     change = {
         key: value
-        for key, value in goes_on.items()
-        if key != "started" and value != until_now.get(key)
+        for key, value in current.items()
+        if key != "started" and value != latest.get(key)
     }
     if change:
-        began["resumed"] = [*began.get("resumed", []), change | {"started": goes_on["started"]}]
-    return json.dumps(began)
+        first["resumed"] = [*first.get("resumed", []), change | {"started": current["started"]}]
+    return json.dumps(first)
 
 
 def describe_provenance(device: torch.device, share: Share = ALONE) -> str:
-    """What a result depends on beside its settings, as JSON."""
+    """What a result depends on besides its settings, as JSON."""
     return json.dumps(
         {
             "wtkit": __version__,
@@ -43,9 +43,7 @@ def describe_provenance(device: torch.device, share: Share = ALONE) -> str:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "torchvision": str(torchvision.__version__),
-            "device": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else processor_name(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "threads": torch.get_num_threads(),
             "processes": share.world,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -55,8 +53,8 @@ def describe_provenance(device: torch.device, share: Share = ALONE) -> str:
 
 @functools.cache
 def current_commit() -> str:
-    """The commit of the checkout that wtkit is run from, with ``+`` where wtkit itself differs from
-    it; or nothing."""
+    """The commit of wtkit's checkout, with ``+`` if wtkit's files differ from it; "" outside of a
+    checkout."""
     here = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
@@ -73,7 +71,8 @@ def current_commit() -> str:
         return ""
 
 
-def processor_name() -> str:
+def cpu_name() -> str:
+    """The CPU's model and the instruction set that PyTorch uses on it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Everything that changes while a run goes on: steps, records, and the state of a checkpoint."""
+"""The state of one run: its model and optimizer, the steps, the records, and checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from ..feedback import (
     feedback_layers,
     feedback_norm_ratios,
     find_live_taps,
-    learns_mirror,
     live_shares,
     matrix_angles,
     mirror,
@@ -39,13 +38,16 @@ from .provenance import describe_provenance, resumed_provenance
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 256
-ASKED_EVERY = 10  # steps between two times that several processes ask each other whether to stop
+STOP_CHECK_EVERY = 10  # steps between cross-process stop checks
 
 
 class Run:
-    """Everything that changes while a run goes on.
+    """The state of one run.
 
     Args:
+        config: the settings.
+        device: where to train.
+        share: this process's share of the work.
         loaded: the run's data, if they are loaded already.
     """
 
@@ -73,13 +75,13 @@ class Run:
         self.begin_epoch()
 
     def _prepare(self, loaded: Data | None) -> None:
-        """What each process does for itself: load the data and make the model."""
+        """The part of the setup that each process does for itself: load the data, make the
+        model."""
         config, device, world = self.config, self.device, self.share.world
         if config.batch_size % world:
             raise WtkitError(
-                f"setting 'batch_size': {config.batch_size} images cannot be shared equally by "
-                f"{world} processes; take a multiple of {world}, or start another number of "
-                "processes"
+                f"setting 'batch_size': {config.batch_size} images cannot be split equally among "
+                f"{world} processes; take a multiple of {world}, or another number of processes"
             )
         self.data = loaded or data.load(config, device)
         self.steps = self.data.steps(config.batch_size)
@@ -89,37 +91,42 @@ class Run:
             config, num_classes=self.data.num_classes, image_size=self.examples[0].shape[-1]
         )
         convert_all(model, self.method, config)
-        # images are channels_last everywhere; weights only where it pays: on the CPU it costs a
-        # copy of each gradient
+        # images are channels_last everywhere, weights only on GPUs: on the CPU it would cost a copy
+        # of each gradient
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch forgets the pair
         with self.autocast():
             try_out(self.model, self.examples[0][:2], self.data.num_classes, config.network_name)
 
     def begin_epoch(self) -> None:
-        """Set what is counted within an epoch to its start: steps taken, the sum of their losses,
-        seconds spent."""
+        """Reset what is counted within an epoch: steps, the sum of their losses, seconds."""
         self.step, self.loss, self.seconds = 0, torch.zeros((), device=self.device), 0.0
 
     def autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.config.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
-    def mirror(self, steps: int, settle: bool = False) -> None:
+    def mirror(self, steps: int, running_mean: bool = False) -> None:
         with self.autocast():
-            mirror(self.network, steps, settle=settle)
+            mirror(self.network, steps, running_mean=running_mean)
 
-    def engaged_epoch(self, told_to_stop: list[str], quiet: bool) -> bool:
-        """What is left of a pass through the training images, and whatever the method does between
-        its steps.
+    def mirror_before_training(self) -> None:
+        """The mirror steps before the first engaged step."""
+        if self.method.learns_mirror:
+            self.mirror(self.method.mirror_schedule.initial, running_mean=True)
+
+    def engaged_epoch(self, stop_signals: list[str], quiet: bool) -> bool:
+        """The rest of a pass through the training images, with the method's mirror steps.
+
+        Args:
+            stop_signals: names of the signals received so far; the list may grow at any time.
+            quiet: whether to show no progress bar.
 
         Returns:
-            whether it was told to stop: then it ends after the step it is in, or, with other
-            processes, the next at which they ask each other.
+            whether the epoch was cut short by a signal. It then ends after the current step or,
+            with several processes, after the next step at which they check.
         """
-        config, method, share, epoch = self.config, self.method, self.share, len(self.records) - 1
-        if epoch == self.step == 0 and learns_mirror(method):
-            self.mirror(method.mirror_before, settle=True)
+        config, share, epoch = self.config, self.share, len(self.records) - 1
         self.model.train()
         stopped = False
         batches = self.data.train_batches(
@@ -128,36 +135,45 @@ class Run:
         for x, labels in progress_bar(
             batches, self.step, self.steps, f"epoch {epoch + 1}/{config.epochs}", quiet
         ):
-            # dropout is each process's own, and goes on after a checkpoint as it would have
-            if share.world > 1:
-                torch.manual_seed(stream_seed(config.seed, "step", epoch, self.step, share.rank))
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch + self.step / self.steps)
-            with self.autocast():
-                loss = F.cross_entropy(
-                    self.forward(x), labels, label_smoothing=config.label_smoothing
-                )
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad()
-            # stays on the device: nothing in this loop waits for it, but SyncBatchNorm
-            self.loss += loss.detach()
-            self.step += 1
-            if (
-                learns_mirror(method)
-                and (epoch * self.steps + self.step) % method.mirror_every == 0
-            ):
-                self.mirror(method.mirror_steps)
-            stopped = self.stops(told_to_stop)
+            self._engaged_step(x, labels, epoch)
+            self._mirror_phase(epoch)
+            stopped = self.stops(stop_signals)
             if stopped:
                 break
         self.average_over_processes()
         return stopped
 
+    def _engaged_step(self, x: Tensor, labels: Tensor, epoch: int) -> None:
+        config = self.config
+        if self.share.world > 1:
+            # each process has its own dropout, which a checkpoint does not disturb
+            seed = stream_seed(config.seed, "step", epoch, self.step, self.share.rank)
+            torch.manual_seed(seed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch + self.step / self.steps)
+        with self.autocast():
+            loss = F.cross_entropy(self.forward(x), labels, label_smoothing=config.label_smoothing)
+        self.scaler.scale(loss).backward()
+        # Where B learns: in engaged mode inside this optimizer step, through the hooks of
+        # wtkit/feedback/follow.py (Kolen–Pollack's B gets W's gradient just before it, methods that
+        # follow W update just after it); in mirror mode in _mirror_phase.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        # stays on the device: only SyncBatchNorm waits for anything in this loop
+        self.loss += loss.detach()
+        self.step += 1
+
+    def _mirror_phase(self, epoch: int) -> None:
+        """The mirror steps that are due after this engaged step."""
+        if self.method.learns_mirror:
+            schedule = self.method.mirror_schedule
+            if (epoch * self.steps + self.step) % schedule.every == 0:
+                self.mirror(schedule.steps)
+
     def average_over_processes(self) -> None:
-        """Make the loss so far, and BatchNorm's running statistics, those of all processes and so
-        the same in each."""
+        """Average the loss so far and BatchNorm's running statistics over all processes, so that
+        they are the same in each."""
         share = self.share
         if share.world == 1:
             return
@@ -168,19 +184,18 @@ class Run:
         for tensor in averaged:
             share.total(tensor).div_(share.world)
 
-    def stops(self, told_to_stop: list[str]) -> bool:
-        """Whether any process was told to stop; all of them get the same answer, and then know
-        why."""
+    def stops(self, stop_signals: list[str]) -> bool:
+        """Whether any process received a stop signal; the answer is the same in all of them."""
         if self.share.world > 1:
-            if self.step % ASKED_EVERY and self.step != self.steps:
+            if self.step % STOP_CHECK_EVERY and self.step != self.steps:
                 return False
-            if any_of(self.share, bool(told_to_stop)) and not told_to_stop:
-                told_to_stop.append("a signal to another process")
-        return bool(told_to_stop)
+            if any_of(self.share, bool(stop_signals)) and not stop_signals:
+                stop_signals.append("a signal to another process")
+        return bool(stop_signals)
 
     def record(self, start: float) -> None:
-        """Measure what there is to measure after an epoch, or before the first; nothing of the run
-        changes."""
+        """Add a record after an epoch, or before the first. Measuring changes nothing in the
+        run."""
         config, epoch = self.config, len(self.records)
         loss = self.loss.item() / self.steps if epoch else float("nan")
         entry: dict[str, Any] = {
@@ -192,53 +207,50 @@ class Run:
         if errors is not None:
             entry["test_error"], entry["test_error_top5"] = errors
             if epoch % config.angles_every == 0 or epoch == config.epochs:
-                entry |= self.agreement()
+                entry |= self.alignment()
         if epoch == 0:
             entry["learning_rate"] = float("nan")
         self.records.append(entry | {"seconds": self.seconds + time.perf_counter() - start})
         self.begin_epoch()
 
-    def agreement(self) -> dict[str, np.ndarray]:
-        """Angles and norms of every layer, as they are recorded."""
-        self.model.train()  # δ as training has it, BatchNorm normalising with the batch
+    def alignment(self) -> dict[str, np.ndarray]:
+        """Angles and norms of every layer, by the names of their records."""
+        self.model.train()  # δ as in training: BatchNorm normalises with the batch
         deltas = delta_statistics(self.model, *self.examples)
         measures = {
             "matrix_angle": matrix_angles,
             "feedback_norm_ratio": feedback_norm_ratios,
             "weight_norm": weight_norms,
         }
-        found = {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
+        values = {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
         for name, measure in measures.items():
-            found[name] = measure(self.model).values
-            found[f"{name}_all_weights"] = measure(self.model, all_weights=True).values
-        return found
+            values[name] = measure(self.model).values
+            values[f"{name}_all_weights"] = measure(self.model, all_weights=True).values
+        return values
 
     def refuse_differing(self, when: str) -> None:
-        """Refuse to go on with weights, forward or feedback, that are not the same in all
-        processes."""
+        """Raise if weights, forward or feedback, differ between processes."""
         refuse_differing(self.share, self.model.state_dict(), when)
 
     @torch.no_grad()
     def test_errors(self, batches: Iterable[Batch] | None = None) -> tuple[float, float] | None:
-        """Top-1 and top-5 error on the held-out images, or on ``batches``, in %; None where an
-        output is not finite."""
+        """Top-1 and top-5 error in % on the held-out images, or on ``batches``; None if an output
+        is not finite."""
         self.model.eval()
         counts = torch.zeros(4, device=self.device)
-        wrong, wrong5, sane, seen = counts.unbind()
+        wrong, wrong5, finite, seen = counts.unbind()
         with self.autocast():
             for x, labels in batches or self.held_out_batches():
                 outputs = self.forward(x)
                 best = outputs.topk(min(5, self.data.num_classes)).indices == labels[:, None]
-                sane += outputs.isfinite().all(1).sum()
+                finite += outputs.isfinite().all(1).sum()
                 wrong += (~best[:, 0]).sum()
                 wrong5 += (~best.any(1)).sum()
                 seen += len(labels)
-        number_wrong, number_wrong5, number_sane, number = self.share.total(counts).tolist()
-        return (
-            (100 * number_wrong / number, 100 * number_wrong5 / number)
-            if number_sane == number
-            else None
-        )
+        number_wrong, number_wrong5, number_finite, number = self.share.total(counts).tolist()
+        if number_finite != number:
+            return None
+        return 100 * number_wrong / number, 100 * number_wrong5 / number
 
     def held_out_batches(self) -> Iterator[Batch]:
         """This process's share of the held-out images."""
@@ -247,7 +259,7 @@ class Run:
         )
 
     def trajectory(self) -> xr.Dataset:
-        """The records so far as a data set."""
+        """The records so far as a data set, in the schema of :mod:`wtkit.results`."""
         records: dict[str, Any] = {}
         for name, (dims, *_) in VARIABLES.items():
             missing = np.full(len(self.layers), np.nan) if "layer" in dims else np.nan
@@ -255,9 +267,9 @@ class Run:
                 records[name] = [entry.get(name, missing) for entry in self.records]
         fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
         records["live_share"] = live_shares(self.model).values
-        if learns_mirror(self.method):
+        if self.method.learns_mirror:
             records["mirror_samples"] = [
-                noise_samples(layer) if learns_mirror(layer.method) else np.nan
+                noise_samples(layer) if layer.method.learns_mirror else np.nan
                 for layer in self.layers.values()
             ]
         run = {
@@ -284,14 +296,14 @@ class Run:
         if self.status == "diverged":
             return (
                 f"{self.config.name}  epoch {epoch}/{epochs}  loss or outputs not finite: "
-                "diverged, it ends here"
+                "diverged, run ends"
             )
         words = [f"{self.config.name}  epoch {epoch}/{epochs}"]
         if epoch:
             words.append(f"loss {entry['train_loss']:.3f}")
         words.append(f"error {entry['test_error']:.2f} %")
         for name, word in (("matrix_angle", "matrix angles"), ("delta_angle", "δ angles")):
-            # not where only the output layer has one
+            # not if only the output layer has one
             if name in entry and np.isfinite(entry[name]).all():
                 words.append(f"{word} {entry[name].min():.1f}–{entry[name].max():.1f}°")
         words.append(f"{entry['seconds']:.1f} s")
@@ -301,8 +313,8 @@ class Run:
         return "  ".join(words)
 
     def state(self) -> dict[str, Any]:
-        """All that another process needs to go on from here; of a run that ended, what its
-        trajectory is made of."""
+        """Everything that another process needs to resume here; for a run that has ended, only what
+        its trajectory needs."""
         ended = {
             "revision": self.config.revision,
             "records": self.records,
@@ -327,7 +339,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Resume from the result of :meth:`state`."""
         self.records, self.status = state["records"], state["status"]
         self.provenance = resumed_provenance(state["provenance"], self.provenance)
         if self.status != "running":

@@ -1,0 +1,147 @@
+"""Which layers of a model are converted, and which modules must be named to stay on backprop."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+
+from torch import Tensor, nn
+
+from ..errors import WtkitError
+from ..validation import nearest
+from .layers import PLAIN, TWINS, unwrap
+
+# These modules' parameters only scale and shift single elements, or are rows of a table: they do
+# not mix the elements of an error signal.
+_ELEMENTWISE = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+
+
+def convertible(module: nn.Module) -> bool:
+    """Whether ``module`` is a layer that has a feedback twin, or is such a twin."""
+    return (type(module) in TWINS or type(module) in PLAIN) and "weight" in module._parameters
+
+
+def choose(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+    """The layers to convert, by name.
+
+    Args:
+        patterns: names of modules and parameters that stay on backprop, with everything inside.
+
+    Raises:
+        WtkitError: for weights that δ may travel through and that have no feedback twin; for a
+            pattern that matches nothing.
+    """
+    exempt = _ExemptNames(patterns)
+    chosen: dict[str, nn.Module] = {}
+    untreatable: dict[str, str] = {}  # name of what would have to stay on backprop → the reason
+    for name, module in unwrap(model).named_modules():
+        if exempt.matches(name):
+            exempt.modules.append(name)
+        elif convertible(module):
+            chosen[name] = module
+        elif not isinstance(module, _ELEMENTWISE):
+            untreatable |= _untreatable_parts(name, module, exempt)
+    if untreatable:
+        raise _cannot_convert(untreatable)
+    if exempt.unmatched:
+        raise _matches_nothing(sorted(exempt.unmatched)[0], model, chosen)
+    return chosen
+
+
+class _ExemptNames:
+    """The patterns of names that stay on backprop.
+
+    Attributes:
+        modules: modules that stay, whose submodules and parameters then stay as well.
+        unmatched: patterns that have matched no name so far.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self.patterns = patterns
+        self.modules: list[str] = []
+        self.unmatched = set(patterns)
+
+    def matches(self, name: str) -> bool:
+        matching = {pattern for pattern in self.patterns if fnmatch(name, pattern)}
+        self.unmatched -= matching
+        return bool(matching) or any(name.startswith(f"{module}.") for module in self.modules)
+
+
+def _untreatable_parts(name: str, module: nn.Module, exempt: _ExemptNames) -> dict[str, str]:
+    """The parts of a module without a feedback twin that δ may travel through, with the reasons."""
+    parts: dict[str, str] = {}
+    for own, parameter in module.named_parameters(recurse=False):
+        full = f"{name}.{own}" if name else own
+        if exempt.matches(full) or not _mixes(parameter):
+            continue
+        reason = _reason(name, module, own)
+        if not any(map(convertible, module.modules())):
+            exempt.modules.append(name)
+            return parts | {name or "*": reason}  # the whole module
+        parts[full] = reason  # the parameter alone: the module also holds convertible layers
+    return parts
+
+
+def _mixes(parameter: Tensor) -> bool:
+    """Whether a parameter may multiply a vector of activities: it has two or more dimensions larger
+    than 1."""
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        return True
+    return sum(size > 1 for size in parameter.shape) > 1
+
+
+def _reason(name: str, module: nn.Module, parameter: str) -> str:
+    where = repr(name) if name else "the model itself"
+    return (
+        f"{where} ({type(module).__name__}): {parameter!r} carries weights that δ may travel "
+        "through"
+    )
+
+
+def _cannot_convert(reasons: dict[str, str]) -> WtkitError:
+    first = next(iter(reasons.values()))
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return WtkitError(
+        f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin. To "
+        f"leave it on backprop: convert(..., keep_on_backprop={as_patterns(reasons)}), or the "
+        "setting 'keep_on_backprop' of a run"
+    )
+
+
+def _matches_nothing(pattern: str, model: nn.Module, chosen: dict[str, nn.Module]) -> WtkitError:
+    """The error for a pattern that matches no module, and no parameter outside of layers."""
+    for name, layer in chosen.items():
+        if any(fnmatch(f"{name}.{own}" if name else own, pattern) for own in layer._parameters):
+            return WtkitError(
+                f"keep_on_backprop: {pattern!r} is a parameter of a layer, and layers stay on "
+                f"backprop whole; take {name!r}"
+            )
+    names = [name for name, _ in model.named_modules() if name]
+    names += [name for name, _ in model.named_parameters()]
+    outermost = ", ".join(name for name, _ in unwrap(model).named_children()) or "none"
+    return WtkitError(
+        f"keep_on_backprop: {pattern!r} matches no module or parameter of the model"
+        f"{nearest(pattern, names)}; outermost modules: {outermost}"
+    )
+
+
+def as_patterns(names: Iterable[str]) -> list[str]:
+    """As few patterns as match ``names``: names that differ only in numbers share one with ``*``.
+
+    >>> as_patterns(["layer1.fc", "layer2.fc", "head"])
+    ['layer*.fc', 'head']
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+    return [pattern if len(group) > 1 else group[0] for pattern, group in alike.items()]
