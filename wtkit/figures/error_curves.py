@@ -267,15 +267,10 @@ def _margin(
     rule.set(color=spine.get_edgecolor(), linewidth=spine.get_linewidth())
     ax.add_line(rule)
     ax.set_xlim(-0.02 * last, right)
-    text_below(
-        ax,
-        right,
-        "\n".join(["● last epoch", "○ paper, ImageNet", *key]),
-        17,
-        7.5,
-        color=GREY,
-        ha="right",
-    )
+    marks = ["● last epoch"]
+    if any(printed for _, _, printed, _ in finals):
+        marks.append("○ paper, ImageNet")
+    text_below(ax, right, "\n".join([*marks, *key]), 17, 7.5, color=GREY, ha="right")
     ax.set_xlabel("epoch", x=0.5 * last / right)
     return columns
 
