@@ -245,13 +245,12 @@ def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monke
 
 
 TRAINED_WRONG = [
-    ("own_networks:Two", {}, "network 'own_networks.Two' returns tuple for 2 images, expected logits "
-                             "(2, 3)"),
+    ("own_networks:Two", {}, "returns tuple for 2 images, expected logits (2, 3)"),
     ("own_networks:Maps", {}, "returns shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
     ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
     ("own_networks:Recurrent", {}, "convert(..., keep_on_backprop=['memory']), or the setting"),
     ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the "
-                                  "layer, so that δ"),
+                                  "layer, so δ"),
     ("own_networks:Small", {"keep_on_backprop": ["*"]}, "setting 'keep_on_backprop'"),
     ("own_networks:Small", {"keep_on_backprop": ["hiden"]}, "'hiden' matches no module"),
     ("googlenet", {"network_options": {"aux_logits": True}}, "returns GoogLeNetOutputs for"),
