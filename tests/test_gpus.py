@@ -186,7 +186,8 @@ from pathlib import Path
 from wtkit.processes import gpus
 words = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")]
 if words[1] != "1":  # one process only, for it takes what it counts
-    words.append(len(gpus.take_locks(dict(zip(sys.argv[2:], sys.argv[2:])), 4, 1, Path(sys.argv[1]))))
+    devices = dict(zip(sys.argv[2:], sys.argv[2:]))
+    words.append(len(gpus.take_locks(devices, 4, 1, Path(sys.argv[1]))))
 print(*words)
 """
 
