@@ -82,7 +82,7 @@ def test_a_claim_goes_with_its_process_however_that_ends(tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from wtkit.processes import gpus
+from wtkit.processes import __main__, gpus
 with gpus.claim({{"cuda:0": "x"}}, folder=Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)
@@ -186,7 +186,8 @@ from pathlib import Path
 from wtkit.processes import gpus
 words = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")]
 if words[1] != "1":  # one process only, for it takes what it counts
-    words.append(len(gpus._locks(dict(zip(sys.argv[2:], sys.argv[2:])), 4, 1, Path(sys.argv[1]))))
+    devices = dict(zip(sys.argv[2:], sys.argv[2:]))
+    words.append(len(gpus.take_locks(devices, 4, 1, Path(sys.argv[1]))))
 print(*words)
 """
 
@@ -196,9 +197,9 @@ def launched(count, folder):
     words = [str(count), "show.py", str(gpus.FOLDER), *UUIDS]
     code = f"""
 import pathlib, sys
-from wtkit.processes import gpus
+from wtkit.processes import __main__, gpus
 gpus.FOLDER = pathlib.Path({str(gpus.FOLDER)!r})
-sys.exit(gpus.main({words}))
+sys.exit(__main__.main({words}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
@@ -226,9 +227,9 @@ def test_a_claim_outlives_a_launcher_that_is_killed_as_its_processes_do(machine,
     among = dict(zip(UUIDS[:2], UUIDS[:2], strict=True))
     code = f"""
 import pathlib
-from wtkit.processes import gpus
+from wtkit.processes import __main__, gpus
 gpus.FOLDER = pathlib.Path({str(gpus.FOLDER)!r})
-gpus.main(["2", "-c", {STAY!r}])
+__main__.main(["2", "-c", {STAY!r}])
 """
 
     def wait_for(*names):

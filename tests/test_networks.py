@@ -250,7 +250,7 @@ TRAINED_WRONG = [
     ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
     ("own_networks:Recurrent", {}, "convert(..., keep_on_backprop=['memory']), or the setting"),
     ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the "
-                                  "layer, so that δ"),
+                                  "layer, so δ"),
     ("own_networks:Small", {"keep_on_backprop": ["*"]}, "setting 'keep_on_backprop'"),
     ("own_networks:Small", {"keep_on_backprop": ["hiden"]}, "'hiden' matches no module"),
     ("googlenet", {"network_options": {"aux_logits": True}}, "returns GoogLeNetOutputs for"),

@@ -134,11 +134,11 @@ class WeightMirror(Method):
         not depend on which process takes it.
         """
         phi = self.output_phi if layer.is_output else self.phi
-        samples: int | Tensor
         multiply = self._image_product if self._fires_images(layer) else self._patch_product
-        product, slope, samples = multiply(layer, phi)
+        product, slope, own_samples = multiply(layer, phi)
+        samples: int | Tensor = own_samples
         if layer.processes > 1:
-            product, slope, samples = _of_all_processes(layer, product, slope, samples)
+            product, slope, samples = _of_all_processes(layer, product, slope, own_samples)
         # a layer that never fires has slope 0, and then its product is 0 as well
         return product.div_(samples * self.noise_std**2 * slope.clamp_min(1 / samples))
 
@@ -249,7 +249,7 @@ def _response(drive: Tensor, phi: Phi) -> tuple[Tensor, Tensor]:
 
 
 def _of_all_processes(
-    layer: MirroredLayer, product: Tensor, slope: Tensor, samples: int | Tensor
+    layer: MirroredLayer, product: Tensor, slope: Tensor, samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The product, mean slope and samples of all processes together, in one exchange."""
     import torch
