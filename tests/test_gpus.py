@@ -233,7 +233,9 @@ __main__.main(["2", "-c", {STAY!r}])
 """
 
     def wait_for(*names):
+        deadline = time.monotonic() + 60
         while not all((tmp_path / name).exists() for name in names):
+            assert time.monotonic() < deadline, f"still no {names}"
             time.sleep(0.02)
 
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
