@@ -38,7 +38,7 @@ def layers_of(method):
 def planned(method, options=None, **settings):
     config = run_config(BASE | {"method": method, "options": options or {}} | settings)
     chosen = config.loaded_method()
-    facts_and_layers = known_facts(config), layers_of(chosen) if chosen.learns_mirror else ()
+    facts_and_layers = known_facts(config), layers_of(chosen) if plan.mirrors(chosen) else ()
     return config, Inspection(*facts_and_layers)
 
 
@@ -220,7 +220,7 @@ def test_every_method_says_what_to_expect_by_its_decisions(name):
     known = {
         "backprop": (0, 0), "sign_symmetry": (37.1, 37.1), "sign_symmetry_fixed": (46.3, 46.3),
         "frozen": (None, None), "sign_symmetry_batchwise": (46.3, 46.3),
-        "symmetric_alignment": (90, 1.7),
+        "symmetric_alignment": (90, 1.7), "weight_mirror_delta_rule": (90, None),
     }  # fmt: skip
     config, inspection = planned(name)
     at_rest, course = angles_at_rest(config.loaded_method(), 352)
@@ -265,7 +265,7 @@ def test_the_plan_is_in_columns_and_a_warning_is_printed_once():
         assert len(columns) == 1, "methods are below each other"
     assert re.search("2 +8 × 44 +0:03:38 +0:07:17 +1.2 GB", costs)
     assert re.search(
-        r"resnet18  kolen_pollack +90° +≥ \d+° +mismatch falls by e\^-0.9, never e\^-5", angles
+        r"resnet18 +kolen_pollack +90° +≥ \d+° +mismatch falls by e\^-0.9, never e\^-5", angles
     )
     assert warnings == "Warning, resnet18 relu_bn backprop and 3 more: the same"
 

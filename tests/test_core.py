@@ -54,7 +54,7 @@ def test_it_converts_trains_plans_and_opens_results(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("module", ["plotting", "ablation", "circuits"])
+@pytest.mark.parametrize("module", ["figures", "figures.looks"])
 def test_figures_name_their_extra_in_one_line(module, tmp_path):
     done = run(f"import wtkit.{module}", tmp_path)
     assert done.returncode == 1

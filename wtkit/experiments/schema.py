@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from .. import data_sets, methods
 from ..validation import described
-from .choices import MLP, RESNETS, TORCHVISION, ResNetOptions
+from .choices import MLP, OLD_MLP_OPTIONS, RESNETS, TORCHVISION, ResNetOptions
 from .content import Ablation, Experiment, Override
 from .run import RunConfig
 
@@ -80,6 +80,8 @@ def _point(settings: Schema) -> Schema:
         for name in settings["options"]["properties"]
     }
     of_networks = _options(MLP) | _options(ResNetOptions)
+    # sweeps may use old names, by which the runs of finished ablations are called
+    of_networks |= {old: of_networks[new] for old, new in OLD_MLP_OPTIONS.items()}
     of_runs = {name: _ref(f"Settings/properties/{name}") for name in settings}
     own = {
         "network": _network_name(),

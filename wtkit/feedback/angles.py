@@ -88,7 +88,7 @@ def live_shares(model: nn.Module) -> xr.DataArray:
     shares = [x.weight[x.taps].numel() / x.weight.numel() for x in layers.values()]
     return _per_layer(
         layers,
-        torch.tensor(shares),
+        torch.tensor(shares, dtype=torch.float64),
         "live_share",
         "share of the weights that a signal can pass",
         "1",

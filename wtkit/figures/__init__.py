@@ -3,6 +3,12 @@
 :mod:`wtkit.figures.ablation` draws ablations, and :mod:`wtkit.figures.circuits` the two schematics.
 """
 
+from ..errors import imports_of
+
+with imports_of("figures"):  # before the files of this folder, which import them, too
+    import matplotlib as _matplotlib  # noqa: F401
+    import seaborn as _seaborn  # noqa: F401
+
 from . import ablation, circuits
 from .angle_curves import angle_columns, angle_grid, angle_note, angles, layer_bar
 from .baselines import best_so_far, comparison, error_against_trials, own_best, shared_best, trials

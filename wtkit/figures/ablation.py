@@ -18,20 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import data_sets
-from ..errors import imports_of
 from ..plan import predicted_and_measured
 from ..results import ANGLE_MEANS, method_label, network_label, settings
 from .angle_curves import ANGLES
 from .drawing import WHOLE_NUMBERS, seeds
 from .looks import GREY, LAYER_COLORS, look_of
 
-with imports_of("figures"):
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 QUANTITIES = {"test_error": "test error (%)"} | {
     name: f"{words} (°),\n{ANGLE_MEANS[name]}" for name, words in ANGLES.items()
 }

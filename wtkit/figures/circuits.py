@@ -16,11 +16,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
-from ..errors import imports_of
-
-with imports_of("figures"):
-    from matplotlib.axes import Axes
-    from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 Point = tuple[float, float]
 INK, PALE, SHADE = "#1f1f1f", "#6b6b6b", "#e9e5db"
 GOLD, GOLD_TEXT, BLUE = "#d98f00", "#8a5a00", "#0060a8"  # gold is too light for letters

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from ..errors import imports_of
 from ..results import (
     FINAL_ERRORS,
     METHODS,
@@ -44,18 +43,6 @@ from ..results import (
 )
 from .drawing import epoch_axis, seeds, text_below
 from .looks import GREY, Look, look_of
-
-with imports_of("figures"):
-    from matplotlib.axes import Axes
-    from matplotlib.colors import to_rgb
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import (
-        FuncFormatter,
-        LogLocator,
-        NullFormatter,
-        NullLocator,
-    )
 
 
 def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> None:
