@@ -143,7 +143,7 @@ def test_a_misspelt_option_of_the_method_is_named(random_sign):
 
 
 def test_the_ablation_expands(tmp_path):
-    shutil.copy(ROOT / "config" / "digits.yaml", tmp_path)
+    shutil.copy(ROOT / "config" / "digits_full_width.yaml", tmp_path)
     _, sweep, variants = blocks("ablation", "yaml")
     (tmp_path / "mine.yaml").write_text(sweep)
     runs = expand(tmp_path / "mine.yaml")

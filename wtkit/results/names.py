@@ -42,8 +42,6 @@ def network_label(network: str) -> str:
 
 JPEG = "-jpeg"
 """An image folder named after a data set with this suffix holds that set's images as JPEG files."""
-DATA_LABELS = {name: data_sets.data_set(name).label for name in data_sets.names()}
-DATA_LABELS |= {name + JPEG: f"{label} (JPEG)" for name, label in DATA_LABELS.items()}
 
 
 def _data_and_classes(node: xr.Dataset) -> list[tuple[str, int | None]]:
@@ -62,8 +60,10 @@ def _data_and_classes(node: xr.Dataset) -> list[tuple[str, int | None]]:
 def data_label(node: xr.Dataset) -> str:
     """The label of a network's data, such as ``CIFAR-10``; the folder's name for images of your
     own."""
+    labels = {name: data_sets.data_set(name).label for name in data_sets.names()}
+    labels |= {name + JPEG: f"{label} (JPEG)" for name, label in labels.items()}
     names = (name for name, _ in _data_and_classes(node))
-    return ", ".join(dict.fromkeys(DATA_LABELS.get(name, name) for name in names))
+    return ", ".join(dict.fromkeys(labels.get(name, name) for name in names))
 
 
 def full_data_sets(node: xr.Dataset) -> set[str]:
