@@ -170,7 +170,4 @@ def test_a_signal_to_one_process_stops_both_at_one_step(by_two, jobs):
 def test_a_batch_that_cannot_be_shared_is_refused(by_two):
     kind, said = by_two[0][0]["odd_batch"]
     assert kind == "WtkitError"
-    assert (
-        "setting 'batch_size': 9 images cannot be shared equally by 2 processes; take a "
-        "multiple of 2"
-    ) in said
+    assert "setting 'batch_size': 9 images" in said and "multiple of 2" in said

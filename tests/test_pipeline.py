@@ -33,7 +33,9 @@ def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
     done = snakemake(tmp_path, "-n")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 4  # seconds
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    )  # seconds; 5 without AVX-512
     plan = planned(done)
     assert plan["train"] == len(expand(ROOT / "config" / "digits.yaml"))
     assert plan["gather"] == 1
