@@ -161,20 +161,29 @@ def contestant(case: Case, who: str) -> "Contestant":
     from torch import nn
 
     import wtkit
-    from wtkit.networks import build_resnet
 
     torch.manual_seed(0)
     if who.startswith("biotorch:"):
         model = _biotorch(case, who.partition(":")[2])
     else:
-        # torchvision's own class, forward and order of BatchNorm and ReLU, on both sides
-        model = build_resnet(
-            case.network, num_classes=case.classes, norm_order="bn_relu", stem=case.stem
-        )
+        model = _torchvisions(case)  # on both sides of the ratio
     if who.partition(":")[0] in METHODS:
         wtkit.convert(model, who.partition(":")[0], seed=0, **_options(case, who))
     assert isinstance(model, nn.Module)
     return Contestant(case, model)
+
+
+def _torchvisions(case: Case) -> Any:
+    """Torchvision's own network, with a small stem if the case has one."""
+    import torchvision
+    from torch import nn
+
+    model = torchvision.models.get_model(case.network, num_classes=case.classes)
+    if case.stem == "small":
+        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return model
 
 
 def _options(case: Case, who: str) -> dict[str, Any]:
