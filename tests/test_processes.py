@@ -130,7 +130,7 @@ def test_a_signal_is_handed_on_and_the_status_handed_back(tmp_path):
 def test_a_process_that_will_not_leave_is_made_to(tmp_path):
     code = """
 import sys
-from wtkit import processes
+from wtkit.processes import launcher as processes
 processes.LEAVE = processes.GRACE = 0.2
 stay = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 words = ["-c", stay + "os.environ['RANK'] == '1' and os._exit(3); time.sleep(60)"]
