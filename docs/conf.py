@@ -48,6 +48,7 @@ autodoc_type_aliases = {"Tensor": "torch.Tensor"}
 autodoc_default_options = {"members": True, "show-inheritance": False}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # an attribute is also documented as a member
 python_maximum_signature_line_length = 88
 
 # ---- looks

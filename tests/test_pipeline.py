@@ -130,7 +130,7 @@ def test_from_an_experiment_to_its_figures(tmp_path):
 @pytest.mark.slow
 def test_a_notebook_is_executed_again_for_its_code_not_for_its_outputs(tmp_path):
     """In a checkout whose notebook only writes its files."""
-    for name in ("Snakefile", "config", "wtkit"):
+    for name in ("Snakefile", "config", "wtkit", "environment.yml"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("workflow", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / name)

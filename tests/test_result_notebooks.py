@@ -91,7 +91,7 @@ def test_executes_and_saves(make, tmp_path, monkeypatch):
         )
         if files[0].endswith(".svg"):
             checked.cells.append(
-                nbformat.v4.new_code_cell("plotting.save(fig, Path(figures) / 'second')")
+                nbformat.v4.new_code_cell("save_figure(fig, Path(figures) / 'second')")
             )
         nbformat.write(checked, tmp_path / f"{name}.ipynb")
         papermill.execute_notebook(

@@ -443,13 +443,13 @@ def test_a_gpus_lack_of_memory_is_known_by_its_words(text, config, monkeypatch):
     def lacking(*_, **__):
         raise RuntimeError(text)
 
-    monkeypatch.setattr("wtkit.plan.measuring.find_live_taps", lacking)
+    monkeypatch.setattr("wtkit.training.run.find_live_taps", lacking)
     with pytest.raises(wtkit.WtkitError, match=r"out of memory on cpu: .*; take a smaller"):
         wtkit.train(config("weight_mirror"), quiet=True)
     monkeypatch.setattr("torch.empty", lacking)
     with pytest.raises(
         wtkit.WtkitError,
-        match=r"^out of memory on cuda, before anything was stored there \(CUDA error",
+        match=r"^out of memory on cuda before anything was stored there \(CUDA error",
     ):
         wtkit.train(config("weight_mirror"), quiet=True, device="cuda")
 
@@ -458,7 +458,7 @@ def test_a_lack_of_memory_is_said_in_a_line(config, monkeypatch):
     def ask_for_too_much(*_):
         torch.empty(1 << 60)
 
-    monkeypatch.setattr("wtkit.plan.measuring.find_live_taps", ask_for_too_much)
+    monkeypatch.setattr("wtkit.training.run.find_live_taps", ask_for_too_much)
     with pytest.raises(
         wtkit.WtkitError,
         match=r"out of memory on cpu: .*; take a smaller batch_size, image_size or",

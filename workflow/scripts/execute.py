@@ -15,6 +15,7 @@ os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 import yaml
 
 try:
+    import nbformat
     import papermill
     from jupyter_client.manager import AsyncKernelManager
     from nbconvert import HTMLExporter
@@ -22,11 +23,34 @@ except ModuleNotFoundError as error:
     sys.exit(f"execute.py: {error.name} is not installed; pip install 'wtkit[pipeline]'")
 
 
+# what a Unix socket's path may have, less the names that the kernel's five sockets add
+LONGEST_FOLDER = 80
+
+
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder whose sockets have a path that the system takes, even where TMPDIR is long."""
+    folder = tempfile.TemporaryDirectory(prefix="kernel")
+    if len(os.fsencode(folder.name)) > LONGEST_FOLDER:
+        folder = tempfile.TemporaryDirectory(prefix="kernel", dir="/tmp")
+    return folder
+
+
+def parameters_of(source: str) -> set[str]:
+    """The names in the cell tagged 'parameters'. papermill's own function needs kernel metadata,
+    which notebooks of other tools may lack: they are Python here."""
+    notebook = nbformat.read(source, as_version=4)
+    notebook.metadata.kernelspec = {"name": "python3", "language": "python"}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "notebook.ipynb")
+        nbformat.write(notebook, copy)
+        return set(papermill.inspect_notebook(copy))
+
+
 class PrivateKernel(AsyncKernelManager):
     """Reached through socket files in a folder of its own, so that concurrent kernels do not
     collide."""
 
-    _folder = tempfile.TemporaryDirectory(prefix="kernel")
+    _folder = socket_folder()
 
     def _transport_default(self):
         return "ipc"
@@ -42,7 +66,7 @@ def main(source: str, target: str, *assignments: str) -> None:
     parameters = {
         name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in assignments)
     }
-    unknown = parameters.keys() - papermill.inspect_notebook(source).keys()
+    unknown = parameters.keys() - parameters_of(source)
     if unknown:
         sys.exit(
             f"{source}: no parameter {', '.join(sorted(unknown))} in its cell tagged 'parameters'"
