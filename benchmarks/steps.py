@@ -305,33 +305,48 @@ def measure(case: Case) -> dict[str, Any]:
     if case.device == "cpu":
         torch.set_num_threads(1)
         _keep_large_memory()
-    field: dict[str, Contestant] = {}
-    record: dict[str, Any] = {"times": {}, "bytes": {}, "lasting": {}, "failed": {}}
+    field, failed = _ready_contestants(case)
+    lasting = {who: one.lasting_bytes() for who, one in field.items()}
+    peak = {who: lasting[who] + passing_bytes(one.step, case.device) for who, one in field.items()}
+    return {
+        "times": _interleaved_times(field, case),
+        "bytes": peak,
+        "lasting": lasting,
+        "failed": failed,
+        "weights": sum(p.nbytes for p in field["plain"].model.parameters()),
+    }
+
+
+def _ready_contestants(case: Case) -> tuple[dict[str, Contestant], dict[str, str]]:
+    """The contestants after their first steps, and the errors of those of BioTorch that fail."""
+    field, failed = {}, {}
     for who in ("plain", *case.contestants):
-        if who.startswith("biotorch:") and importlib.util.find_spec("biotorch") is None:
+        of_biotorch = who.startswith("biotorch:")
+        if of_biotorch and importlib.util.find_spec("biotorch") is None:
             continue
         try:
-            field[who] = contestant(case, who)
+            ready = contestant(case, who)
             for _ in range(3 if case.device == "cuda" else 1):  # compiles, and warms up
-                field[who].step()
+                ready.step()
         except Exception as error:
-            if not who.startswith("biotorch:"):
+            if not of_biotorch:
                 raise
-            field.pop(who, None)
-            record["failed"][who] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    for who, one in field.items():
-        record["lasting"][who] = one.lasting_bytes()
-        record["bytes"][who] = record["lasting"][who] + passing_bytes(one.step, case.device)
+            failed[who] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        else:
+            field[who] = ready
+    return field, failed
+
+
+def _interleaved_times(field: dict[str, Contestant], case: Case) -> dict[str, list[float]]:
+    """Seconds of every turn. Each round starts with another contestant and goes there and back."""
+    times: dict[str, list[float]] = {who: [] for who in field}
     order = list(field)
-    record["times"] = {who: [] for who in order}
     for number in range(case.rounds):
-        # everybody begins, and turns, in turn
-        there = order[number % len(order) :] + order[: number % len(order)]
-        for turn in (there, there[::-1]):
-            for who in turn:
-                record["times"][who].append(_seconds(field[who].step, case))
-    record["weights"] = sum(p.nbytes for p in field["plain"].model.parameters())
-    return record
+        first = number % len(order)
+        there = order[first:] + order[:first]
+        for who in [*there, *reversed(there)]:
+            times[who].append(_seconds(field[who].step, case))
+    return times
 
 
 def _keep_large_memory() -> None:
@@ -346,8 +361,8 @@ def _keep_large_memory() -> None:
 
 
 def _seconds(step: Callable[[], None], case: Case) -> float:
-    """Of one step: the processor's on the CPU, the clock's on a GPU, over a burst that it is not
-    waited for within."""
+    """Seconds of one step, as the mean of a burst of steps: CPU time on the CPU, wall time on a
+    GPU, which is waited for only before and after the burst."""
     if case.device == "cpu":
         start = time.process_time()
         for _ in range(case.burst):

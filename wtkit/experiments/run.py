@@ -30,8 +30,8 @@ from .choices import (
 
 NUMERICS = 1
 """Raised whenever a change to wtkit changes the results of a run, so that the pipeline trains
-anew."""
-Share = Annotated[float, Field(ge=0, lt=1)]
+again."""
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 @frozen
@@ -114,14 +114,14 @@ class RunConfig:
     epochs: Positive = 10
     batch_size: Annotated[int, Field(ge=2)] = 64
     lr: Annotated[float, Field(gt=0)] = 0.05
-    momentum: Share = 0.9
+    momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     schedule: Literal["step", "cosine"] = "step"
     lr_drops: tuple[Annotated[int, Field(ge=0)], ...] = ()
     lr_drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    label_smoothing: Share = 0.0
+    label_smoothing: Fraction = 0.0
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     angles_every: Positive = 1
     delta_examples: Annotated[int, Field(ge=2)] = 64

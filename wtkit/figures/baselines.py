@@ -65,10 +65,10 @@ def trials(path: str | Path) -> pd.DataFrame:
 
 
 def best_so_far(table: pd.DataFrame) -> pd.DataFrame:
-    """The lowest validation error (%) of each method after 1, 2, … trials: a row a number, a column
-    a method.
+    """The lowest validation error (%) of each method after 1, 2, … trials: one row per number of
+    trials, one column per method.
 
-    A run that diverged has no error and is no one's best.
+    A run that diverged has no error, so it is never the best.
     """
     wide = table.pivot(index="trial", columns="method", values="validation_error")
     wide = wide.loc[table["trial"].unique(), table["method"].unique()].cummin().ffill()
