@@ -14,6 +14,7 @@ from wtkit.results import config_of, open_results, select
 
 ROOT = Path(__file__).resolve().parent.parent
 REPRODUCTION, ABLATIONS, README = "docs/reproduction.md", "docs/ablations.md", "README.md"
+FULL_WIDTH, TUNING = "docs/full_width.md", "docs/tuning.md"
 BP, FA, SS, WM, KP = FIVE = [
     "backprop",
     "feedback_alignment",
@@ -32,11 +33,10 @@ def text(file):
     return (ROOT / file).read_text()
 
 
-def tables(file, heading):
-    """The tables of a section, each a list of rows, each a list of cells."""
-    (section,) = re.findall(
-        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text(file), re.MULTILINE | re.DOTALL
-    )
+def tables(file, heading=None):
+    """The tables of a section, or of what precedes the first; each a list of rows of cells."""
+    start = r"\A" if heading is None else rf"^## {re.escape(heading)}\n"
+    (section,) = re.findall(rf"{start}(.*?)(?=^## |\Z)", text(file), re.MULTILINE | re.DOTALL)
     found = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
     assert found, heading
     return [
@@ -45,7 +45,7 @@ def tables(file, heading):
     ]
 
 
-def rows(file, heading, number=0):
+def rows(file, heading=None, number=0):
     """The rows of a table below its heading, by their first cell."""
     return {row[0]: row[1:] for row in tables(file, heading)[number][2:]}
 
@@ -152,10 +152,8 @@ def test_errors_of_the_readme():
 
 
 @pytest.mark.parametrize("network", ["ResNet-18", "ResNet-50"])
-def test_errors_on_digits(network):
-    (cells,) = [
-        c for name, c in rows(REPRODUCTION, "What was run").items() if name.startswith(network)
-    ]
+def test_errors_on_digits_at_full_width(network):
+    (cells,) = [c for name, c in rows(FULL_WIDTH).items() if name.startswith(network)]
     for cell, (method, order) in zip(cells, SIX, strict=True):
         errors(
             cell,
@@ -169,7 +167,7 @@ def test_errors_on_digits(network):
         )
 
 
-NARROW = "digits (width 16)"
+NARROW = "Digits, width 16"
 
 
 def test_errors_on_digits_at_width_16():
@@ -213,7 +211,7 @@ def test_equal_counts_are_said_where_an_error_bar_is_zero():
             * 3.6
         )
         assert np.ptp(wrong) < 1e-9
-        says(REPRODUCTION if name == "digits_full_width" else ABLATIONS, sentence, wrong[0], 360)
+        says(FULL_WIDTH if name == "digits_full_width" else ABLATIONS, sentence, wrong[0], 360)
 
 
 def above_80(runs, name, last):
@@ -225,10 +223,10 @@ def test_feedback_alignments_angles():
     digits, cifar = (of(name, FA, "") for name in ("digits_full_width", "cifar10_short"))
     assert digits.sizes["layer"] == 21
     sentence = "above 80° throughout, in every run, in 20 of 21 layers (all but the output layer)"
-    says(REPRODUCTION, sentence, 80, above_80(digits, "matrix_angle", None), 21)
+    says(FULL_WIDTH, sentence, 80, above_80(digits, "matrix_angle", None), 21)
     assert above_80(digits, "matrix_angle", -1) == 20
     says(
-        REPRODUCTION,
+        FULL_WIDTH,
         "its δ angles in 16 of the 20 below the output layer",
         above_80(digits, "delta_angle", -1),
         20,
@@ -337,7 +335,7 @@ def test_plain_torchvision():
             ]
         )
     for (who, *cells), (first, last) in zip(
-        tables(REPRODUCTION, "Backprop beside plain torchvision code")[0][2:],
+        tables(TUNING, "Backprop compared with plain torchvision code")[0][2:],
         ((0, 11), (12, 21), (22, 45), (12, 45), (0, 45)),
         strict=True,
     ):

@@ -19,7 +19,6 @@ from wtkit.plan import (
     angle_before,
     angle_of_mismatch,
     expected_angles,
-    lag,
     lag_angle,
     lag_angle_at_end,
     measured_mismatch,
@@ -220,8 +219,8 @@ def test_the_lag_is_that_of_an_average_behind_a_w_that_forgets_itself():
                     math.degrees(math.acos(W @ B / np.linalg.norm(W) / np.linalg.norm(B)))
                 )
         assert lag_angle(config, method) == pytest.approx(np.mean(angles), abs=1.5)
-    assert lag(method) == pytest.approx(6 / 0.05)
-    assert lag(load("weight_mirror", mirror_steps=0)) == math.inf
+    assert method.lag == pytest.approx(6 / 0.05)
+    assert load("weight_mirror", mirror_steps=0).lag == math.inf
 
 
 @pytest.mark.parametrize(

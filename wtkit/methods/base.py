@@ -125,6 +125,15 @@ class Method(ABC):
         """
         raise NotImplementedError
 
+    @property
+    def lag(self) -> float:
+        """Engaged steps over which B averages W, for a method whose B is an average; otherwise 0.
+
+        B trails a moving W by about as many steps. ``wtkit plan`` warns of a long lag where it can
+        make the loss diverge.
+        """
+        return 0.0
+
     # -------------------------------------------------------------- 3. how B learns in mirror mode
 
     @property

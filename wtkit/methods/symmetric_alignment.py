@@ -37,6 +37,10 @@ class SymmetricAlignment(Method):
     rate: Annotated[float, Field(gt=0, le=1)] = 0.01
     noise: Annotated[float, Field(ge=0)] = 0.0
 
+    @property
+    def lag(self):
+        return 1 / self.rate
+
     def initial(self, W, generator):
         return random_like(W, generator)
 

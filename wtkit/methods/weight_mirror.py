@@ -111,6 +111,12 @@ class WeightMirror(Method):
     def mirror_schedule(self):
         return MirrorSchedule(self.mirror_before, self.mirror_every, self.mirror_steps)
 
+    @property
+    def lag(self):
+        """1/λ_B mirror steps, in engaged steps."""
+        rate = self.decay * self.mirror_steps
+        return self.mirror_every / rate if rate else math.inf
+
     def mirror_samples(self, layer):
         if self._fires_images(layer):
             return math.prod(self._images(layer))

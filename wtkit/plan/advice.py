@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..experiments import RunConfig, decay_exponent
+from ..methods import Method
 from ..methods.weight_mirror import WeightMirror
 from .formatting import steps_text
 from .formulas import (
     Layer,
     angle_before,
     angle_of_mismatch,
-    lag,
     lag_angle,
     lag_angle_at_end,
     learns_as_W,
@@ -31,6 +31,9 @@ TARGET_ANGLE = 12.0
 """Degrees that the paper's weight mirror stays below (Fig. 4a)."""
 MAX_INITIAL_ANGLE = 45.0
 """Degrees above which δ through B is more noise than signal."""
+LONGEST_LAG = 5.0
+"""Engaged steps. In networks without normalisation, trained at the edge of stability, B followed W
+closely enough at this lag and no longer at twice this lag (docs/planning.md)."""
 MIN_FOLDINGS, ADVISED_FOLDINGS = 5.0, 7.0
 """E-foldings of Kolen–Pollack's mismatch: below the first the plan warns, and its advice reaches
 the second."""
@@ -96,7 +99,7 @@ def _mismatch_columns(config: RunConfig, steps: int | None) -> dict[str, Any]:
 def _mirror_columns(
     config: RunConfig, method: WeightMirror, layers: Sequence[Layer], steps: int | None
 ) -> dict[str, Any]:
-    columns = {"lag_steps": lag(method), "lag_angle": lag_angle(config, method)}
+    columns = {"lag_steps": method.lag, "lag_angle": lag_angle(config, method)}
     if not layers:
         return columns
     angles = [
@@ -151,6 +154,8 @@ def warnings(config: RunConfig, inspection: Inspection) -> list[str]:
         sentences += _mismatch_warnings(config, steps)
     if mirrors(method):
         sentences += _mirror_warnings(config, method, inspection.layers, steps)
+    if not inspection.tolerates_lag:
+        sentences += _divergence_warning(method)
     return sentences
 
 
@@ -211,7 +216,7 @@ def _mirror_warnings(
 
 def _lag_warnings(config: RunConfig, method: WeightMirror, steps: int | None) -> list[str]:
     """Warn if B lags too far behind W in a run with ``steps`` steps per epoch."""
-    rate, lag_steps, constant = _rate_option(method), lag(method), time_constant(config)
+    rate, lag_steps, constant = _rate_option(method), method.lag, time_constant(config)
     steps_per_mirror = method.mirror_every / max(method.mirror_steps, 1)
     if method.mirror_steps == 0:
         return ["mirror_steps is 0: B is constant while W learns; set 1 mirror step or more"]
@@ -234,6 +239,21 @@ def _lag_warnings(config: RunConfig, method: WeightMirror, steps: int | None) ->
         needed = _needed_mirror_steps(config, method, steps)
         return [f"B ends about {at_end:.0f}° from W because it lags; set mirror_steps: {needed}"]
     return []
+
+
+def _divergence_warning(method: Method) -> list[str]:
+    """Warn if B's lag can make the loss diverge in a network that does not tolerate it."""
+    if method.lag <= LONGEST_LAG or math.isinf(method.lag):
+        return []
+    faster = {
+        "symmetric_alignment": f"rate: {1 / LONGEST_LAG:g}",
+        "weight_mirror": "a mirror_lr or mirror_steps so high that it averages over "
+        f"{LONGEST_LAG:g}",
+    }.get(method.name, f"a rate at which it averages over {LONGEST_LAG:g}")
+    return [
+        f"B averages over {method.lag:,.0f} engaged steps and the network has no normalisation: at "
+        f"a high lr the loss may diverge; set {faster}, or a lower lr"
+    ]
 
 
 def _needed_mirror_steps(config: RunConfig, method: WeightMirror, steps: int | None) -> int:

@@ -180,12 +180,6 @@ def _variance_factor(phi: str, noise_std: float, odd: bool = False) -> float:
     return float(weights @ y**2 / (weights @ u**2 * (weights @ slope) ** 2))
 
 
-def lag(method: WeightMirror) -> float:
-    """Engaged steps by which B lags behind W: the length of its average, 1/λ_B mirror steps."""
-    rate = method.decay * method.mirror_steps
-    return method.mirror_every / rate if rate else math.inf
-
-
 def lag_angle(config: RunConfig, method: WeightMirror) -> float:
     """Approximate matrix angle in degrees due to the lag, at the peak learning rate.
 
@@ -194,7 +188,7 @@ def lag_angle(config: RunConfig, method: WeightMirror) -> float:
     direction or learns little.
     """
     constant = time_constant(config)
-    return _degrees(lag(method) / constant) if constant else 90.0
+    return _degrees(method.lag / constant) if constant else 90.0
 
 
 def lag_angle_at_end(config: RunConfig, method: WeightMirror, steps: int | None) -> float:

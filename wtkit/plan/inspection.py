@@ -57,6 +57,8 @@ class Inspection:
         course: explanation of ``at_rest``.
         cost: None if it was not measured.
         problem: why the runs cannot start, in one line; empty if they can.
+        tolerates_lag: whether the network's loss stays finite if B trails W
+            (:func:`wtkit.plan.stability.tolerates_lag`); True for methods without lag.
         slow: warning that the precision is slow on this device, from
             :func:`wtkit.training.precision_warning`.
     """
@@ -67,6 +69,7 @@ class Inspection:
     course: str = ""
     cost: Cost | None = None
     problem: str = ""
+    tolerates_lag: bool = True
     slow: str = ""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from .. import data, networks
@@ -38,8 +39,10 @@ from ..training import (
     precision_warning,
     write_checkpoint,
 )
+from .advice import LONGEST_LAG
 from .formulas import ASSUMED_STEPS, Layer, learns_as_W, mirrors
 from .inspection import Cost, Inspection, groups
+from .stability import tolerates_lag
 
 PATIENCE = 2.0
 """Seconds spent on measuring training steps, and again on evaluation; at least one of each is
@@ -101,6 +104,8 @@ class _Surveyor:
             fields["problem"] = str(error)
         try:
             fields["layers"] = mirror_layers(config, fields["facts"])
+            if config.loaded_method().lag > LONGEST_LAG:
+                fields["tolerates_lag"] = tolerates_lag(_built(config, fields["facts"]))
         except WtkitError as error:
             fields.setdefault("problem", str(error))
         return Inspection(**fields)
@@ -285,8 +290,7 @@ def _evaluate_for(run: Run, seconds: float) -> int:
 
 @torch.no_grad()
 def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
-    """The layers of a run that learn in mirror mode. The network is built on the meta device if
-    possible.
+    """The layers of a run that learn in mirror mode.
 
     Raises:
         WtkitError: if the network cannot be built.
@@ -294,21 +298,7 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
     method = config.loaded_method()
     if not mirrors(method):
         return []
-    size = facts.image_size
-    try:
-        # a user's own network may need real values
-        with torch.random.fork_rng([]), torch.device("cpu" if ":" in config.network else "meta"):
-            model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
-            convert_all(model, method, config)
-            find_live_taps(model, torch.zeros(2, 3, size, size))
-    except WtkitError:
-        raise
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = textwrap.shorten(str(error), 120)
-        raise WtkitError(
-            f"{config.network_name} does not accept images of {size} pixels ({reason}); set "
-            "another image_size"
-        ) from None
+    model = _built(config, facts, converted=True)
     return [
         Layer(
             name,
@@ -320,6 +310,35 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
         for name, layer in feedback_layers(model).items()
         if layer.method.learns_mirror
     ]
+
+
+@torch.no_grad()
+def _built(config: RunConfig, facts: Facts, *, converted: bool = False) -> nn.Module:
+    """The run's network, on the meta device if possible.
+
+    Args:
+        converted: convert it, and find its live taps with one batch.
+
+    Raises:
+        WtkitError: if the network cannot be built.
+    """
+    size = facts.image_size
+    try:
+        # a user's own network may need real values
+        with torch.random.fork_rng([]), torch.device("cpu" if ":" in config.network else "meta"):
+            model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
+            if converted:
+                convert_all(model, config.loaded_method(), config)
+                find_live_taps(model, torch.zeros(2, 3, size, size))
+    except WtkitError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = textwrap.shorten(str(error), 120)
+        raise WtkitError(
+            f"{config.network_name} does not accept images of {size} pixels ({reason}); set "
+            "another image_size"
+        ) from None
+    return model
 
 
 @torch.no_grad()
