@@ -118,7 +118,7 @@ def _refuse_unequal(
     if for_W is None or for_B is None:
         given, other = ("weight", "feedback") if for_B is None else ("feedback", "weight")
         raise WtkitError(
-            f"{layer.method.name}: the optimizer has {given!r} of {_sketch(layer)} but not "
+            f"{layer.method.name}: the optimizer has {given!r} of {layer.sketch} but not "
             f"{other!r}, so B would not follow W; give it all of model.parameters(), taken after "
             "wtkit.convert and not filtered"
         )
@@ -131,17 +131,13 @@ def _refuse_unequal(
     ]
     if differing:
         raise WtkitError(
-            f"{layer.method.name}: 'weight' and 'feedback' of {_sketch(layer)} are in parameter "
+            f"{layer.method.name}: 'weight' and 'feedback' of {layer.sketch} are in parameter "
             f"groups with different {', '.join(differing)}; put both in one group"
         )
 
 
 def _same(a: Any, b: Any) -> bool:
     return bool(a is b or a == b)
-
-
-def _sketch(layer: FeedbackLayer) -> str:
-    return f"{type(layer).__name__}{tuple(layer.weight.shape)}"
 
 
 # ----------------------------------------------------------------------------------- after the step

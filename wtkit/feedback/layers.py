@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import WtkitError
 from ..methods import Method
 from ..processes import ALONE, Share
 from ..seeds import stream_seed
@@ -46,6 +47,11 @@ class FeedbackLayer(nn.Module):
     taps: Taps
 
     @property
+    def sketch(self) -> str:
+        """Kind and shape, for errors: ``FeedbackLinear(5, 6)``."""
+        return f"{type(self).__name__}{tuple(self.weight.shape)}"
+
+    @property
     def B(self) -> Tensor | None:
         """The weights that δ travels through, in the shape of ``weight``; for backprop, ``weight``
         itself.
@@ -67,16 +73,17 @@ class FeedbackLayer(nn.Module):
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
         shape."""
+        self._refuse_input(y)
         W, bias, B = self.weight, self.bias, self.B
         is_stored = B is self.feedback
         if B is None:  # nothing is sent back: δ ends here
             y = y.detach()
         B = None if B is None or B is W else B.detach()  # from here on None stands for W
         device = y.device.type
-        if not torch.is_autocast_enabled(device):
+        if not torch.is_autocast_enabled(device) or not _autocast_casts(W):
             return self._apply_engaged(y, W, B, bias, W.dtype)
         dtype = torch.get_autocast_dtype(device)
-        y = y.to(dtype)
+        y = y.to(dtype) if _autocast_casts(y) else y  # what it leaves alone, the product refuses
         bias = None if bias is None else bias.to(dtype)
         # save the backward weights in this precision, unless they are stored anyway
         if B is None:
@@ -92,6 +99,20 @@ class FeedbackLayer(nn.Module):
         if self.method.direct:
             return apply_direct(y, W, B, bias, self.maps, dtype, self.is_output)
         return Engaged.apply(y, W, B, bias, self.maps, dtype)
+
+    def _refuse_input(self, y: Tensor) -> None:
+        """Raise for inputs that a plain layer may take and a feedback layer cannot.
+
+        Raises:
+            WtkitError: for a sparse or nested input.
+        """
+        if y.layout is not torch.strided or y.is_nested:
+            kind = "nested" if y.is_nested else str(y.layout).removeprefix("torch.")
+            dense = "torch.nested.to_padded_tensor(x, 0.0)" if y.is_nested else "x.to_dense()"
+            raise WtkitError(
+                f"{self.method.name}: {self.sketch} takes dense inputs, got a {kind} tensor; "
+                f"give it {dense}"
+            )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, method={self.method.name}"
@@ -119,7 +140,9 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
         return LinearMaps()
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.engaged(y) if torch.is_grad_enabled() else super().forward(y)
+        if not torch.is_grad_enabled() or not isinstance(y, Tensor):
+            return super().forward(y)
+        return self.engaged(y)
 
 
 class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
@@ -131,8 +154,10 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
         return ConvMaps(self.stride, padding, self.dilation, self.groups)
 
     def forward(self, y: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or not isinstance(y, Tensor):
             return super().forward(y)
+        if not self._fits(y):
+            super().forward(y)  # raises torch's own error
         if y.dim() == 3:  # one image without a batch dimension
             return self.forward(y[None])[0]
         if self._pads_first:
@@ -140,6 +165,22 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
         return self.engaged(y)
+
+    def _fits(self, y: Tensor) -> bool:
+        """Whether y has the shape and precision that ``nn.Conv2d`` accepts.
+
+        The maps choose among several products, some of which only see the product of the sizes.
+        """
+        W = self.weight
+        if y.dim() not in (3, 4) or y.shape[-3] != W.shape[1] * self.groups:
+            return False
+        cast = torch.is_autocast_enabled(y.device.type) and _autocast_casts(y)
+        if y.dtype != W.dtype and not (cast and _autocast_casts(W)):
+            return False
+        top, bottom, left, right = self._ends
+        heights, widths = y.shape[-2] + top + bottom, y.shape[-1] + left + right
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, W.shape[2:], strict=True)]
+        return heights >= reach[0] and widths >= reach[1] and 0 not in y.shape[-3:]
 
     @property
     def _ends(self) -> tuple[int, ...]:
@@ -154,6 +195,11 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
     def _pads_first(self) -> bool:
         top, bottom, left, right = self._ends
         return self.padding_mode != "zeros" or top != bottom or left != right
+
+
+def _autocast_casts(tensor: Tensor) -> bool:
+    """Whether autocast casts ``tensor`` before a product: float64 and integers it leaves alone."""
+    return tensor.is_floating_point() and tensor.dtype is not torch.float64
 
 
 TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {

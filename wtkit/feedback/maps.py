@@ -117,7 +117,8 @@ class ConvMaps(NamedTuple):
         in).
         """
         signal = output_delta.flatten(2).sum(2) if output_delta.dim() == 4 else output_delta
-        return (signal @ M / y[0, 0].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
+        signal = signal if signal.dim() > 1 else signal[None]  # of one example without a batch
+        return (signal @ M / y.shape[2:].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
 
     def seen_at_once(self, y: Tensor, W: Tensor, padding: tuple[int, ...]) -> Taps | None:
         """The part of y under the kernel if the output is a single position, else None.
