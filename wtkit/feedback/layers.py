@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import cached
 
 from ..errors import WtkitError
 from ..methods import Method
@@ -16,6 +17,7 @@ from ..processes import ALONE, Share
 from ..seeds import stream_seed
 from .engaged import Engaged, apply_direct
 from .follow import watch
+from .initial import initial, refuse_weights
 from .maps import ConvMaps, LinearMaps, Taps
 
 
@@ -32,6 +34,8 @@ class FeedbackLayer(nn.Module):
         mirror_count: mirror steps taken so far; the noise depends on it.
         update_count: updates of W in which the method drew random numbers or followed W; the draws
             depend on it.
+        outputs: the network's outputs, for direct feedback.
+        drawn: whether ``feedback`` has values; not while the weights are on the meta device.
         taps: the part of ``weight`` that a signal can pass, found by
             :func:`wtkit.feedback.find_live_taps`; before that, all of it.
     """
@@ -45,6 +49,8 @@ class FeedbackLayer(nn.Module):
     mirror_count: int
     update_count: int
     taps: Taps
+    outputs: int | None = None
+    drawn: bool = True
 
     @property
     def sketch(self) -> str:
@@ -59,7 +65,9 @@ class FeedbackLayer(nn.Module):
         None if nothing is sent back. For direct feedback the shape is (outputs, inputs of the
         layer).
         """
-        return self.method.feedback_weights(self.weight, self.feedback)
+        self.settle()
+        B = self.method.feedback_weights(self.weight, self.feedback)
+        return B if B is None or B.dtype == self.weight.dtype else B.to(self.weight.dtype)
 
     def stream(self, *key: object) -> torch.Generator:
         """The layer's own random stream under ``key``, on the layer's device."""
@@ -70,10 +78,23 @@ class FeedbackLayer(nn.Module):
     def maps(self) -> LinearMaps | ConvMaps:
         """The layer's forward map, feedback map and weight product."""
 
+    def forward(self, y: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or not isinstance(y, Tensor):
+            return super().forward(y)
+        if "weight" in self._parameters:
+            return self.send(y)
+        with cached():  # computed once: a spectral norm takes a step of its own each time
+            return self.send(y)
+
+    @abstractmethod
+    def send(self, y: Tensor) -> Tensor:
+        """The forward pass of an input as a plain layer takes it."""
+
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
         shape."""
         self._refuse_input(y)
+        self.refuse_computed_weight()
         W, bias, B = self.weight, self.bias, self.B
         is_stored = B is self.feedback
         if B is None:  # nothing is sent back: δ ends here
@@ -100,12 +121,78 @@ class FeedbackLayer(nn.Module):
             return apply_direct(y, W, B, bias, self.maps, dtype, self.is_output)
         return Engaged.apply(y, W, B, bias, self.maps, dtype)
 
-    def _refuse_input(self, y: Tensor) -> None:
-        """Raise for inputs that a plain layer may take and a feedback layer cannot.
+    def initial_feedback(self) -> Tensor | None:
+        """What the method stores for the feedback path of this layer, drawn anew from its seed."""
+        return initial(self.method, self, self.seed, self.outputs)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Draw what is stored for the feedback path, once the weights have come from the meta
+        device.
 
         Raises:
-            WtkitError: for a sparse or nested input.
+            WtkitError: if B is on another device than W.
         """
+        stored, W = self.feedback, self.weight
+        if not self.drawn and not W.is_meta:
+            values = self.initial_feedback()
+            if stored is None or stored.is_meta:
+                self.store(values)
+            elif values is not None:
+                stored.copy_(values)  # in place: an optimizer may hold it
+            self.drawn = True
+        elif stored is not None and stored.device != W.device and stored.dim() > 0:
+            raise WtkitError(
+                f"{self.method.name}: 'weight' of {self.sketch} is on {W.device}, 'feedback' on "
+                f"{stored.device}; move the model as a whole: model.to({str(W.device)!r})"
+            )
+
+    def store(self, stored: Tensor | None) -> None:
+        """Store ``stored`` for the feedback path, as a parameter if B learns in engaged mode."""
+        if stored is not None and self.method.averages and stored.dtype.itemsize < 4:
+            stored = stored.float()
+        if self.method.learns_engaged and stored is not None:
+            self.register_parameter("feedback", nn.Parameter(stored, requires_grad=False))
+        else:
+            self.register_buffer("feedback", stored)
+
+    def _apply(self, fn, recurse=True):  # reached by .to(), .half(), .to_empty() and the like
+        before = self.feedback
+        super()._apply(fn, recurse)
+        after = self.feedback
+        if after is None or before is None:
+            return self
+        self.drawn = self.drawn and not after.is_meta
+        if self.method.averages and after.dtype.itemsize < 4:
+            self.store(before.to(after.device, torch.float32))
+        return self
+
+    def refuse_computed_weight(self) -> None:
+        """Raise if W is computed from other tensors, and B learns from what W's updates are.
+
+        Such a W is no parameter: it has no gradient and no step that B could follow.
+
+        Raises:
+            WtkitError: naming the layer.
+        """
+        method = self.method
+        if not (method.learns_engaged or method.follows) or "weight" in self._parameters:
+            return
+        if not getattr(self, "_is_replica", False):  # DataParallel's copies have no parameters
+            raise WtkitError(
+                f"{method.name}: 'weight' of {self.sketch} is computed from other tensors, by "
+                "pruning or a parametrization, so B cannot follow it; remove that "
+                "(torch.nn.utils.prune.remove, parametrize.remove_parametrizations), or take a "
+                "method whose B does not learn from W's updates"
+            )
+
+    def _refuse_input(self, y: Tensor) -> None:
+        """Raise for inputs and weights that a plain layer may take and a feedback layer cannot.
+
+        Raises:
+            WtkitError: for a sparse or nested input; for complex or empty weights.
+        """
+        refuse_weights(self.method.name, self)
         if y.layout is not torch.strided or y.is_nested:
             kind = "nested" if y.is_nested else str(y.layout).removeprefix("torch.")
             dense = "torch.nested.to_padded_tensor(x, 0.0)" if y.is_nested else "x.to_dense()"
@@ -117,15 +204,50 @@ class FeedbackLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, method={self.method.name}"
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata["method"] = self.method.name
+
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
     ):
         # a plain checkpoint has no feedback weights; the present ones then stay
+        given = state_dict.get(f"{prefix}feedback")
+        if given is not None and self.feedback is not None:
+            self._refuse_of_another_method(given, f"{prefix}feedback", metadata.get("method"))
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
         )
         with contextlib.suppress(ValueError):
             missing.remove(f"{prefix}feedback")
+        stored = self.feedback
+        if given is not None and stored is not None:
+            self.drawn = not stored.is_meta
+            if self.method.averages and stored.dtype.itemsize < 4:
+                self.store(stored.detach())  # the checkpoint's own tensor was assigned
+        self.settle()
+
+    def _refuse_of_another_method(self, given: Tensor, key: str, saved: str | None) -> None:
+        """Refuse the feedback weights of a checkpoint that another method saved.
+
+        Args:
+            given: the checkpoint's tensor.
+            key: its name.
+            saved: the method's name in the checkpoint; None in files that do not record it.
+        """
+        name = self.method.name
+        if saved not in (None, name):
+            reason = f"the checkpoint was saved with the method {saved}"
+        elif not given.is_meta and not self.method.is_valid(given):
+            reason = "its values are not of this method"
+        else:
+            return
+        raise WtkitError(
+            f"{key!r}: {reason}, the model has {name}; convert the model to the checkpoint's "
+            "method, or leave the keys that end in 'feedback' out to load the weights alone"
+        )
 
     def __setstate__(self, state):  # reached by copy.deepcopy and by unpickling
         super().__setstate__(state)
@@ -139,9 +261,7 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
     def maps(self) -> LinearMaps:
         return LinearMaps()
 
-    def forward(self, y: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not isinstance(y, Tensor):
-            return super().forward(y)
+    def send(self, y: Tensor) -> Tensor:
         return self.engaged(y)
 
 
@@ -153,13 +273,11 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
         padding = (0, 0) if self._pads_first else self._symmetric_padding
         return ConvMaps(self.stride, padding, self.dilation, self.groups)
 
-    def forward(self, y: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not isinstance(y, Tensor):
-            return super().forward(y)
+    def send(self, y: Tensor) -> Tensor:
         if not self._fits(y):
-            super().forward(y)  # raises torch's own error
+            nn.Conv2d.forward(self, y)  # raises torch's own error
         if y.dim() == 3:  # one image without a batch dimension
-            return self.forward(y[None])[0]
+            return self.send(y[None])[0]
         if self._pads_first:
             # non-zero or asymmetric padding is applied first; autograd handles it
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
@@ -221,6 +339,12 @@ def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
     ['0', '2']
     """
     return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, FeedbackLayer)}
+
+
+def refuse_other_than_module(name: str, model: object) -> None:
+    """Raise for a ``model`` that is none, in the function ``name``."""
+    if not isinstance(model, nn.Module):
+        raise WtkitError(f"{name}: expected an nn.Module first, got {type(model).__name__}")
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -67,6 +67,7 @@ def mirror_step(
         running_mean_step: the number t = 1, 2, … of this step in a running mean, or None.
         share: the part of the noise samples that this process takes.
     """
+    layer.settle()
     B = layer.feedback
     assert B is not None
     updated = layer.method.mirror_update(as_mirrored(layer, running_mean_step, share), B)
@@ -96,7 +97,9 @@ class _Mirrored:
         # each neuron sees its own fan-in only: the groups of a convolution are separate matrices
         self.groups: int = getattr(layer, "groups", 1)
         self.inputs, self.fan_in = used[0].numel(), layer.weight[0].numel()
-        self.shape, self.dtype, self.device = used.shape, layer.weight.dtype, layer.weight.device
+        self.shape, self.device = used.shape, layer.weight.device
+        # B may be stored in a higher precision than W
+        self.dtype = layer.weight.dtype if layer.feedback is None else layer.feedback.dtype
         self.is_output, self.step = layer.is_output, layer.mirror_count
         self.bias = None if layer.bias is None else layer.bias.reshape(self.groups, 1, -1)
         self.running_mean_step = running_mean_step
@@ -116,7 +119,7 @@ class _Mirrored:
         return self._layer.stream(*key)
 
     def respond(self, noise: Tensor) -> Tensor:
-        return noise @ self.matrices(self._layer.weight).mT
+        return noise @ self.matrices(self._layer.weight).to(noise.dtype).mT
 
     def live(self, B: Tensor) -> Tensor:
         return B[self._layer.taps]
@@ -129,7 +132,9 @@ class _Mirrored:
 
     def respond_to_images(self, images: Tensor, *, with_bias: bool) -> Tensor:
         bias = self._layer.bias if with_bias else None
-        return self._image_maps.apply_weights(images, self._layer.weight, bias)
+        if self.dtype != self._layer.weight.dtype:
+            bias = None if bias is None else bias.to(self.dtype)
+        return self._image_maps.apply_weights(images, self._layer.weight.to(self.dtype), bias)
 
     def image_product(self, response: Tensor, images: Tensor) -> Tensor:
         dtype = response.dtype  # under autocast the response is narrower than the noise

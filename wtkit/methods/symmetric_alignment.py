@@ -33,6 +33,7 @@ class SymmetricAlignment(Method):
 
     label: ClassVar[str] = "SA"
     follows: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
     rate: Annotated[float, Field(gt=0, le=1)] = 0.01
     noise: Annotated[float, Field(ge=0)] = 0.0

@@ -63,6 +63,7 @@ class WeightMirror(Method):
 
     label: ClassVar[str] = "WM"
     learns_mirror: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
     mirror_lr: Annotated[float, Field(gt=0, le=1)] = 0.01
     mirror_decay: Annotated[float, Field(ge=0, le=1)] | None = None
