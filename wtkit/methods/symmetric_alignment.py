@@ -36,7 +36,7 @@ class SymmetricAlignment(Method):
     averages: ClassVar[bool] = True
 
     rate: Annotated[float, Field(gt=0, le=1)] = 0.01
-    noise: Annotated[float, Field(ge=0)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
     def initial(self, W, generator):
         return random_like(W, generator)
