@@ -92,6 +92,9 @@ class Signs(torch.optim.Optimizer):
                     p.mul_(1 - group["lr"] * group["wd"]).sub_(group["lr"] * p.grad.sign())
 
 
+# PyTorch makes a class's step run hooks when its first instance is made: here also inside the steps
+# of the classes above, which call it
+torch.optim.SGD([torch.zeros(1)])
 UNEQUAL = {
     "adafactor": (torch.optim.Adafactor, {"lr": 0.05}),
     "adafactor_decay": (torch.optim.Adafactor, {"lr": 0.05, "weight_decay": 0.01}),

@@ -18,6 +18,7 @@ from .choosing import choose, computed
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
 from .layers import PLAIN, TWINS, FeedbackLayer, feedback_layers, refuse_other_than_module, unwrap
+from .sharded import is_sharded
 
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
@@ -48,8 +49,10 @@ def convert(
 
     δ travels through B only if the layer is called. Some modules read ``layer.weight`` and multiply
     by it themselves, such as the attention of torchvision's Swin transformers; keep their layers on
-    backprop. For the derivatives of ``torch.func``, and for tools that trace Python code
-    (``torch.fx``, ``torch.jit``), use :func:`export`. ``torch.compile`` works as usual.
+    backprop. ``torch.func.grad`` and ``vmap`` give the method's gradients, also one per example;
+    direct feedback refuses them. For forward-mode derivatives, and for tools that trace Python code
+    (``torch.fx``, ``torch.jit``), use :func:`export`, whose gradients are backprop's.
+    ``torch.compile`` works as usual.
 
     Args:
         model: any module, including a bare layer.
@@ -87,11 +90,16 @@ def convert(
         _refuse_shared(chosen)
     for layer in chosen.values():
         refuse_weights(method.name, layer)
+        if is_sharded(layer.get_parameter("weight")):
+            raise WtkitError(f"{method.name}: convert the model before fully_shard, not after it")
     seeds = {name: stream_seed(seed, "layer", name) for name in chosen}
     output = _output_layer(model)
     outputs = len(chosen[output].get_parameter("weight")) if output in chosen else None
     # drawn before anything changes, so that a method that fails leaves the model as it was
-    drawn = {name: initial(method, layer, seeds[name], outputs) for name, layer in chosen.items()}
+    with torch.inference_mode(False):  # else no backward pass could keep B
+        drawn = {
+            name: initial(method, layer, seeds[name], outputs) for name, layer in chosen.items()
+        }
     for converted in feedback_layers(model).values():
         _strip(converted)  # also layers that now stay on backprop
     for name, module in chosen.items():
@@ -111,7 +119,7 @@ def export(model: nn.Module) -> nn.Module:
     change.
 
     Raises:
-        WtkitError: for a layer whose weight is computed from other tensors.
+        WtkitError: for a layer whose weight is computed from other tensors, or is sharded.
 
     Example:
         >>> import torch, wtkit
@@ -123,6 +131,11 @@ def export(model: nn.Module) -> nn.Module:
     for name, layer in feedback_layers(model).items():
         if "weight" not in layer._parameters:
             raise WtkitError(f"export: {computed(name, layer)}, then export")
+        if is_sharded(layer.weight):
+            raise WtkitError(
+                f"export: {name!r} is sharded over processes; load the full state_dict into a "
+                "model that is not, and export that"
+            )
     plain = copy.deepcopy(unwrap(model))
     for layer in feedback_layers(plain).values():
         _strip(layer)

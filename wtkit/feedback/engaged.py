@@ -40,11 +40,16 @@ class Engaged(torch.autograd.Function):
     second copy of W it does not need.
     """
 
+    generate_vmap_rule = True  # for gradients per example
+
     @staticmethod
-    def forward(ctx, y, W, B, bias, maps, dtype):
-        ctx.save_for_backward(y, W, B)
-        ctx.maps, ctx.dtype = maps, dtype
+    def forward(y, W, B, bias, maps, dtype):
         return maps.apply_weights(y, W.to(dtype), bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        y, W, B, _, ctx.maps, ctx.dtype = inputs
+        ctx.save_for_backward(y, W, B)
 
     @staticmethod
     def backward(ctx, delta):
@@ -126,5 +131,16 @@ def apply_direct(*arguments: Any) -> Tensor:
     """``Direct.apply``, as one opaque call for ``torch.compile``.
 
     Dynamo refuses backward passes that share state; AOTAutograd only runs them, and accepts it.
+
+    Raises:
+        WtkitError: under a transform of ``torch.func``, which has no such state.
     """
-    return Direct.apply(*arguments)
+    try:
+        return Direct.apply(*arguments)
+    except RuntimeError as error:
+        if "setup_context" not in str(error):
+            raise
+        raise WtkitError(
+            "direct feedback: torch.func's transforms (grad, vmap) do not carry the output layer's "
+            "δ to the other layers; use backward(), or another method"
+        ) from None

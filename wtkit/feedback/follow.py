@@ -31,6 +31,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import WtkitError
 from .engaged import apply_direct
 from .law import Observed
+from .sharded import whole
 from .strays import expect_steps, steps_are_reported
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class _Step:
         due: layers that follow W and whose W this step, or one inside it, updated.
         drawn: layers whose B's gradient took random numbers.
         observed: W and B before the step, in the outermost step only.
+        inside: calls of a base class's step inside this one; its hooks run again, to no effect.
     """
 
     optimizer: Optimizer
@@ -88,6 +90,7 @@ class _Step:
     due: dict[FeedbackLayer, None] = dataclasses.field(default_factory=dict)
     drawn: dict[FeedbackLayer, None] = dataclasses.field(default_factory=dict)
     observed: Observed | None = None
+    inside: int = 0
 
     def hook(self) -> None:
         """Make the last hook before the step and the first one after it."""
@@ -135,6 +138,9 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         return
     frame = sys._getframe(1)
     _running.drop_failed(frame)
+    if _running.steps and _running.steps[-1].optimizer is optimizer:
+        _running.steps[-1].inside += 1
+        return
     ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
     learning = [layer for layer in list(learning_layers) if id(layer.feedback) in ids]
     step = _Step(optimizer, frame, ids, learning)
@@ -146,9 +152,9 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 def _after_others_hooks(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
     """The last hook before a step: set B's gradients, or, if the step gets a closure that computes
     gradients, after that closure."""
-    if not learning_layers:
-        return None
     step = _running.steps[-1]
+    if not learning_layers or step.inside:
+        return None
     closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
     wraps = _wraps_another(optimizer)
     if closure is None and not wraps:
@@ -171,6 +177,8 @@ def _after_others_hooks(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[A
 def _before_others_hooks(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """The first hook after a step: take B's gradients away, and note whose W was updated."""
     step = _running.steps[-1]
+    if step.inside:
+        return
     step.take_gradients_away()
     for layer in list(following_layers):
         W = layer._parameters.get("weight")
@@ -183,6 +191,9 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """The last hook of a step. In the outermost, whatever an update does once."""
     steps = _running.steps
     if not steps or steps[-1].optimizer is not optimizer:
+        return
+    if steps[-1].inside:
+        steps[-1].inside -= 1
         return
     step = steps.pop()
     step.unhook()
@@ -236,7 +247,7 @@ def _hand_over(step: _Step) -> None:
 def _follow(layers: list[FeedbackLayer]) -> None:
     """Update the stored tensors of layers that follow W."""
     for layer in layers:
-        W, stored = layer.weight, layer.feedback
+        W, stored = whole(layer.weight), layer.feedback
         if stored is not None:
             layer.update_count += 1
             stored.copy_(layer.method.follow(W, stored, layer.stream("update", layer.update_count)))

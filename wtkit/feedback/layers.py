@@ -19,6 +19,7 @@ from .engaged import Engaged, apply_direct
 from .follow import watch
 from .initial import initial, refuse_weights
 from .maps import ConvMaps, LinearMaps, Taps
+from .sharded import whole
 
 
 class FeedbackLayer(nn.Module):
@@ -66,8 +67,9 @@ class FeedbackLayer(nn.Module):
         layer).
         """
         self.settle()
-        B = self.method.feedback_weights(self.weight, self.feedback)
-        return B if B is None or B.dtype == self.weight.dtype else B.to(self.weight.dtype)
+        W, stored = whole(self.weight), self.feedback
+        B = self.method.feedback_weights(W, None if stored is None else whole(stored))
+        return B if B is None or B.dtype == W.dtype else B.to(W.dtype)
 
     def stream(self, *key: object) -> torch.Generator:
         """The layer's own random stream under ``key``, on the layer's device."""
@@ -190,15 +192,28 @@ class FeedbackLayer(nn.Module):
         """Raise for inputs and weights that a plain layer may take and a feedback layer cannot.
 
         Raises:
-            WtkitError: for a sparse or nested input; for complex or empty weights.
+            WtkitError: for a sparse or nested input; for complex or empty weights; for a B that
+            DistributedDataParallel would wait for.
         """
         refuse_weights(self.method.name, self)
+        if isinstance(self.feedback, nn.Parameter) and self.feedback.requires_grad:
+            self._refuse_reducer()
         if y.layout is not torch.strided or y.is_nested:
             kind = "nested" if y.is_nested else str(y.layout).removeprefix("torch.")
             dense = "torch.nested.to_padded_tensor(x, 0.0)" if y.is_nested else "x.to_dense()"
             raise WtkitError(
                 f"{self.method.name}: {self.sketch} takes dense inputs, got a {kind} tensor; "
                 f"give it {dense}"
+            )
+
+    def _refuse_reducer(self) -> None:
+        """Refuse a B that requires a gradient inside DistributedDataParallel, which would wait for
+        one from the backward pass; B is handed W's."""
+        if getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None) is not None:
+            raise WtkitError(
+                f"{self.method.name}: 'feedback' of {self.sketch} requires a gradient, for which "
+                "DistributedDataParallel would wait; before wrapping the model, set "
+                "requires_grad_(False) for the parameters whose names end in 'feedback'"
             )
 
     def extra_repr(self) -> str:

@@ -172,7 +172,11 @@ def _within(whole: Tensor, place: Taps, part: Tensor) -> Tensor:
     if part.shape == whole.shape:
         return part
     zeros = torch.zeros_like(whole)
-    zeros[place] = part
+    try:
+        zeros[place] = part
+    except RuntimeError:  # under vmap `part` may have a dimension that `whole` has not
+        zeros = part.new_zeros(whole.shape)
+        zeros[place] = part
     return zeros
 
 
