@@ -40,16 +40,11 @@ class Engaged(torch.autograd.Function):
     second copy of W it does not need.
     """
 
-    generate_vmap_rule = True  # for gradients per example
-
     @staticmethod
-    def forward(y, W, B, bias, maps, dtype):
-        return maps.apply_weights(y, W.to(dtype), bias)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        y, W, B, _, ctx.maps, ctx.dtype = inputs
+    def forward(ctx, y, W, B, bias, maps, dtype):
         ctx.save_for_backward(y, W, B)
+        ctx.maps, ctx.dtype = maps, dtype
+        return maps.apply_weights(y, W.to(dtype), bias)
 
     @staticmethod
     def backward(ctx, delta):
@@ -61,6 +56,28 @@ class Engaged(torch.autograd.Function):
         )
         W_gradient = None if product is None else product.to(W.dtype)
         return below, W_gradient, None, total, None, None
+
+
+class EngagedTransformed(Engaged):
+    """The same for the transforms of ``torch.func``, such as gradients per example. PyTorch calls
+    this form several times as slowly."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y, W, B, bias, maps, dtype):
+        return maps.apply_weights(y, W.to(dtype), bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        y, W, B, _, ctx.maps, ctx.dtype = inputs
+        ctx.save_for_backward(y, W, B)
+
+
+def apply_engaged(*arguments: Any) -> Tensor:
+    """A layer in engaged mode, under a transform of ``torch.func`` or none."""
+    transformed = torch._C._are_functorch_transforms_active()
+    return (EngagedTransformed if transformed else Engaged).apply(*arguments)
 
 
 class Direct(torch.autograd.Function):
@@ -135,12 +152,9 @@ def apply_direct(*arguments: Any) -> Tensor:
     Raises:
         WtkitError: under a transform of ``torch.func``, which has no such state.
     """
-    try:
-        return Direct.apply(*arguments)
-    except RuntimeError as error:
-        if "setup_context" not in str(error):
-            raise
+    if torch._C._are_functorch_transforms_active():
         raise WtkitError(
             "direct feedback: torch.func's transforms (grad, vmap) do not carry the output layer's "
             "δ to the other layers; use backward(), or another method"
-        ) from None
+        )
+    return Direct.apply(*arguments)

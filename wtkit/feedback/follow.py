@@ -75,7 +75,7 @@ class _Step:
     Attributes:
         frame: PyTorch's frame around hooks and step: while it is among the callers, the step runs.
         ids: of the parameters that are stepped.
-        learning: those of their layers whose B learns as W does.
+        learning: those of their layers whose B learns as W does, with B.
         due: layers that follow W and whose W this step, or one inside it, updated.
         drawn: layers whose B's gradient took random numbers.
         observed: W and B before the step, in the outermost step only.
@@ -85,7 +85,7 @@ class _Step:
     optimizer: Optimizer
     frame: FrameType
     ids: set[int]
-    learning: list[FeedbackLayer]
+    learning: dict[FeedbackLayer, Tensor]
     handles: list[RemovableHandle] = dataclasses.field(default_factory=list)
     due: dict[FeedbackLayer, None] = dataclasses.field(default_factory=dict)
     drawn: dict[FeedbackLayer, None] = dataclasses.field(default_factory=dict)
@@ -102,9 +102,8 @@ class _Step:
 
     def take_gradients_away(self) -> None:
         """Clear B's gradients, so that gradient clipping sees each gradient once, in W."""
-        for layer in self.learning:
-            if layer.feedback is not None:
-                layer.feedback.grad = None
+        for B in self.learning.values():
+            B.grad = None
 
     def unhook(self) -> None:
         while self.handles:
@@ -142,7 +141,10 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         _running.steps[-1].inside += 1
         return
     ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    learning = [layer for layer in list(learning_layers) if id(layer.feedback) in ids]
+    each = ((layer, layer._parameters.get("feedback")) for layer in list(learning_layers))
+    learning: dict[FeedbackLayer, Tensor] = {
+        layer: B for layer, B in each if B is not None and id(B) in ids
+    }
     step = _Step(optimizer, frame, ids, learning)
     step.take_gradients_away()  # those that a step which failed, or one around this, set
     step.hook()
@@ -160,9 +162,7 @@ def _after_others_hooks(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[A
     if closure is None and not wraps:
         _set_gradients(step)
     if len(_running.steps) == 1:
-        step.observed = Observed.before(
-            optimizer, [layer for layer in step.learning if not layer.method.has_own_gradient]
-        )
+        step.observed = Observed.before(optimizer, step.learning)
     if closure is None or wraps:
         return None
 

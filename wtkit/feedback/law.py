@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -88,7 +88,7 @@ class Observed(NamedTuple):
     is_checked: bool
 
     @classmethod
-    def before(cls, optimizer: Optimizer, layers: Sequence[FeedbackLayer]) -> Observed | None:
+    def before(cls, optimizer: Optimizer, layers: Iterable[FeedbackLayer]) -> Observed | None:
         """Count a step of ``optimizer``; look at its ``layers``, or give None if none is due."""
         count = _counts.get(optimizer)
         if count is None:
@@ -96,7 +96,11 @@ class Observed(NamedTuple):
         step = next(count)
         if not _is_checked(step) and not _is_checked(step + 1):
             return None
-        due = [layer for layer in layers if has_entries(layer.weight)]
+        due = [
+            layer
+            for layer in layers
+            if not layer.method.has_own_gradient and has_entries(layer.weight)
+        ]
         if not due or _is_captured(due[0]):
             return None
         for layer in due:

@@ -15,7 +15,7 @@ from ..errors import WtkitError
 from ..methods import Method
 from ..processes import ALONE, Share
 from ..seeds import stream_seed
-from .engaged import Engaged, apply_direct
+from .engaged import apply_direct, apply_engaged
 from .follow import watch
 from .initial import initial, refuse_weights
 from .maps import ConvMaps, LinearMaps, Taps
@@ -68,7 +68,10 @@ class FeedbackLayer(nn.Module):
         """
         self.settle()
         W, stored = whole(self.weight), self.feedback
-        B = self.method.feedback_weights(W, None if stored is None else whole(stored))
+        return self._B(W, None if stored is None else whole(stored))
+
+    def _B(self, W: Tensor, stored: Tensor | None) -> Tensor | None:
+        B = self.method.feedback_weights(W, stored)
         return B if B is None or B.dtype == W.dtype else B.to(W.dtype)
 
     def stream(self, *key: object) -> torch.Generator:
@@ -95,10 +98,13 @@ class FeedbackLayer(nn.Module):
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
         shape."""
-        self._refuse_input(y)
-        self.refuse_computed_weight()
-        W, bias, B = self.weight, self.bias, self.B
-        is_stored = B is self.feedback
+        W, bias, stored = self.weight, self.bias, self.feedback
+        if not self._is_usual(y, W, stored):
+            self._refuse_unusual(y)
+            self.settle()
+            stored = self.feedback
+        B = self._B(W, stored)
+        is_stored = B is stored
         if B is None:  # nothing is sent back: δ ends here
             y = y.detach()
         B = None if B is None or B is W else B.detach()  # from here on None stands for W
@@ -121,13 +127,12 @@ class FeedbackLayer(nn.Module):
     ) -> Tensor:
         if self.method.direct:
             return apply_direct(y, W, B, bias, self.maps, dtype, self.is_output)
-        return Engaged.apply(y, W, B, bias, self.maps, dtype)
+        return apply_engaged(y, W, B, bias, self.maps, dtype)
 
     def initial_feedback(self) -> Tensor | None:
         """What the method stores for the feedback path of this layer, drawn anew from its seed."""
         return initial(self.method, self, self.seed, self.outputs)
 
-    @torch.no_grad()
     def settle(self) -> None:
         """Draw what is stored for the feedback path, once the weights have come from the meta
         device.
@@ -141,7 +146,7 @@ class FeedbackLayer(nn.Module):
             if stored is None or stored.is_meta:
                 self.store(values)
             elif values is not None:
-                stored.copy_(values)  # in place: an optimizer may hold it
+                stored.detach().copy_(values)  # in place: an optimizer may hold it
             self.drawn = True
         elif stored is not None and stored.device != W.device and stored.dim() > 0:
             raise WtkitError(
@@ -188,14 +193,27 @@ class FeedbackLayer(nn.Module):
                 "method whose B does not learn from W's updates"
             )
 
-    def _refuse_input(self, y: Tensor) -> None:
+    def _is_usual(self, y: Tensor, W: Tensor, stored: Tensor | None) -> bool:
+        """Whether nothing has to be refused, or drawn first. Asked in every forward pass, so it
+        only reads attributes."""
+        return (
+            y.layout is torch.strided
+            and not y.is_nested
+            and not W.is_complex()
+            and "weight" in self._parameters
+            and self.drawn
+            and (stored is None or (stored.device == W.device and not stored.requires_grad))
+        )
+
+    def _refuse_unusual(self, y: Tensor) -> None:
         """Raise for inputs and weights that a plain layer may take and a feedback layer cannot.
 
         Raises:
-            WtkitError: for a sparse or nested input; for complex or empty weights; for a B that
-            DistributedDataParallel would wait for.
+            WtkitError: for a sparse or nested input; for complex or computed weights; for a B that
+                DistributedDataParallel would wait for.
         """
         refuse_weights(self.method.name, self)
+        self.refuse_computed_weight()
         if isinstance(self.feedback, nn.Parameter) and self.feedback.requires_grad:
             self._refuse_reducer()
         if y.layout is not torch.strided or y.is_nested:

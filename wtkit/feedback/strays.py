@@ -57,6 +57,6 @@ def expect_steps(layer: FeedbackLayer) -> None:
 
 def steps_are_reported(layer: FeedbackLayer) -> None:
     """No longer compare the weights of ``layer``."""
-    handle = _handles.pop(layer, None)
+    handle = _handles.pop(layer, None) if _handles else None
     if handle is not None:
         handle.remove()
