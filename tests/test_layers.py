@@ -384,7 +384,7 @@ REFUSED = {
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(2)), "'0' (LazyLinear): 'weight'", "0"),
     "weight_norm": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2))),
-        "'0.parametrizations.weight' (ParametrizationList): 'original1'", "0",
+        "'0' (ParametrizedLinear): 'weight' is computed from other tensors, by pruning", "0",
     ),
     "bare": (lambda: nn.GRU(2, 2), "the model itself (GRU): 'weight_ih_l0'", "*"),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import wtkit
 from wtkit.feedback import as_mirrored, feedback_layers, find_live_taps
-from wtkit.methods.weight_mirror import WeightMirror
+from wtkit.methods.weight_mirror import Cosines, WeightMirror, cosines
 
 KINDS = ["gaussian", "uniform", "orthogonal"]
 
@@ -569,3 +569,46 @@ def test_a_negative_number_of_steps_is_refused():
     model = wtkit.convert(nn.Linear(4, 3), "weight_mirror")
     with pytest.raises(wtkit.WtkitError, match="mirror: expected steps of 0 or more, got -1"):
         wtkit.mirror(model, -1)
+
+
+# ----------------------------------------------------------------- the memory of orthogonal noise
+
+
+def dct(size):
+    """The orthonormal DCT-II, as its definition reads."""
+    k, n = torch.arange(size).double()[:, None], torch.arange(size).double()
+    matrix = (math.pi * k * (2 * n + 1) / (2 * size)).cos() * math.sqrt(2 / size)
+    matrix[0] = size**-0.5
+    return matrix
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 333])
+@pytest.mark.parametrize("kept", [True, False])
+def test_rows_of_the_basis_are_the_same_kept_or_computed(size, kept, monkeypatch):
+    fresh = Cosines()
+    monkeypatch.setattr(fresh, "LIMIT", fresh.LIMIT if kept else 0)
+    monkeypatch.setattr(fresh, "AT_ONCE", 200)
+    rows = torch.randperm(size)[: max(1, size // 2)]
+    for _ in range(2):
+        found = fresh(rows, size, torch.float64)
+        torch.testing.assert_close(found, dct(size)[rows], rtol=0, atol=1e-12)
+    assert fresh.kept_bytes == (8 * size**2 if kept else 0)
+
+
+def test_bases_are_kept_up_to_a_number_of_bytes(monkeypatch):
+    fresh = Cosines()
+    monkeypatch.setattr(fresh, "LIMIT", 4 * (30**2 + 20**2))
+    for size in (10, 20, 30, 20, 40, 10, 30):
+        fresh(torch.tensor([0]), size, torch.float32)
+        assert fresh.kept_bytes <= fresh.LIMIT
+    assert [size for size, *_ in fresh._kept] == [10, 30], "the one that waited longest has gone"
+
+
+def test_a_wide_layer_keeps_no_basis():
+    """The bases of VGG's first fully connected layer would take 2.5 GB."""
+    before = cosines.kept_bytes
+    wide = wtkit.convert(
+        nn.Linear(25088, 2), "weight_mirror", noise="orthogonal", noise_fraction=0, noise_batch=4
+    )
+    wtkit.mirror(wide)
+    assert cosines.kept_bytes == before

@@ -6,8 +6,10 @@ alignment.
 
 In reading order: :mod:`~wtkit.feedback.maps`, the three maps of a layer;
 :mod:`~wtkit.feedback.engaged`, its forward and backward pass; :mod:`~wtkit.feedback.layers`, the
-layers; :mod:`~wtkit.feedback.choosing` and :mod:`~wtkit.feedback.conversion`, which layers are
-converted and how; :mod:`~wtkit.feedback.follow`, how B learns in engaged mode;
+layers; :mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
+:mod:`~wtkit.feedback.conversion`, which layers are converted and how;
+:mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
+:mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;
 :mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`.
 """
 

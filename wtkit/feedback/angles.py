@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from types import EllipsisType
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,16 @@ from torch.nn import functional as F
 
 from ..errors import WtkitError
 from .engaged import deltas_of_backprop
-from .layers import FeedbackConv2d, FeedbackLayer, feedback_layers, unwrap
+from .inputs import call, out_of_inference_mode, tensors, usable
+from .layers import (
+    FeedbackConv2d,
+    FeedbackLayer,
+    feedback_layers,
+    refuse_other_than_module,
+    unwrap,
+)
 from .maps import Taps
+from .sharded import whole
 
 
 def angle(u: Tensor, v: Tensor) -> Tensor:
@@ -85,7 +94,8 @@ def live_shares(model: nn.Module) -> xr.DataArray:
     """The fraction of each layer's weights that a signal can pass, over ``layer``; 1 without dead
     taps."""
     layers = _layers(model)
-    shares = [x.weight[x.taps].numel() / x.weight.numel() for x in layers.values()]
+    weights = {x: whole(x.weight) for x in layers.values()}
+    shares = [W[x.taps].numel() / W.numel() for x, W in weights.items()]
     return _per_layer(
         layers,
         torch.tensor(shares, dtype=torch.float64),
@@ -145,9 +155,9 @@ def weight_norms(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray
 
 def delta_angles(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    inputs: Any,
+    targets: Any,
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
 ) -> xr.DataArray:
     """The angle between the δ that the method sends and the δ that backprop would send, for each
     layer.
@@ -161,7 +171,8 @@ def delta_angles(
     Args:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel;
             it is run uncompiled.
-        inputs: a batch, examples first.
+        inputs: a batch, examples first. A tuple or list are several inputs, a dict is keyword
+            arguments of the model (or its one input, if it takes no such arguments).
         targets: the second argument of ``loss``.
         loss: ``loss(outputs, targets)`` → a number.
 
@@ -169,7 +180,8 @@ def delta_angles(
         degrees over ``layer`` (module names from the input up); NaN where no δ arrives.
 
     Raises:
-        WtkitError: for a model without feedback layers.
+        WtkitError: for a model without feedback layers; for inputs that are no tensors, or no
+            batch; for a loss that is no number.
 
     Example:
         >>> import torch, wtkit
@@ -185,9 +197,9 @@ def delta_angles(
 
 def delta_statistics(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    inputs: Any,
+    targets: Any,
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
 ) -> xr.Dataset:
     """``delta_angle``, the result of :func:`delta_angles`, and ``delta_norm_ratio``, the method's
     ‖δ‖ over backprop's."""
@@ -209,27 +221,33 @@ def delta_statistics(
 def _deltas(
     model: nn.Module,
     layers: dict[str, FeedbackLayer],
-    inputs: Tensor,
-    targets: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    inputs: Any,
+    targets: Any,
+    loss: Callable[[Any, Any], Tensor],
 ) -> list[tuple[list[Tensor], list[Tensor]]]:
     """For each layer, the method's δ and backprop's, one of each per call of the layer; zero where
     no δ arrives."""
     model = unwrap(model)
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as hooks:
+    with (
+        out_of_inference_mode(model),
+        undisturbed(model, inputs),
+        contextlib.ExitStack() as hooks,
+    ):
+        inputs, targets = usable(inputs, "inputs"), usable(targets, "targets")
         # a compiled backward pass, even inside the model, would have fixed its feedback weights
         hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_hook(_keep(outputs[name])).remove)
-        value = loss(model(inputs), targets)
+        value = _loss(loss, call(model, inputs), targets)
         reached = [out for calls in outputs.values() for out in calls]
         sent = torch.autograd.grad(value, reached, retain_graph=True, allow_unused=True)
         for layer, calls in zip(layers.values(), outputs.values(), strict=True):
             if any(out.dim() < (4 if isinstance(layer, nn.Conv2d) else 2) for out in calls):
+                shapes = ", ".join(str(tuple(each.shape)) for each in tensors(inputs))
                 raise WtkitError(
                     "inputs: expected a batch, examples first, got one example of shape "
-                    f"{tuple(inputs.shape)}; give inputs[None] and a target for it"
+                    f"{shapes}; give inputs[None] and a target for it"
                 )
         with deltas_of_backprop():
             exact = torch.autograd.grad(value, reached, allow_unused=True)
@@ -244,6 +262,19 @@ def _deltas(
             theirs.append((zero if true is None else true).detach())
         deltas.append((ours, theirs))
     return deltas
+
+
+def _loss(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) -> Tensor:
+    """The value of ``loss``, from which gradients start."""
+    if not callable(loss):
+        raise WtkitError(f"loss: expected a function of outputs and targets, got {loss!r}")
+    value = loss(outputs, targets)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise WtkitError(f"loss: expected a number, as a tensor, got {given}; take its mean")
+    if not value.requires_grad:
+        raise WtkitError("loss: its value depends on no feedback layer; compute it from outputs")
+    return value
 
 
 def _compared(ours: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -268,13 +299,14 @@ def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+def undisturbed(model: nn.Module, inputs: Any) -> Iterator[None]:
     """Within this context nothing that a forward pass changes is kept: BatchNorm's statistics, the
     parameters' ``requires_grad`` and the random streams are restored."""
     buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
     originals = [dict(own) for own in buffers]
     learning = [p for p in model.parameters() if p.requires_grad]
-    with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
+    on = {tensor.device for tensor in (*tensors(inputs), *model.parameters())}
+    with torch.random.fork_rng([device for device in on if device.type == "cuda"]):
         # buffers that training updates, such as BatchNorm's, are replaced by copies
         for own in buffers:
             own.update(
@@ -295,19 +327,20 @@ def _B(layer: FeedbackLayer) -> Tensor:
     """B, or NaN in W's shape if nothing is sent back or B leads straight from the output."""
     B = layer.B
     if B is None or (layer.method.direct and not layer.is_output):
-        return torch.full_like(layer.weight, float("nan"))
+        return torch.full_like(whole(layer.weight), float("nan"))
     return B
 
 
 def _vectors(layer: FeedbackLayer, all_weights: bool) -> tuple[Tensor, Tensor]:
     """B and W as vectors, with all weights or only the live ones."""
-    B, W = _B(layer), layer.weight
+    B, W = _B(layer), whole(layer.weight)
     if not all_weights and B.shape == W.shape:
         B, W = B[layer.taps], W[layer.taps]
     return B.flatten(), W.flatten()
 
 
 def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:
+    refuse_other_than_module("angles", model)
     layers = feedback_layers(model)
     if not layers:
         raise WtkitError(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import WtkitError
 from ..validation import nearest
@@ -44,15 +45,16 @@ def choose(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
     exempt = _ExemptNames(patterns)
     chosen: dict[str, nn.Module] = {}
     untreatable: dict[str, str] = {}  # name of what would have to stay on backprop → the reason
+    names = _all_names(unwrap(model))
     for name, module in unwrap(model).named_modules():
-        if exempt.matches(name):
-            exempt.modules.append(name)
+        if exempt.matches(*names[module]):
+            exempt.modules += names[module]
         elif convertible(module):
             chosen[name] = module
         elif not isinstance(module, _ELEMENTWISE):
-            untreatable |= _untreatable_parts(name, module, exempt)
+            untreatable |= _untreatable_parts(names[module], module, exempt)
     if untreatable:
-        raise _cannot_convert(untreatable)
+        raise _cannot_convert(untreatable, unwrap(model), some=bool(chosen))
     if exempt.unmatched:
         raise _matches_nothing(sorted(exempt.unmatched)[0], model, chosen)
     return chosen
@@ -71,46 +73,85 @@ class _ExemptNames:
         self.modules: list[str] = []
         self.unmatched = set(patterns)
 
-    def matches(self, name: str) -> bool:
-        matching = {pattern for pattern in self.patterns if fnmatch(name, pattern)}
+    def matches(self, *names: str) -> bool:
+        """Whether a module or parameter with these names stays on backprop."""
+        matching = {p for p in self.patterns if any(fnmatch(name, p) for name in names)}
         self.unmatched -= matching
-        return bool(matching) or any(name.startswith(f"{module}.") for module in self.modules)
+        inside = tuple(f"{module}." if module else "" for module in self.modules)
+        return bool(matching) or any(name.startswith(inside) for name in names)
 
 
-def _untreatable_parts(name: str, module: nn.Module, exempt: _ExemptNames) -> dict[str, str]:
+def _all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every name of every module: one that is registered twice has two."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
+
+
+def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames) -> dict[str, str]:
     """The parts of a module without a feedback twin that δ may travel through, with the reasons."""
+    name = names[0]
     parts: dict[str, str] = {}
+    if is_computed(module):
+        exempt.modules += names  # what computes the weight is not to be named, too
+        return {name or "*": computed(name, module)}
     for own, parameter in module.named_parameters(recurse=False):
-        full = f"{name}.{own}" if name else own
-        if exempt.matches(full) or not _mixes(parameter):
+        if is_lazy(parameter):
+            raise WtkitError(
+                f"cannot convert {_where(name, module)}: {own!r} has no shape before the first "
+                "batch; run one batch through the model, then convert, or leave it on backprop: "
+                f"convert(..., keep_on_backprop=[{name!r}])"
+            )
+        full = [f"{at}.{own}" if at else own for at in names]
+        if exempt.matches(*full) or not _mixes(parameter):
             continue
-        reason = _reason(name, module, own)
+        reason = f"{_where(name, module)}: {own!r} carries weights that δ may travel through"
         if not any(map(convertible, module.modules())):
-            exempt.modules.append(name)
+            exempt.modules += names
             return parts | {name or "*": reason}  # the whole module
-        parts[full] = reason  # the parameter alone: the module also holds convertible layers
+        parts[full[0]] = reason  # the parameter alone: the module also holds convertible layers
     return parts
+
+
+def is_computed(module: nn.Module) -> bool:
+    """Whether ``module`` is a layer whose weight is no parameter, but computed from some."""
+    return isinstance(module, tuple(TWINS)) and "weight" not in module._parameters
+
+
+def computed(name: str, module: nn.Module) -> str:
+    """What is wrong with such a layer, and how to change it."""
+    return (
+        f"{_where(name, module)}: 'weight' is computed from other tensors, by pruning or a "
+        "parametrization; remove that (torch.nn.utils.prune.remove, "
+        "parametrize.remove_parametrizations)"
+    )
 
 
 def _mixes(parameter: Tensor) -> bool:
     """Whether a parameter may multiply a vector of activities: it has two or more dimensions larger
     than 1."""
-    if isinstance(parameter, nn.parameter.UninitializedParameter):
-        return True
     return sum(size > 1 for size in parameter.shape) > 1
 
 
-def _reason(name: str, module: nn.Module, parameter: str) -> str:
-    where = repr(name) if name else "the model itself"
-    return (
-        f"{where} ({type(module).__name__}): {parameter!r} carries weights that δ may travel "
-        "through"
-    )
+def _where(name: str, module: nn.Module) -> str:
+    return f"{repr(name) if name else 'the model itself'} ({type(module).__name__})"
 
 
-def _cannot_convert(reasons: dict[str, str]) -> WtkitError:
+def _cannot_convert(reasons: dict[str, str], model: nn.Module, *, some: bool) -> WtkitError:
+    """The error for parts that cannot be converted.
+
+    Args:
+        some: whether other layers can be: else none is left if these stay on backprop.
+    """
     first = next(iter(reasons.values()))
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    if not some and not any(map(is_computed, model.modules())):
+        return WtkitError(
+            f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin, and "
+            f"this {type(model).__name__} has none: convert(..., keep_on_backprop="
+            f"{as_patterns(reasons)}) would leave all of it on backprop"
+        )
     return WtkitError(
         f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin. To "
         f"leave it on backprop: convert(..., keep_on_backprop={as_patterns(reasons)}), or the "

@@ -58,6 +58,28 @@ class Engaged(torch.autograd.Function):
         return below, W_gradient, None, total, None, None
 
 
+class EngagedTransformed(Engaged):
+    """The same for the transforms of ``torch.func``, such as gradients per example. PyTorch calls
+    this form several times as slowly."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y, W, B, bias, maps, dtype):
+        return maps.apply_weights(y, W.to(dtype), bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        y, W, B, _, ctx.maps, ctx.dtype = inputs
+        ctx.save_for_backward(y, W, B)
+
+
+def apply_engaged(*arguments: Any) -> Tensor:
+    """A layer in engaged mode, under a transform of ``torch.func`` or none."""
+    transformed = torch._C._are_functorch_transforms_active()
+    return (EngagedTransformed if transformed else Engaged).apply(*arguments)
+
+
 class Direct(torch.autograd.Function):
     """A layer in engaged mode that sends the output layer's δ through B, not its own."""
 
@@ -126,5 +148,13 @@ def apply_direct(*arguments: Any) -> Tensor:
     """``Direct.apply``, as one opaque call for ``torch.compile``.
 
     Dynamo refuses backward passes that share state; AOTAutograd only runs them, and accepts it.
+
+    Raises:
+        WtkitError: under a transform of ``torch.func``, which has no such state.
     """
+    if torch._C._are_functorch_transforms_active():
+        raise WtkitError(
+            "direct feedback: torch.func's transforms (grad, vmap) do not carry the output layer's "
+            "δ to the other layers; use backward(), or another method"
+        )
     return Direct.apply(*arguments)

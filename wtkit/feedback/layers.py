@@ -9,13 +9,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import cached
 
+from ..errors import WtkitError
 from ..methods import Method
 from ..processes import ALONE, Share
 from ..seeds import stream_seed
-from .engaged import Engaged, apply_direct
+from .engaged import apply_direct, apply_engaged
 from .follow import watch
+from .initial import initial, refuse_weights
 from .maps import ConvMaps, LinearMaps, Taps
+from .sharded import whole
 
 
 class FeedbackLayer(nn.Module):
@@ -31,6 +35,8 @@ class FeedbackLayer(nn.Module):
         mirror_count: mirror steps taken so far; the noise depends on it.
         update_count: updates of W in which the method drew random numbers or followed W; the draws
             depend on it.
+        outputs: the network's outputs, for direct feedback.
+        drawn: whether ``feedback`` has values; not while the weights are on the meta device.
         taps: the part of ``weight`` that a signal can pass, found by
             :func:`wtkit.feedback.find_live_taps`; before that, all of it.
     """
@@ -44,6 +50,13 @@ class FeedbackLayer(nn.Module):
     mirror_count: int
     update_count: int
     taps: Taps
+    outputs: int | None = None
+    drawn: bool = True
+
+    @property
+    def sketch(self) -> str:
+        """Kind and shape, for errors: ``FeedbackLinear(5, 6)``."""
+        return f"{type(self).__name__}{tuple(self.weight.shape)}"
 
     @property
     def B(self) -> Tensor | None:
@@ -53,7 +66,13 @@ class FeedbackLayer(nn.Module):
         None if nothing is sent back. For direct feedback the shape is (outputs, inputs of the
         layer).
         """
-        return self.method.feedback_weights(self.weight, self.feedback)
+        self.settle()
+        W, stored = whole(self.weight), self.feedback
+        return self._B(W, None if stored is None else whole(stored))
+
+    def _B(self, W: Tensor, stored: Tensor | None) -> Tensor | None:
+        B = self.method.feedback_weights(W, stored)
+        return B if B is None or B.dtype == W.dtype else B.to(W.dtype)
 
     def stream(self, *key: object) -> torch.Generator:
         """The layer's own random stream under ``key``, on the layer's device."""
@@ -64,19 +83,36 @@ class FeedbackLayer(nn.Module):
     def maps(self) -> LinearMaps | ConvMaps:
         """The layer's forward map, feedback map and weight product."""
 
+    def forward(self, y: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or not isinstance(y, Tensor):
+            return super().forward(y)
+        if "weight" in self._parameters:
+            return self.send(y)
+        with cached():  # computed once: a spectral norm takes a step of its own each time
+            return self.send(y)
+
+    @abstractmethod
+    def send(self, y: Tensor) -> Tensor:
+        """The forward pass of an input as a plain layer takes it."""
+
     def engaged(self, y: Tensor) -> Tensor:
         """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
         shape."""
-        W, bias, B = self.weight, self.bias, self.B
-        is_stored = B is self.feedback
+        W, bias, stored = self.weight, self.bias, self.feedback
+        if not self._is_usual(y, W, stored):
+            self._refuse_unusual(y)
+            self.settle()
+            stored = self.feedback
+        B = self._B(W, stored)
+        is_stored = B is stored
         if B is None:  # nothing is sent back: δ ends here
             y = y.detach()
         B = None if B is None or B is W else B.detach()  # from here on None stands for W
         device = y.device.type
-        if not torch.is_autocast_enabled(device):
+        if not torch.is_autocast_enabled(device) or not _autocast_casts(W):
             return self._apply_engaged(y, W, B, bias, W.dtype)
         dtype = torch.get_autocast_dtype(device)
-        y = y.to(dtype)
+        y = y.to(dtype) if _autocast_casts(y) else y  # what it leaves alone, the product refuses
         bias = None if bias is None else bias.to(dtype)
         # save the backward weights in this precision, unless they are stored anyway
         if B is None:
@@ -91,20 +127,160 @@ class FeedbackLayer(nn.Module):
     ) -> Tensor:
         if self.method.direct:
             return apply_direct(y, W, B, bias, self.maps, dtype, self.is_output)
-        return Engaged.apply(y, W, B, bias, self.maps, dtype)
+        return apply_engaged(y, W, B, bias, self.maps, dtype)
+
+    def initial_feedback(self) -> Tensor | None:
+        """What the method stores for the feedback path of this layer, drawn anew from its seed."""
+        return initial(self.method, self, self.seed, self.outputs)
+
+    def settle(self) -> None:
+        """Draw what is stored for the feedback path, once the weights have come from the meta
+        device.
+
+        Raises:
+            WtkitError: if B is on another device than W.
+        """
+        stored, W = self.feedback, self.weight
+        if not self.drawn and not W.is_meta:
+            values = self.initial_feedback()
+            if stored is None or stored.is_meta:
+                self.store(values)
+            elif values is not None:
+                stored.detach().copy_(values)  # in place: an optimizer may hold it
+            self.drawn = True
+        elif stored is not None and stored.device != W.device and stored.dim() > 0:
+            raise WtkitError(
+                f"{self.method.name}: 'weight' of {self.sketch} is on {W.device}, 'feedback' on "
+                f"{stored.device}; move the model as a whole: model.to({str(W.device)!r})"
+            )
+
+    def store(self, stored: Tensor | None) -> None:
+        """Store ``stored`` for the feedback path, as a parameter if B learns in engaged mode."""
+        if stored is not None and self.method.averages and stored.dtype.itemsize < 4:
+            stored = stored.float()
+        if self.method.learns_engaged and stored is not None:
+            self.register_parameter("feedback", nn.Parameter(stored, requires_grad=False))
+        else:
+            self.register_buffer("feedback", stored)
+
+    def _apply(self, fn, recurse=True):  # reached by .to(), .half(), .to_empty() and the like
+        before = self.feedback
+        super()._apply(fn, recurse)
+        after = self.feedback
+        if after is None or before is None:
+            return self
+        self.drawn = self.drawn and not after.is_meta
+        if self.method.averages and after.dtype.itemsize < 4:
+            self.store(before.to(after.device, torch.float32))
+        return self
+
+    def refuse_computed_weight(self) -> None:
+        """Raise if W is computed from other tensors, and B learns from what W's updates are.
+
+        Such a W is no parameter: it has no gradient and no step that B could follow.
+
+        Raises:
+            WtkitError: naming the layer.
+        """
+        method = self.method
+        if not (method.learns_engaged or method.follows) or "weight" in self._parameters:
+            return
+        if not getattr(self, "_is_replica", False):  # DataParallel's copies have no parameters
+            raise WtkitError(
+                f"{method.name}: 'weight' of {self.sketch} is computed from other tensors, by "
+                "pruning or a parametrization, so B cannot follow it; remove that "
+                "(torch.nn.utils.prune.remove, parametrize.remove_parametrizations), or take a "
+                "method whose B does not learn from W's updates"
+            )
+
+    def _is_usual(self, y: Tensor, W: Tensor, stored: Tensor | None) -> bool:
+        """Whether nothing has to be refused, or drawn first. Asked in every forward pass, so it
+        only reads attributes."""
+        return (
+            y.layout is torch.strided
+            and not y.is_nested
+            and not W.is_complex()
+            and "weight" in self._parameters
+            and self.drawn
+            and (stored is None or (stored.device == W.device and not stored.requires_grad))
+        )
+
+    def _refuse_unusual(self, y: Tensor) -> None:
+        """Raise for inputs and weights that a plain layer may take and a feedback layer cannot.
+
+        Raises:
+            WtkitError: for a sparse or nested input; for complex or computed weights; for a B that
+                DistributedDataParallel would wait for.
+        """
+        refuse_weights(self.method.name, self)
+        self.refuse_computed_weight()
+        if isinstance(self.feedback, nn.Parameter) and self.feedback.requires_grad:
+            self._refuse_reducer()
+        if y.layout is not torch.strided or y.is_nested:
+            kind = "nested" if y.is_nested else str(y.layout).removeprefix("torch.")
+            dense = "torch.nested.to_padded_tensor(x, 0.0)" if y.is_nested else "x.to_dense()"
+            raise WtkitError(
+                f"{self.method.name}: {self.sketch} takes dense inputs, got a {kind} tensor; "
+                f"give it {dense}"
+            )
+
+    def _refuse_reducer(self) -> None:
+        """Refuse a B that requires a gradient inside DistributedDataParallel, which would wait for
+        one from the backward pass; B is handed W's."""
+        if getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None) is not None:
+            raise WtkitError(
+                f"{self.method.name}: 'feedback' of {self.sketch} requires a gradient, for which "
+                "DistributedDataParallel would wait; before wrapping the model, set "
+                "requires_grad_(False) for the parameters whose names end in 'feedback'"
+            )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, method={self.method.name}"
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata["method"] = self.method.name
 
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
     ):
         # a plain checkpoint has no feedback weights; the present ones then stay
+        given = state_dict.get(f"{prefix}feedback")
+        if given is not None and self.feedback is not None:
+            self._refuse_of_another_method(given, f"{prefix}feedback", metadata.get("method"))
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
         )
         with contextlib.suppress(ValueError):
             missing.remove(f"{prefix}feedback")
+        stored = self.feedback
+        if given is not None and stored is not None:
+            self.drawn = not stored.is_meta
+            if self.method.averages and stored.dtype.itemsize < 4:
+                self.store(stored.detach())  # the checkpoint's own tensor was assigned
+        self.settle()
+
+    def _refuse_of_another_method(self, given: Tensor, key: str, saved: str | None) -> None:
+        """Refuse the feedback weights of a checkpoint that another method saved.
+
+        Args:
+            given: the checkpoint's tensor.
+            key: its name.
+            saved: the method's name in the checkpoint; None in files that do not record it.
+        """
+        name = self.method.name
+        if saved not in (None, name):
+            reason = f"the checkpoint was saved with the method {saved}"
+        elif not given.is_meta and not self.method.is_valid(given):
+            reason = "its values are not of this method"
+        else:
+            return
+        raise WtkitError(
+            f"{key!r}: {reason}, the model has {name}; convert the model to the checkpoint's "
+            "method, or leave the keys that end in 'feedback' out to load the weights alone"
+        )
 
     def __setstate__(self, state):  # reached by copy.deepcopy and by unpickling
         super().__setstate__(state)
@@ -118,8 +294,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
     def maps(self) -> LinearMaps:
         return LinearMaps()
 
-    def forward(self, y: Tensor) -> Tensor:
-        return self.engaged(y) if torch.is_grad_enabled() else super().forward(y)
+    def send(self, y: Tensor) -> Tensor:
+        return self.engaged(y)
 
 
 class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
@@ -130,16 +306,32 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
         padding = (0, 0) if self._pads_first else self._symmetric_padding
         return ConvMaps(self.stride, padding, self.dilation, self.groups)
 
-    def forward(self, y: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(y)
+    def send(self, y: Tensor) -> Tensor:
+        if not self._fits(y):
+            nn.Conv2d.forward(self, y)  # raises torch's own error
         if y.dim() == 3:  # one image without a batch dimension
-            return self.forward(y[None])[0]
+            return self.send(y[None])[0]
         if self._pads_first:
             # non-zero or asymmetric padding is applied first; autograd handles it
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
         return self.engaged(y)
+
+    def _fits(self, y: Tensor) -> bool:
+        """Whether y has the shape and precision that ``nn.Conv2d`` accepts.
+
+        The maps choose among several products, some of which only see the product of the sizes.
+        """
+        W = self.weight
+        if y.dim() not in (3, 4) or y.shape[-3] != W.shape[1] * self.groups:
+            return False
+        cast = torch.is_autocast_enabled(y.device.type) and _autocast_casts(y)
+        if y.dtype != W.dtype and not (cast and _autocast_casts(W)):
+            return False
+        top, bottom, left, right = self._ends
+        heights, widths = y.shape[-2] + top + bottom, y.shape[-1] + left + right
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, W.shape[2:], strict=True)]
+        return heights >= reach[0] and widths >= reach[1] and 0 not in y.shape[-3:]
 
     @property
     def _ends(self) -> tuple[int, ...]:
@@ -154,6 +346,11 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
     def _pads_first(self) -> bool:
         top, bottom, left, right = self._ends
         return self.padding_mode != "zeros" or top != bottom or left != right
+
+
+def _autocast_casts(tensor: Tensor) -> bool:
+    """Whether autocast casts ``tensor`` before a product: float64 and integers it leaves alone."""
+    return tensor.is_floating_point() and tensor.dtype is not torch.float64
 
 
 TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {
@@ -175,6 +372,12 @@ def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
     ['0', '2']
     """
     return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, FeedbackLayer)}
+
+
+def refuse_other_than_module(name: str, model: object) -> None:
+    """Raise for a ``model`` that is none, in the function ``name``."""
+    if not isinstance(model, nn.Module):
+        raise WtkitError(f"{name}: expected an nn.Module first, got {type(model).__name__}")
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -117,7 +117,8 @@ class ConvMaps(NamedTuple):
         in).
         """
         signal = output_delta.flatten(2).sum(2) if output_delta.dim() == 4 else output_delta
-        return (signal @ M / y[0, 0].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
+        signal = signal if signal.dim() > 1 else signal[None]  # of one example without a batch
+        return (signal @ M / y.shape[2:].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
 
     def seen_at_once(self, y: Tensor, W: Tensor, padding: tuple[int, ...]) -> Taps | None:
         """The part of y under the kernel if the output is a single position, else None.
@@ -171,7 +172,11 @@ def _within(whole: Tensor, place: Taps, part: Tensor) -> Tensor:
     if part.shape == whole.shape:
         return part
     zeros = torch.zeros_like(whole)
-    zeros[place] = part
+    try:
+        zeros[place] = part
+    except RuntimeError:  # under vmap `part` may have a dimension that `whole` has not
+        zeros = part.new_zeros(whole.shape)
+        zeros[place] = part
     return zeros
 
 

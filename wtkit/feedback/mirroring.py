@@ -6,14 +6,23 @@ takes the steps, and shows a layer to its method as a black box.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
 from ..errors import WtkitError
 from ..methods.base import MirroredLayer
 from ..processes import ALONE, Share
-from .layers import FeedbackConv2d, FeedbackLayer, feedback_layers, share_of
+from .layers import (
+    FeedbackConv2d,
+    FeedbackLayer,
+    feedback_layers,
+    refuse_other_than_module,
+    share_of,
+)
 from .maps import ConvMaps
+from .sharded import whole
 
 
 @torch.no_grad()
@@ -34,7 +43,8 @@ def mirror(model: nn.Module, steps: int = 1, *, running_mean: bool = False) -> N
             step and not after 1/λ_B steps.
 
     Raises:
-        WtkitError: if no layer of the model learns in mirror mode, or ``steps`` is negative.
+        WtkitError: if no layer of the model learns in mirror mode, or ``steps`` is no number of
+            steps.
 
     Example:
         >>> import torch, wtkit
@@ -43,8 +53,9 @@ def mirror(model: nn.Module, steps: int = 1, *, running_mean: bool = False) -> N
         >>> bool(wtkit.matrix_angles(model) < 1)
         True
     """
-    if steps < 0:
-        raise WtkitError(f"mirror: expected steps of 0 or more, got {steps}")
+    refuse_other_than_module("mirror", model)
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0:
+        raise WtkitError(f"mirror: expected steps of 0 or more, got {steps!r}")
     layers = [layer for layer in feedback_layers(model).values() if layer.method.learns_mirror]
     if not layers:
         raise WtkitError(
@@ -67,6 +78,7 @@ def mirror_step(
         running_mean_step: the number t = 1, 2, … of this step in a running mean, or None.
         share: the part of the noise samples that this process takes.
     """
+    layer.settle()
     B = layer.feedback
     assert B is not None
     updated = layer.method.mirror_update(as_mirrored(layer, running_mean_step, share), B)
@@ -91,14 +103,19 @@ class _Mirrored:
     """A feedback layer as :class:`wtkit.methods.base.MirroredLayer`."""
 
     def __init__(self, layer: FeedbackLayer, running_mean_step: int | None, share: Share) -> None:
-        used = layer.weight[layer.taps]
+        self._W = whole(layer.weight)
+        used = self._W[layer.taps]
         self._layer, self._share = layer, share
         # each neuron sees its own fan-in only: the groups of a convolution are separate matrices
         self.groups: int = getattr(layer, "groups", 1)
         self.inputs, self.fan_in = used[0].numel(), layer.weight[0].numel()
-        self.shape, self.dtype, self.device = used.shape, layer.weight.dtype, layer.weight.device
+        self.shape, self.device = used.shape, layer.weight.device
+        # B may be stored in a higher precision than W
+        self.dtype = layer.weight.dtype if layer.feedback is None else layer.feedback.dtype
         self.is_output, self.step = layer.is_output, layer.mirror_count
-        self.bias = None if layer.bias is None else layer.bias.reshape(self.groups, 1, -1)
+        bias = None if layer.bias is None else whole(layer.bias)
+        self._bias = bias
+        self.bias = None if bias is None else bias.reshape(self.groups, 1, -1)
         self.running_mean_step = running_mean_step
         self.own_samples, self.processes = share.part, share.world
         self.in_channels, self.kernel_reach, self.stride = 0, (), ()
@@ -116,7 +133,7 @@ class _Mirrored:
         return self._layer.stream(*key)
 
     def respond(self, noise: Tensor) -> Tensor:
-        return noise @ self.matrices(self._layer.weight).mT
+        return noise @ self.matrices(self._W).to(noise.dtype).mT
 
     def live(self, B: Tensor) -> Tensor:
         return B[self._layer.taps]
@@ -128,13 +145,15 @@ class _Mirrored:
         return self._share.total(tensor)
 
     def respond_to_images(self, images: Tensor, *, with_bias: bool) -> Tensor:
-        bias = self._layer.bias if with_bias else None
-        return self._image_maps.apply_weights(images, self._layer.weight, bias)
+        bias = self._bias if with_bias else None
+        if self.dtype != self._W.dtype:
+            bias = None if bias is None else bias.to(self.dtype)
+        return self._image_maps.apply_weights(images, self._W.to(self.dtype), bias)
 
     def image_product(self, response: Tensor, images: Tensor) -> Tensor:
         dtype = response.dtype  # under autocast the response is narrower than the noise
         _, product, _ = self._image_maps.backward(
-            response, images.to(dtype), self._layer.weight.to(dtype), (False, True, False)
+            response, images.to(dtype), self._W.to(dtype), (False, True, False)
         )
         assert product is not None
         return product

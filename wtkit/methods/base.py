@@ -45,6 +45,9 @@ class Method(ABC):
     learns_engaged: ClassVar[bool] = False
     follows: ClassVar[bool] = False
     learns_mirror: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    """Whether B averages over many small steps. It is then stored in float32 beside weights of a
+    lower precision, in which such steps round away."""
     LATER_OPTIONS: ClassVar[Mapping[str, Any]] = {}
     """Options added after release, with the values that reproduce earlier behaviour."""
 
@@ -94,6 +97,10 @@ class Method(ABC):
             stored: the current value of what :meth:`initial` returned. With ``direct``, B has the
                 shape of the W that :meth:`initial` got.
         """
+
+    def is_valid(self, stored: Tensor) -> bool:
+        """Whether ``stored`` may come from this method. A checkpoint of another one may not."""
+        return True
 
     # ------------------------------------------------------------- 2. how B learns in engaged mode
 

@@ -40,7 +40,7 @@ class DirectFeedbackAlignment(Method):
     label: ClassVar[str] = "DFA"
     direct: ClassVar[bool] = True
 
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale

@@ -30,7 +30,7 @@ class FeedbackAlignment(Method):
     label: ClassVar[str] = "FA"
     LATER_OPTIONS: ClassVar = {"scale": 1.0}
 
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale

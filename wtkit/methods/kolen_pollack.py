@@ -63,10 +63,10 @@ class KolenPollack(Method):
         "signal_noise": 0.0,
     }
 
-    scale: Annotated[float, Field(gt=0)] = 1.0
-    lr_ratio: Annotated[float, Field(ge=0)] = 1.0
-    decay_ratio: Annotated[float, Field(ge=0)] = 1.0
-    signal_noise: Annotated[float, Field(ge=0)] = 0.0
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    lr_ratio: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    decay_ratio: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    signal_noise: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale

@@ -35,5 +35,8 @@ class SignSymmetryBatchwise(Method):
     def feedback_weights(self, W, stored):
         return stored * W.detach().sign()
 
+    def is_valid(self, stored):
+        return bool((stored >= 0).all())
+
     def follow(self, W, stored, generator):
         return magnitudes_like(stored, generator)

@@ -31,3 +31,6 @@ class SignSymmetryFixed(Method):
 
     def feedback_weights(self, W, stored):
         return stored * W.detach().sign()
+
+    def is_valid(self, stored):
+        return bool((stored >= 0).all())

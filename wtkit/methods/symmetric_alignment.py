@@ -33,9 +33,10 @@ class SymmetricAlignment(Method):
 
     label: ClassVar[str] = "SA"
     follows: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
     rate: Annotated[float, Field(gt=0, le=1)] = 0.01
-    noise: Annotated[float, Field(ge=0)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
     @property
     def lag(self):

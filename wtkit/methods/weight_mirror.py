@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..errors import WtkitError
 from ..validation import frozen
@@ -63,6 +63,7 @@ class WeightMirror(Method):
 
     label: ClassVar[str] = "WM"
     learns_mirror: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
     mirror_lr: Annotated[float, Field(gt=0, le=1)] = 0.01
     mirror_decay: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -70,13 +71,20 @@ class WeightMirror(Method):
     mirror_every: Annotated[int, Field(ge=1)] = 1
     mirror_before: Annotated[int, Field(ge=0)] = 100
     noise: Literal["gaussian", "uniform", "orthogonal"] = "gaussian"
-    noise_std: Annotated[float, Field(gt=0)] = 1.0
+    noise_std: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     noise_batch: Annotated[int, Field(ge=2)] = 64
     noise_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
     noise_size: Annotated[int, Field(ge=1)] | None = None
     phi: Phi = "relu"
     output_phi: Phi = "identity"
     bias_blocking: bool = False
+
+    @field_validator("noise_std")
+    @classmethod
+    def _is_resolved(cls, value: float) -> float:
+        if value < 1e-6:  # in float32 its square, by which the product is divided, vanishes
+            raise ValueError(f"expected 1e-6 or more, got {value}")
+        return value
 
     def __post_init__(self):
         if self.noise == "orthogonal" and self.noise_size is not None:
@@ -235,7 +243,8 @@ class WeightMirror(Method):
             0, 2, (layer.groups, 1, size), generator=generator, device=device, dtype=dtype
         )
         scale = (bits * 2 - 1) * (self.noise_std * size**0.5)
-        return cosines(size, dtype, device).index_select(0, rows) * scale
+        basis = cosines(rows, size, dtype)
+        return basis[None].mul_(scale) if layer.groups == 1 else basis * scale
 
 
 def _response(drive: Tensor, phi: Phi) -> tuple[Tensor, Tensor]:
@@ -270,16 +279,55 @@ def _of_all_processes(
     return product, packed[-2] / packed[-1], packed[-1]
 
 
-@functools.lru_cache(maxsize=16)  # one per fan-in: computing it takes longer than using it
-def cosines(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II matrix, (size, size), whose rows are cosines of rising frequency."""
-    import torch
+class Cosines:
+    """Rows of orthonormal DCT-II matrices, whose rows are cosines of rising frequency.
 
-    # integers keep the phase exact; cos has the period 4·size in it
-    phase = torch.outer(torch.arange(size), 2 * torch.arange(size) + 1) % (4 * size)
-    table = torch.cos(
-        torch.arange(4 * size, dtype=torch.float64) * (math.pi / (2 * size))
-    ) * math.sqrt(2 / size)
-    matrix = table.to(device, dtype)[phase.to(device)]
-    matrix[0] = size**-0.5
-    return matrix
+    A matrix is kept for the next step, because computing it takes longer than using it, as long as
+    all that are kept take up to ``LIMIT`` bytes; the one that was not used for longest goes first.
+    Of a larger one only the rows that a step needs are computed.
+    """
+
+    LIMIT = 2**28  # all of ResNet-50's take half of it
+    AT_ONCE = 2**21  # elements whose phases are computed together
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, torch.dtype, torch.device], Tensor] = OrderedDict()
+
+    def __call__(self, rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+        """The ``rows`` of the matrix (size, size), on their device."""
+        import torch
+
+        if size**2 * dtype.itemsize > self.LIMIT:
+            return self._computed(rows, size, dtype)
+        key = size, dtype, rows.device
+        matrix = self._kept.get(key)
+        if matrix is None:
+            matrix = self._computed(torch.arange(size, device=rows.device), size, dtype)
+            self._kept[key] = matrix
+            while self.kept_bytes > self.LIMIT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return matrix.index_select(0, rows)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(matrix.nbytes for matrix in self._kept.values())
+
+    def cache_clear(self) -> None:
+        self._kept.clear()
+
+    def _computed(self, rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+        import torch
+
+        # integers keep the phase exact; cos has the period 4·size in it
+        angles = torch.arange(4 * size, dtype=torch.float64) * (math.pi / (2 * size))
+        table = (torch.cos(angles) * math.sqrt(2 / size)).to(rows.device, dtype)
+        odd = 2 * torch.arange(size, device=rows.device) + 1
+        found = torch.empty((len(rows), size), dtype=dtype, device=rows.device)
+        together = max(1, self.AT_ONCE // size)
+        for part, into in zip(rows.split(together), found.split(together), strict=True):
+            into.copy_(table[torch.outer(part, odd) % (4 * size)])
+        return found.masked_fill_((rows == 0)[:, None], size**-0.5)
+
+
+cosines = Cosines()

@@ -53,6 +53,7 @@ class DeltaRuleMirror(Method):
 
     label: ClassVar[str] = "DRM"
     learns_mirror: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
     rate: Annotated[float, Field(gt=0, lt=2)] = 1.0
     samples: Annotated[int, Field(ge=1)] = 64

@@ -23,11 +23,17 @@ def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> No
         name: the network's name, for errors.
 
     Raises:
-        WtkitError: if the network cannot take the images; if its outputs are not logits (N,
-            num_classes); or if it uses the weights of a converted layer without calling the layer,
-            as some attention modules do: δ would travel through W there, whatever the method.
+        WtkitError: if all parameters are frozen; if the network cannot take the images; if its
+            outputs are not logits (N, num_classes); or if it uses the weights of a converted layer
+            without calling the layer, as some attention modules do: δ would travel through W there,
+            whatever the method.
     """
     layers = feedback_layers(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise WtkitError(
+            f"network {name!r}: all parameters are frozen, so nothing would learn; leave "
+            "requires_grad at True for those that are to be trained"
+        )
     called: set[nn.Module] = set()
     with undisturbed(model, images), contextlib.ExitStack() as hooks:
         for layer in layers.values():

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from ..errors import Stopped
+from ..errors import Stopped, WtkitError
 from ..experiments import RunConfig
 from ..processes import agreed, joined, killed_workers
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
@@ -49,8 +49,9 @@ def train(
         quiet: print nothing.
 
     Raises:
-        WtkitError: for missing data; for a folder that holds another run, or that another process
-            writes to; for a batch that the processes cannot split equally.
+        WtkitError: for a ``config`` that is none; for missing data; for a folder that holds another
+            run, or that another process writes to; for a batch that the processes cannot split
+            equally.
 
     Example:
         >>> import wtkit
@@ -61,8 +62,16 @@ def train(
         >>> run.test_error.dims
         ('epoch',)
     """
+    if not isinstance(config, RunConfig):
+        raise WtkitError(
+            f"train: expected a RunConfig, got {type(config).__name__}; make one of a mapping: "
+            "wtkit.experiments.run_config({...})"
+        )
     folder = None if folder is None else Path(folder)
     with contextlib.ExitStack() as stack:
+        # the caller may measure something without gradients
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         target = find_device(device)
         share = stack.enter_context(joined(target))
         quiet = quiet or share.rank > 0

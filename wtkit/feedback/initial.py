@@ -1,0 +1,63 @@
+"""What a layer stores for its feedback path at conversion, and the weights it can do so for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WtkitError
+from ..methods import Method
+from ..methods.base import initial_scale
+from ..seeds import stream_seed
+
+
+def initial(method: Method, layer: nn.Module, seed: int, outputs: int | None) -> Tensor | None:
+    """What a layer stores for its feedback path; raises if B would have the wrong shape.
+
+    Args:
+        seed: the seed of the layer's own random streams.
+        outputs: the network's outputs, if its last layer is converted.
+    """
+    W = layer.get_parameter("weight").detach()
+    like = W
+    if method.direct:
+        if outputs is None:
+            raise WtkitError(
+                f"{method.name}: the network's last layer sends its δ to all others, so it cannot "
+                "stay on backprop; take it out of keep_on_backprop"
+            )
+        like = (
+            initial_scale(W).to(W.dtype).expand(outputs, W.shape[1] * getattr(layer, "groups", 1))
+        )
+    stored = method.initial(like, torch.Generator().manual_seed(stream_seed(seed, "feedback")))
+    B = method.feedback_weights(W, stored)
+    if B is not None and B.shape != like.shape:
+        raise WtkitError(
+            f"{method.name}: feedback_weights gave shape {tuple(B.shape)}, expected "
+            f"{tuple(like.shape)}"
+        )
+    return stored
+
+
+def refuse_weights(name: str, layer: nn.Module) -> None:
+    """Raise for weights that no feedback path belongs to.
+
+    Args:
+        name: of the method, for the error.
+
+    Raises:
+        WtkitError: for complex weights, which the maps of a layer do not conjugate; for a layer
+            without inputs or outputs.
+    """
+    W = layer.weight
+    assert isinstance(W, Tensor)
+    if W.is_complex():
+        raise WtkitError(
+            f"{name}: {type(layer).__name__}{tuple(W.shape)} has complex weights ({W.dtype}); a "
+            "feedback path needs real ones: take layers for the real and the imaginary part"
+        )
+    if 0 in W.shape:
+        raise WtkitError(
+            f"{name}: {type(layer).__name__}{tuple(W.shape)} has no weights; give it inputs and "
+            "outputs, or take it out"
+        )
