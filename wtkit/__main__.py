@@ -113,6 +113,11 @@ def _add_train(commands: Any) -> None:
     command.add_argument(
         "--device", help="cpu, cuda, …; default: a free GPU if there is any, waited for"
     )
+    command.add_argument(
+        "--set-aside",
+        action="store_true",
+        help="rename a checkpoint that cannot be used, and start from the beginning",
+    )
     for option, whose in (("--option", "method"), ("--network-option", "network")):
         command.add_argument(
             option,
@@ -235,7 +240,8 @@ def _train(parsed: argparse.Namespace) -> None:
     with contextlib.nullcontext() if parsed.device else gpus.claimed():
         from .training import train  # after the settings are checked: torch takes seconds to load
 
-        train(run, parsed.output or Path("runs", run.name), device=parsed.device)
+        folder = parsed.output or Path("runs", run.name)
+        train(run, folder, device=parsed.device, set_aside=parsed.set_aside)
 
 
 class _Once(argparse.Action):

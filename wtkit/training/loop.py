@@ -27,6 +27,7 @@ def train(
     device: str | None = None,
     on_epoch: Callable[[xr.Dataset], None] | None = None,
     quiet: bool = False,
+    set_aside: bool = False,
 ) -> xr.Dataset:
     """Train one run and return its trajectory, in the schema of :mod:`wtkit.results`.
 
@@ -47,10 +48,13 @@ def train(
         device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
         quiet: print nothing.
+        set_aside: rename a checkpoint that cannot be used, and start from the beginning. By default
+            it is an error.
 
     Raises:
         WtkitError: for missing data; for a folder that holds another run, or that another process
-            writes to; for a batch that the processes cannot split equally.
+            writes to; for a checkpoint that is damaged, changed, or does not fit the run; for a
+            batch that the processes cannot split equally.
 
     Example:
         >>> import wtkit
@@ -79,7 +83,7 @@ def train(
         with enough_memory(target), killed_workers():
             run = Run(config, target, share)
             if folder is not None:
-                resume(run, folder, quiet)
+                resume(run, folder, quiet, set_aside)
             run.refuse_differing("at the start")
             _loop(run, folder, stop_signals, on_epoch, quiet)
         result = run.trajectory()
