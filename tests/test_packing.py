@@ -267,10 +267,36 @@ def test_what_is_not_this_pack_is_left_alone(tmp_path, source, spoil, options, w
     assert contents(target) == before
 
 
-def test_a_folder_is_not_packed_into_itself(source):
+@pytest.mark.parametrize("where", [".", "pack", "train/pack", "linked"])
+def test_a_folder_is_not_packed_into_itself(source, where):
+    """Its next pack would find the last one among the images."""
+    (source / "linked").symlink_to(source / "train")
     before = sorted(source.rglob("*"))
-    assert "something else than a pack" in refused(pack, source, source, workers=0)
+    text = refused(pack, source, source / where, workers=0)
+    assert "the folder that is packed; name a folder outside" in text
     assert sorted(source.rglob("*")) == before
+
+
+def test_a_manifest_that_lacks_something_is_named(tmp_path, source):
+    target = tmp_path / "pack"
+    pack(source, target, workers=0)
+    whole = json.loads((target / "pack.json").read_text())
+    for key in whole:
+        if key not in ("parts", "names_sha256"):
+            left = {name: value for name, value in whole.items() if name != key}
+            (target / "pack.json").write_text(json.dumps(left))
+            assert f"{target}/pack.json" in refused(load, target)
+    for content in ("[" * 10**5, "\x00", '{"format": 1}', "[]", "null"):
+        (target / "pack.json").write_text(content)
+        assert f"{target}/pack.json" in refused(load, target)
+    shards = whole["parts"]["train"]["shards"]
+    for parts in (None, {}, {"train": whole["parts"]["train"]}):
+        (target / "pack.json").write_text(json.dumps(whole | {"parts": parts}))
+        assert f"{target}/pack.json" in refused(load, target)
+    for spoilt in ({}, {"shards": 3}, {"shards": [{}]}, {"shards": [shards[0] | {"file": "../x"}]}):
+        whole["parts"]["train"] = spoilt
+        (target / "pack.json").write_text(json.dumps(whole))
+        assert f"{target}/pack.json" in refused(load, target)
 
 
 def test_two_do_not_pack_into_one_folder(tmp_path, source):

@@ -120,11 +120,11 @@ def _offline(path: str) -> Iterator[None]:
             refuse()
         connect(self, address)
 
-    socket.socket.connect, socket.getaddrinfo = connect_here, refuse  # type: ignore[method-assign]
+    socket.socket.connect, socket.getaddrinfo = connect_here, refuse  # type: ignore
     try:
         yield
     finally:
-        socket.socket.connect, socket.getaddrinfo = connect, look_up  # type: ignore[method-assign]
+        socket.socket.connect, socket.getaddrinfo = connect, look_up  # type: ignore
         if tried:
             raise refusal
 

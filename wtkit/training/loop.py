@@ -82,6 +82,8 @@ def train(
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
         with enough_memory(target), killed_workers():
             run = Run(config, target, share)
+            if run.data.note:
+                say(run.data.note, quiet)
             if folder is not None:
                 resume(run, folder, quiet, set_aside)
             run.refuse_differing("at the start")
