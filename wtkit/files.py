@@ -65,7 +65,7 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
     if path.is_dir():
         raise WtkitError(f"cannot write {path}: it is a folder; name a file in it")
     try:
-        if replaceable(path):
+        if path.is_file() and replaceable(path):  # a pipe would be waited for
             return
     except (OSError, ValueError):
         pass
