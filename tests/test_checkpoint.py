@@ -261,3 +261,12 @@ def test_a_value_that_cannot_be_read_back_is_refused_before_training(tmp_path):
     with pytest.raises(wtkit.WtkitError, match=re.escape("state['model']['x'] is of type set")):
         write_checkpoint({"model": {"x": {1}}}, tmp_path / "checkpoint.pt")
     assert not any(tmp_path.iterdir())
+
+
+def test_settings_without_effect_are_said_where_a_run_starts(capsys):
+    wtkit.train(dataclasses.replace(CONFIG, lr_drops=(5,), epochs=1), device="cpu")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == (
+        "Warning: setting 'lr_drops': expected epochs below 1, the number of 'epochs', got 5; "
+        "leave it out"
+    )

@@ -192,7 +192,14 @@ OTHER = {
 
 
 @pytest.mark.parametrize(
-    "settings", [{"method": "backprop"}, EVERYTHING, EVERYTHING | {"lr_drops": [5]}, OTHER]
+    "settings",
+    [
+        {"method": "backprop"},
+        EVERYTHING | {"lr_drops": []},
+        EVERYTHING | {"schedule": "step"},
+        EVERYTHING | {"schedule": "step", "lr_drops": [2]},
+        OTHER,
+    ],
 )
 def test_the_command_line_says_the_same(settings, monkeypatch, tmp_path):
     from wtkit import __main__
@@ -547,6 +554,31 @@ BROKEN = [
     ),
     ("settings: {epochs: 010}", "line 1, column 20: 010 is not the same number in all versions "),
     ("settings: {lr: 1:30.5}", "1:30.5 is not the same number in all versions of YAML"),
+    ("settings: {epochs: 1_000}", "1_000 is not the same number in all versions of YAML"),
+    ("settings: {epochs: 0b11}", "0b11 is not the same number in all versions of YAML"),
+    ("settings: {lr: 0.1_0}", "0.1_0 is not the same number in all versions of YAML"),
+    (
+        "methods: [backprop]\nnetworks: [{'nets:Mine': &a {x: *a}}]",
+        "a value contains itself; write it out",
+    ),
+    (
+        SMALL | {"settings": {"epochs": 3, "warmup_epochs": 4}},
+        "setting 'warmup_epochs': 4 is more than the 3 'epochs'; lower it",
+    ),
+    (SMALL | {"settings": {"classes": 11}}, "'classes': 11 is more than the 10 classes of digits"),
+    (SMALL | {"settings": {"batch_size": 1438}}, "1438 is more than the 1437 training images"),
+    (
+        {"methods": ["weight_mirror"], "networks": ["mlp"]}
+        | {"settings": {"options": {"noise_std": 1e30}}},
+        "option 'noise_std': 1e+30 is too large: float32 cannot hold its square",
+    ),
+    (
+        SMALL | {"networks": [{"nets:Mine": {"../../x; rm": 1}}]},
+        "setting 'network_options': expected names of arguments, got '../../x; rm'",
+    ),
+    (SMALL | {"networks": [{"nets:Mine": {"x": "a" * 240}}]}, "has more than 240 bytes, too many "),
+    (SMALL | {"networks": ["torch.hub:load"]}, "torch's own functions are not accepted, and noth"),
+    (SMALL | {"networks": [{"vgg11": {"weights": "DEFAULT"}}]}, "would come from the net; leave "),
     ("settings: {<<: {lr: 1}, <<: {epochs: 3}}", "two keys are called '<<'; leave one out"),
     ("networks: [!!set {mlp}]", "!!set is not accepted"),
     ("methods: " + "[" * 5000 + "]" * 5000, "its values are nested too deeply"),

@@ -26,7 +26,7 @@ def read_file(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise OSError("it is a folder, a pipe or a device")
-        return yaml.load(path.read_text(), PlainLoader)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), PlainLoader)
     except FileNotFoundError:
         folder = path.parent if any(path.parent.glob("[!.]*.yaml")) else Path("config")
         others = sorted(other.stem for other in folder.glob("[!.]*.yaml"))

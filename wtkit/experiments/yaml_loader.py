@@ -10,8 +10,8 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN = {
     f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 }
-# 010 is 8 in YAML 1.1 and 10 in YAML 1.2; 1:30 is 90 in YAML 1.1 and text in YAML 1.2
-_AMBIGUOUS = re.compile(r"[-+]?0[0-9_]+|.*:.*")
+# 010 is 8 in YAML 1.1 and 10 in YAML 1.2; 1:30, 1_000 and 0b11 are numbers in YAML 1.1 alone
+_AMBIGUOUS = re.compile(r"[-+]?0[0-9_]+|.*[:_].*|[-+]?0b.*")
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -43,8 +43,8 @@ class PlainLoader(yaml.SafeLoader):
             raise ConstructorError(
                 None,
                 None,
-                f"{node.value} is not the same number in all versions of YAML; write it without "
-                "leading zeros and colons, or in quotes if it is text",
+                f"{node.value} is not the same number in all versions of YAML; write it in plain "
+                "digits without leading zeros, or in quotes if it is text",
                 node.start_mark,
             )
         return super().construct_object(node, deep)

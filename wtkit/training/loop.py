@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from ..errors import Stopped
-from ..experiments import RunConfig
+from ..errors import Stopped, WtkitError
+from ..experiments import RunConfig, check_sense
 from ..processes import agreed, joined, killed_workers
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
 from .machine import enough_memory, find_device, keep_memory, listen_for_stop, say
@@ -77,6 +77,7 @@ def train(
                 return finished
         if not quiet and (slow := precision_warning(config.precision, target.type, cpu_name())):
             say(f"Warning: {slow}", quiet)
+        _say_doubts(config, quiet)
         stop_signals = stack.enter_context(listen_for_stop(folder is not None))
         keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
@@ -92,6 +93,14 @@ def train(
         if folder is not None:
             agreed(share, lambda: finish(result, folder))
         return result
+
+
+def _say_doubts(config: RunConfig, quiet: bool) -> None:
+    """The command line and experiment files refuse such settings; here they are only said."""
+    try:
+        check_sense(config)
+    except WtkitError as error:
+        say(f"Warning: {error}", quiet)
 
 
 def _loop(
