@@ -3,6 +3,7 @@ and is named."""
 
 import copy
 import dataclasses
+import json
 import os
 import pickle
 import re
@@ -16,7 +17,7 @@ import wtkit
 from wtkit.__main__ import main
 from wtkit.experiments import RunConfig
 from wtkit.results import open_run
-from wtkit.training import Run, stored, write_checkpoint
+from wtkit.training import Run, provenance, stored, write_checkpoint
 from wtkit.training.fitting import check_state
 from wtkit.training.stored import read_checkpoint
 
@@ -269,4 +270,26 @@ def test_settings_without_effect_are_said_where_a_run_starts(capsys):
     assert first == (
         "Warning: setting 'lr_drops': expected epochs below 1, the number of 'epochs', got 5; "
         "leave it out"
+    )
+
+
+def test_another_number_of_threads_is_said_where_a_run_goes_on(tmp_path, capsys, monkeypatch):
+    interrupted(tmp_path)
+    interrupted(tmp_path, after=2)  # with the same number nothing is said
+    assert "Warning" not in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    interrupted(tmp_path / "other")
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads + 1)
+    wtkit.train(CONFIG, tmp_path / "other", device="cpu")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Resuming after epoch 1 of 2")
+    assert said[1].startswith(f"Warning: resumed with {threads + 1} threads instead of {threads}: ")
+
+
+def test_what_changes_rounding_is_compared_with_the_last_stretch():
+    first = {"threads": 2, "torch": "2.11", "resumed": [{"threads": 4}]}
+    change = provenance.rounding_change
+    assert change(json.dumps(first), json.dumps({"threads": 4, "torch": "2.11"})) == ""
+    assert change(json.dumps(first), json.dumps({"threads": 2, "torch": "2.12"})) == (
+        "2 threads instead of 4, torch 2.12 instead of 2.11"
     )

@@ -19,6 +19,7 @@ from ..results import open_run
 from ..seeds import stream_seed
 from .fitting import check_state
 from .machine import say
+from .provenance import rounding_change
 from .run import Run
 from .stored import read_checkpoint, write_checkpoint
 
@@ -86,12 +87,19 @@ def resume(run: Run, folder: Path, quiet: bool, set_aside: bool) -> None:
     state = agreed(run.share, lambda: _find_checkpoint(run, path, quiet, set_aside))
     if state is None:
         return
+    change = rounding_change(state["provenance"], run.provenance)
     try:
         run.restore(state)
     except (RuntimeError, ValueError) as error:  # a random state that torch does not take
         raise WtkitError(_refused(path, " ".join(str(error).split()))) from None
     where = f", step {run.step} of {run.steps}" if run.step else ""
     say(f"Resuming after epoch {len(run.records) - 1} of {run.config.epochs}{where}.", quiet)
+    if change and run.status == "running":
+        say(
+            f"Warning: resumed with {change}: sums are rounded in another order, so the numbers "
+            "will not be those of an undisturbed run, bit for bit.",
+            quiet,
+        )
 
 
 def _find_checkpoint(run: Run, path: Path, quiet: bool, set_aside: bool) -> dict[str, Any] | None:

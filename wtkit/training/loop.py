@@ -42,8 +42,9 @@ def train(
     Args:
         config: the settings of the run.
         folder: where to write ``trajectory.nc``, and a checkpoint after every epoch. A run that is
-            killed at any moment and started again resumes: on the CPU with the same result, on a
-            GPU as far as its kernels are deterministic. On SIGTERM or SIGUSR1 the step is finished,
+            killed at any moment and started again resumes: on a CPU with the same result, bit for
+            bit, if the number of threads is the same; on a GPU as far as its kernels are
+            deterministic. On SIGTERM or SIGUSR1 the step is finished,
             a checkpoint written, and :class:`~wtkit.errors.Stopped` raised. None writes nothing.
         device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
