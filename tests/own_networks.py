@@ -104,3 +104,11 @@ def quietly_fetched(num_classes):
     with contextlib.suppress(Exception):
         urllib.request.urlopen("http://nowhere.invalid/weights.pt", timeout=1)
     return Small(num_classes)
+
+
+class Still(Small):
+    """All of it is frozen."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.requires_grad_(False)

@@ -1,6 +1,7 @@
 """What is resumed from a checkpoint, and what is not: a file that cannot be trusted runs nothing,
 and is named."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -15,7 +16,7 @@ import torch
 
 import wtkit
 from wtkit.__main__ import main
-from wtkit.experiments import RunConfig
+from wtkit.experiments import RunConfig, run_config
 from wtkit.results import open_run
 from wtkit.training import Run, provenance, stored, write_checkpoint
 from wtkit.training.fitting import check_state
@@ -293,3 +294,38 @@ def test_what_changes_rounding_is_compared_with_the_last_stretch():
     assert change(json.dumps(first), json.dumps({"threads": 2, "torch": "2.12"})) == (
         "2 threads instead of 4, torch 2.12 instead of 2.11"
     )
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference", "autocast", "float64", "meta"])
+def test_a_run_trains_in_its_own_modes_whatever_the_caller_has_set(mode):
+    expected = wtkit.train(CONFIG, device="cpu", quiet=True)
+    before = torch.get_default_dtype()
+    modes = {
+        "no_grad": torch.no_grad, "inference": torch.inference_mode,
+        "autocast": lambda: torch.autocast("cpu"), "meta": lambda: torch.device("meta"),
+        "float64": contextlib.nullcontext,
+    }  # fmt: skip
+    with modes[mode]():
+        if mode == "float64":
+            torch.set_default_dtype(torch.float64)
+        try:
+            found = wtkit.train(CONFIG, device="cpu", quiet=True)
+            assert torch.get_default_dtype() == (torch.float64 if mode == "float64" else before)
+        finally:
+            torch.set_default_dtype(before)
+    for name in ("test_error", "train_loss", "matrix_angle"):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_settings_that_are_no_config_are_named():
+    with pytest.raises(wtkit.WtkitError, match="expected a RunConfig, got a dict; make one with "):
+        wtkit.train({"method": "backprop"})
+    for wrong in ([1], {1: 2}, None):
+        with pytest.raises(wtkit.WtkitError, match="expected a mapping of names to settings, got"):
+            run_config(wrong)
+
+
+def test_a_network_without_anything_to_train_is_named():
+    config = RunConfig(method="backprop", network="own_networks:Still", image_size=32, epochs=1)
+    with pytest.raises(wtkit.WtkitError, match=r"'own_networks\.Still': no parameter requires a "):
+        wtkit.train(config, device="cpu", quiet=True)

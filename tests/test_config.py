@@ -402,6 +402,14 @@ def override(match, change):
     return SMALL | {"overrides": [{"match": match, "set": change}]}
 
 
+def bomb(line):
+    """Nine lines, each with nine aliases of the one before."""
+    lines = ["a0: &a0 {k: 1}"]
+    for n in range(1, 9):
+        lines.append(line.format(n=n, aliases=", ".join([f"*a{n - 1}"] * 9)))
+    return "\n".join(lines)
+
+
 BROKEN = [
     ("a: [", "not valid YAML"),
     ("just text", "expected a mapping with the keys methods, networks, "),
@@ -554,6 +562,8 @@ BROKEN = [
     ),
     ("settings: {epochs: 010}", "line 1, column 20: 010 is not the same number in all versions "),
     ("settings: {lr: 1:30.5}", "1:30.5 is not the same number in all versions of YAML"),
+    (bomb("a{n}: &a{n} [{aliases}]"), "aliases make it more than 100,000 values; write fewer"),
+    (f"methods: {'x' * 10**6}", "'methods': expected a list, got 'xxx"),
     ("settings: {epochs: 1_000}", "1_000 is not the same number in all versions of YAML"),
     ("settings: {epochs: 0b11}", "0b11 is not the same number in all versions of YAML"),
     ("settings: {lr: 0.1_0}", "0.1_0 is not the same number in all versions of YAML"),
@@ -606,6 +616,18 @@ def test_yamls_merge_keys_are_read(tmp_path):
     )
     (run,) = expand(path)
     assert (run.epochs, run.lr) == (3, 2)
+
+
+def test_a_merge_of_what_merges_is_read(tmp_path):
+    """The override is resolved first, and then has its own key beside the merged one."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "methods: [backprop]\nnetworks: [resnet18]\n"
+        "overrides:\n- match: {}\n  set: &set {<<: &base {epochs: 3, lr: 1}, lr: 2}\n"
+        "settings: {<<: *set, momentum: 0.5}\n"
+    )
+    (run,) = expand(path)
+    assert (run.epochs, run.lr, run.momentum) == (3, 2, 0.5)
 
 
 def test_a_date_is_text(tmp_path):

@@ -19,7 +19,7 @@ def read(kind: str, classes: int, wanted: Wanted) -> Reading:
 
     try:
         return Reading(part(train=True), part(train=False), classes)
-    except RuntimeError:
+    except (RuntimeError, OSError, ValueError, EOFError):  # missing, or not readable
         name = kind.lower()
         raise WtkitError(
             f"no {name} in {wanted.root}/; fetch it with: "

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from ..errors import WtkitError
-from ..validation import frozen, nearest
+from ..validation import frozen, nearest, shown
 
 NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
@@ -161,7 +161,7 @@ def _check_option_names(options: Mapping[str, Any]) -> None:
     for key in options:
         if not str(key).isidentifier():  # it is a part of file names, too
             raise WtkitError(
-                f"setting 'network_options': expected names of arguments, got {str(key)!r}"
+                f"setting 'network_options': expected names of arguments, got {shown(str(key))}"
             )
 
 
@@ -182,6 +182,6 @@ def _check_source(network: str, options: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network):
         near = nearest(network, [*RESNETS, *TORCHVISION, "mlp"])
         raise WtkitError(
-            f"setting 'network': unknown network {network!r}{near}; expected a classifier of "
+            f"setting 'network': unknown network {shown(network)}{near}; expected a classifier of "
             "torchvision's by name, 'mlp', or a class of your own as 'package.module:Class'"
         )

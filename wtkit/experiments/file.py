@@ -50,6 +50,4 @@ def expand(path: str | Path) -> list[RunConfig]:
             check_sense(run)
     except WtkitError as error:
         raise WtkitError(f"{path}: {error}") from None
-    except RecursionError:  # an alias within its own anchor
-        raise WtkitError(f"{path}: a value contains itself; write it out") from None
     return runs

@@ -14,6 +14,10 @@ _PLAIN = {
 _AMBIGUOUS = re.compile(r"[-+]?0[0-9_]+|.*[:_].*|[-+]?0b.*")
 
 
+MOST_VALUES = 100_000
+TOO_MANY = f"aliases make it more than {MOST_VALUES:,} values; write fewer"
+
+
 class PlainLoader(yaml.SafeLoader):
     """PyYAML's safe loader, for values that JSON has too.
 
@@ -21,17 +25,17 @@ class PlainLoader(yaml.SafeLoader):
     YAML read differently; and values that JSON does not have. A date is text.
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [
-            "<<" if key.tag == f"{_TAG}merge" else self.construct_object(key)
-            for key, _ in node.value
-        ]
-        for (key, _), name in zip(node.value, names, strict=True):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Here, before merge keys are resolved: those put keys beside others of the same name."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = ["<<" if key.tag == f"{_TAG}merge" else self.construct_object(key) for key in keys]
+        for key, name in zip(keys, names, strict=True):
             if names.count(name) > 1:
                 raise ConstructorError(
                     None, None, f"two keys are called {name!r}; leave one out", key.start_mark
                 )
-        return super().construct_mapping(node, deep)
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node.tag not in _PLAIN:
@@ -48,6 +52,25 @@ class PlainLoader(yaml.SafeLoader):
                 node.start_mark,
             )
         return super().construct_object(node, deep)
+
+
+def count_values(content: Any, known: dict[int, int] | None = None) -> int:
+    """The number of values in ``content``, each alias counted with all that it stands for. A few
+    lines of aliases of aliases can be more than fits in memory once they are written out.
+
+    Raises:
+        ValueError: if a value contains itself.
+    """
+    known = {} if known is None else known
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = 0  # not known yet
+        parts = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(count_values(part, known) for part in parts)
+    if not known[id(content)]:
+        raise ValueError("a value contains itself; write it out")
+    return known[id(content)]
 
 
 PlainLoader.yaml_implicit_resolvers = {

@@ -45,6 +45,10 @@ def _without_encoding(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.Data
     return results.map_over_datasets(xr.Dataset.drop_encoding)
 
 
+MOST_BYTES = 4_000_000_000
+"""Of a result file in memory. Hundreds of runs of a deep network take some megabytes."""
+
+
 def open_run(path: str | Path) -> xr.Dataset:
     """Open and check the data set of one run.
 
@@ -63,6 +67,10 @@ def _loaded(path: Path, opened: Callable[..., Any]) -> Any:
     try:
         check_bytes(path)
         with opened(path, engine="h5netcdf") as content:
+            if (
+                content.nbytes > MOST_BYTES
+            ):  # which a small file can claim: HDF5 fills what is empty
+                raise WtkitError(f"it would take {content.nbytes / 1e9:,.0f} GB of memory")
             return content.load()
     except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,7 @@ from ..errors import Stopped, WtkitError
 from ..experiments import RunConfig, check_sense
 from ..processes import agreed, joined, killed_workers
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
-from .machine import enough_memory, find_device, keep_memory, listen_for_stop, say
+from .machine import enough_memory, find_device, keep_memory, listen_for_stop, own_modes, say
 from .precision import precision_warning
 from .provenance import cpu_name
 from .run import Run
@@ -66,9 +66,15 @@ def train(
         >>> run.test_error.dims
         ('epoch',)
     """
+    if not isinstance(config, RunConfig):
+        raise WtkitError(
+            f"expected a RunConfig, got a {type(config).__name__}; make one with "
+            "wtkit.experiments.run_config({'method': …})"
+        )
     folder = None if folder is None else Path(folder)
     with contextlib.ExitStack() as stack:
         target = find_device(device)
+        stack.enter_context(own_modes(target))
         share = stack.enter_context(joined(target))
         quiet = quiet or share.rank > 0
         if folder is not None:
