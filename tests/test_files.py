@@ -105,6 +105,22 @@ def test_a_lock_that_is_a_link_leaves_its_target_as_it_is(tmp_path):
     assert (tmp_path / "target").read_text() == "kept"
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe", "file"])
+def test_what_stands_in_place_of_a_partial_file_is_left_alone(tmp_path, kind):
+    (tmp_path / "target").write_text("kept")
+    partial = tmp_path / ".new.partial"
+    if kind == "link":
+        partial.symlink_to("target")
+    elif kind == "pipe":
+        os.mkfifo(partial)
+    else:
+        partial.write_text("left by a process that was killed")
+    write_whole(tmp_path / "new", b"whole")
+    assert (tmp_path / "target").read_text() == "kept"
+    assert (tmp_path / "new").read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "new"}
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, 524])
 def test_a_file_system_without_locks_gets_a_line_of_warning(tmp_path, monkeypatch, capsys, number):
     """524 is ENOTSUPP, which Lustre says without the mount option flock."""

@@ -286,6 +286,10 @@ SPOILT = {
         lambda base: (base / "wnids.txt").write_bytes("n00000000\n".encode("utf-16")),
         "cannot read ",
     ),
+    "a pipe": (
+        lambda base: ((base / "wnids.txt").unlink(), os.mkfifo(base / "wnids.txt")),
+        "it is a folder, a pipe or a device",
+    ),
     "a line of one word": (
         lambda base: (base / "val" / "val_annotations.txt").write_text("val_0_0.JPEG\n"),
         "got 'val_0_0.JPEG'",

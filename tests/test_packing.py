@@ -1,6 +1,8 @@
+import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -209,10 +211,12 @@ def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path, source, monkeypa
 
     write = packing.write_shard
 
-    def fill(path, *arguments):
-        if path.name == "train-00001.tar":
-            (target / f".{path.name}.partial").symlink_to("/dev/full")
-        return write(path, *arguments)
+    def full(members):
+        yield from itertools.islice(members, 3)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(path, members, advance):
+        return write(path, full(members) if path.name == "train-00001.tar" else members, advance)
 
     with monkeypatch.context() as patch:
         patch.setattr("wtkit.images.packing.write_shard", fill)

@@ -18,8 +18,10 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
     """A file to write. It gets the name ``path`` once it is complete and on disk, so that no reader
     sees a part of it."""
     partial = path.with_name(f".{path.name}.partial")
+    # what was left there goes, also a link, whose target stays as it is
+    partial.unlink(missing_ok=True)
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

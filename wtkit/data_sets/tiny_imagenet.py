@@ -101,6 +101,8 @@ _AGAIN = "unpack the archive again"
 def _lines(path: Path) -> list[str]:
     """The lines that are not blank; with or without a byte order mark, ended in any way."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is a folder, a pipe or a device")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise WtkitError(f"cannot read {path}: {error}; {_AGAIN}") from None
