@@ -238,17 +238,29 @@ def test_on_request_an_unusable_checkpoint_is_renamed_and_none_is_lost(tmp_path,
     assert kept == [b"first", b"second"]
 
 
-def test_a_run_goes_on_to_the_same_end_with_another_ones_checkpoint_beside_it(tmp_path):
-    """The damaged one belonged to other settings and is not looked at."""
-    unbroken = wtkit.train(CONFIG, device="cpu", quiet=True)
-    other = dataclasses.replace(CONFIG, lr=0.01)
-    interrupted(tmp_path, other)
-    interrupted(tmp_path, CONFIG)
-    resumed = wtkit.train(CONFIG, tmp_path, device="cpu", quiet=True)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {}, {"precision": "fp16"}, {"precision": "bf16"}, {"momentum": 0.0}, {"lr": 1e30},
+        {"method": "weight_mirror"}, {"method": "symmetric_alignment"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, change):
+    """With the checkpoint of other settings beside its own; also at its end, if only the trajectory
+    is not written yet, and if it has diverged."""
+    config = dataclasses.replace(CONFIG, **change)
+    unbroken = wtkit.train(config, device="cpu", quiet=True)
+    interrupted(tmp_path, dataclasses.replace(config, seed=1), after=0)
+    last = unbroken.sizes["epoch"] - 1
+    for after in sorted({0, 1, last}):
+        interrupted(tmp_path, config, after)
+    resumed = wtkit.train(config, tmp_path, device="cpu", quiet=True)
     for name in unbroken.data_vars:
         if name != "seconds":
             np.testing.assert_array_equal(unbroken[name], resumed[name], err_msg=name)
     assert open_run(tmp_path / "trajectory.nc").equals(resumed)
+    assert resumed.status == unbroken.status
 
 
 def test_a_checkpoint_from_a_gpu_has_its_random_state_which_a_cpu_leaves_alone(path):

@@ -588,6 +588,14 @@ BROKEN = [
     ),
     (SMALL | {"networks": [{"nets:Mine": {"x": "a" * 240}}]}, "has more than 240 bytes, too many "),
     (SMALL | {"networks": ["torch.hub:load"]}, "torch's own functions are not accepted, and noth"),
+    (
+        SMALL | {"networks": [{"timm:create_model": {"model_name": "vgg11", "pretrained": True}}]},
+        "'pretrained' of timm:create_model would come from the net",
+    ),
+    (
+        SMALL | {"networks": [{"torchvision.models:get_model": {"weights": "DEFAULT"}}]},
+        "'weights' of torchvision.models:get_model would come from the net",
+    ),
     (SMALL | {"networks": [{"vgg11": {"weights": "DEFAULT"}}]}, "would come from the net; leave "),
     ("settings: {<<: {lr: 1}, <<: {epochs: 3}}", "two keys are called '<<'; leave one out"),
     ("networks: [!!set {mlp}]", "!!set is not accepted"),

@@ -85,7 +85,8 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, share):
 def test_what_is_no_netcdf_is_named_and_not_waited_for(tmp_path, capsys, kind):
     path = tmp_path / "notes.py"
     {"folder": os.mkdir, "pipe": os.mkfifo, "text": lambda p: p.write_text("x = 1")}[kind](path)
-    assert "it is no netCDF file" in refused(open_run, path)
+    text = refused(open_run, path)
+    assert "it is no netCDF file" in text and text.endswith("; name the trajectory.nc of a run")
     output = tmp_path / "results.nc"
     run = save(tmp_path / "run.nc")
     assert main(["gather", str(path), "--experiment=x", f"--output={output}"]) == 1

@@ -167,12 +167,14 @@ def _check_option_names(options: Mapping[str, Any]) -> None:
 
 def _check_source(network: str, options: Mapping[str, Any]) -> None:
     """Refuse a name that is neither torchvision's nor a class's, and what the net would supply."""
+    if network in TORCHVISION or network.startswith(("torchvision.", "timm:", "timm.")):
+        for name in ("weights", "pretrained"):
+            if options.get(name):
+                raise WtkitError(
+                    f"setting 'network_options': {name!r} of {network} would come from the net; "
+                    "leave it out, or load a file of weights in a class of your own"
+                )
     if network in TORCHVISION:
-        if options.get("weights") is not None:
-            raise WtkitError(
-                f"setting 'network_options': 'weights' of {network} would come from the net; "
-                "leave it out, or load a file of weights in a class of your own"
-            )
         return
     if network.startswith(("torch.", "torch:")):
         raise WtkitError(

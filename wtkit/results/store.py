@@ -58,11 +58,15 @@ def open_run(path: str | Path) -> xr.Dataset:
     path = Path(path)
     if not path.exists():
         raise WtkitError(f"no run at {path}; train it first: wtkit train --help")
-    run = _loaded(path, xr.open_dataset).drop_encoding()
+    fix = "delete it and give the run's command again" if path.suffix == ".nc" else _NAME_A_RUN
+    run = _loaded(path, xr.open_dataset, fix).drop_encoding()
     return check(upgraded(run), str(path))
 
 
-def _loaded(path: Path, opened: Callable[..., Any]) -> Any:
+_NAME_A_RUN = "name the trajectory.nc of a run"
+
+
+def _loaded(path: Path, opened: Callable[..., Any], fix: str) -> Any:
     """The content of a file as xarray's function ``opened`` reads it."""
     try:
         check_bytes(path)
@@ -75,8 +79,7 @@ def _loaded(path: Path, opened: Callable[..., Any]) -> Any:
     except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WtkitError(
-            f"cannot read {path}: it is no netCDF file, or damaged ({reason}); if it is a run's "
-            "trajectory.nc, delete it and give the run's command again"
+            f"cannot read {path}: it is no netCDF file, or damaged ({reason}); {fix}"
         ) from None
 
 
@@ -180,7 +183,7 @@ def _open(name: str | Path, quiet: bool) -> xr.DataTree:
     path = Path(name) if str(name).endswith(".nc") else _find(str(name))
     if not path.exists():
         raise WtkitError(f"no results at {path}; make them with 'snakemake', or name another file")
-    tree = _loaded(path, xr.open_datatree)
+    tree = _loaded(path, xr.open_datatree, "gather it again, or name another file")
     if not tree.children:
         raise WtkitError(f"{path}: no network in it; open a single run with wtkit.results.open_run")
     for network, node in tree.children.items():
