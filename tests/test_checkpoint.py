@@ -140,6 +140,20 @@ def test_no_flipped_byte_goes_unnoticed(path, written):
     assert refused > 200
 
 
+def test_a_small_checkpoint_that_inflates_is_refused(path, tmp_path):
+    with (
+        zipfile.ZipFile(path) as archive,
+        zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for member in archive.infolist():
+            small.writestr(member.filename, archive.read(member))
+        small.writestr("archive/data/99", bytes(10**8))
+        small.comment = stored._MARK + stored._digest(small)
+    os.replace(tmp_path / "small.pt", path)
+    assert path.stat().st_size < 10**6
+    assert "a part was damaged or changed" in refusal(path)
+
+
 @pytest.mark.parametrize("left", [0, 100, -200, -60, -1])
 def test_a_checkpoint_that_is_cut_off_is_named(path, written, left):
     path.write_bytes(written[:left])

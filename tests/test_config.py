@@ -565,6 +565,8 @@ BROKEN = [
     (bomb("a{n}: &a{n} [{aliases}]"), "aliases make it more than 100,000 values; write fewer"),
     (f"methods: {'x' * 10**6}", "'methods': expected a list, got 'xxx"),
     ("settings: {epochs: 1_000}", "1_000 is not the same number in all versions of YAML"),
+    ("networks: [{'nets:Mine': {width: 0o17}}]", "0o17 is not the same number in all versions"),
+    ("settings: {epochs: 0x_1}", "0x_1 is not the same number in all versions of YAML"),
     ("settings: {epochs: 0b11}", "0b11 is not the same number in all versions of YAML"),
     ("settings: {lr: 0.1_0}", "0.1_0 is not the same number in all versions of YAML"),
     (

@@ -10,8 +10,10 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN = {
     f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 }
-# 010 is 8 in YAML 1.1 and 10 in YAML 1.2; 1:30, 1_000 and 0b11 are numbers in YAML 1.1 alone
-_AMBIGUOUS = re.compile(r"[-+]?0[0-9_]+|.*[:_].*|[-+]?0b.*")
+# 010 is 8 in YAML 1.1 and 10 in YAML 1.2; 1:30, 1_000 and 0b11 are numbers in YAML 1.1 alone, and
+# 0o17 in YAML 1.2 alone
+_OLD_NUMBER = re.compile(r"[-+]?0[0-9_]+|.*[:_].*|[-+]?0b.*")
+_NEW_NUMBER = re.compile(r"[-+]?0o[0-7]+")
 
 
 MOST_VALUES = 100_000
@@ -43,7 +45,10 @@ class PlainLoader(yaml.SafeLoader):
                 None, None, f"{node.tag.replace(_TAG, '!!')} is not accepted", node.start_mark
             )
         is_number = node.tag in (f"{_TAG}int", f"{_TAG}float")
-        if is_number and _AMBIGUOUS.fullmatch(node.value):
+        is_plain_text = node.tag == f"{_TAG}str" and not getattr(node, "style", None)
+        if (is_number and _OLD_NUMBER.fullmatch(node.value)) or (
+            is_plain_text and _NEW_NUMBER.fullmatch(node.value)
+        ):
             raise ConstructorError(
                 None,
                 None,

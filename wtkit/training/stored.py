@@ -58,7 +58,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 raise WtkitError(
                     "it has no checksum, so it is from an earlier version or another program"
                 )
-            whole = archive.comment == _MARK + _digest(archive) and archive.testzip() is None
+            whole = (
+                archive.comment == _MARK + _digest(archive)
+                and _takes_no_more(archive, len(data.getbuffer()))
+                and archive.testzip() is None
+            )
         data.seek(0)
         state = torch.load(data, map_location="cpu", weights_only=True) if whole else None
     except WtkitError:
@@ -73,6 +77,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _digest(archive: zipfile.ZipFile) -> bytes:
     members = [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
     return hashlib.sha256(repr(members).encode()).hexdigest().encode()
+
+
+def _takes_no_more(archive: zipfile.ZipFile, size: int) -> bool:
+    """Whether the members are stored as they are, so that they take no more memory than the
+    file."""
+    members = archive.infolist()
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    return stored and sum(member.file_size for member in members) <= size
 
 
 def _plain(value: Any, name: str) -> Any:
