@@ -577,12 +577,27 @@ BROKEN = [
         SMALL | {"settings": {"epochs": 3, "warmup_epochs": 4}},
         "setting 'warmup_epochs': 4 is more than the 3 'epochs'; lower it",
     ),
+    (SMALL | {"settings": {"lr": 1e30}}, "'lr': 1e+30 is too large: float32 cannot hold its squ"),
+    (SMALL | {"settings": {"weight_decay": 1e-50}}, "'weight_decay': 1e-50 is too small"),
+    (
+        SMALL | {"settings": {"lr_drops": [1], "warmup_epochs": 3}},
+        "setting 'lr_drops': 1 is within the 3 'warmup_epochs'",
+    ),
+    (
+        SMALL | {"settings": {"lr_drops": [1], "lr_drop_factor": 1}},
+        "setting 'lr_drop_factor': at a factor of 1",
+    ),
+    (SMALL | {"settings": {"lr_drops": [True]}}, "'settings.lr_drops': expected no truth value"),
+    (
+        SMALL | {"networks": [{"mlp": {"hidden": [True]}}]},
+        "option of mlp 'hidden': expected no truth value, got [True]",
+    ),
     (SMALL | {"settings": {"classes": 11}}, "'classes': 11 is more than the 10 classes of digits"),
     (SMALL | {"settings": {"batch_size": 1438}}, "1438 is more than the 1437 training images"),
     (
         {"methods": ["weight_mirror"], "networks": ["mlp"]}
         | {"settings": {"options": {"noise_std": 1e30}}},
-        "option 'noise_std': 1e+30 is too large: float32 cannot hold its square",
+        "'noise_std': 1e+30 is too large: float32 cannot hold its square",
     ),
     (
         SMALL | {"networks": [{"nets:Mine": {"../../x; rm": 1}}]},

@@ -89,9 +89,10 @@ class Typed(pydantic.BaseModel):
 
 
 def is_stray_truth_value(value: Any, annotation: Any) -> bool:
-    """Whether ``value`` is True or False where none belongs: pydantic takes True for the number
-    1."""
-    return isinstance(value, bool) and "bool" not in str(annotation)
+    """Whether ``value`` is True or False, or a list with one, where none belongs: pydantic takes
+    True for the number 1."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(one, bool) for one in values) and "bool" not in str(annotation)
 
 
 def known(value: str, accepted: Iterable[str], what: str) -> str:

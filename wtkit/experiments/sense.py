@@ -23,10 +23,10 @@ def check_sense(config: RunConfig) -> None:
     Not a part of :class:`RunConfig`, so that results of before can be read.
 
     Raises:
-        WtkitError: for a drop of the learning rate that is not reached, given twice, or under a
-            cosine schedule; for a warm-up longer than the run; for more classes or a larger batch
-            than the data set has; for numbers whose squares float32 cannot hold; and for a name
-            that is too long for a file.
+        WtkitError: for a drop of the learning rate that is not reached, given twice, within the
+            warm-up, by a factor of 1, or under a cosine schedule; for a warm-up longer than the
+            run; for more classes or a larger batch than the data set has; for numbers whose
+            squares float32 cannot hold; and for a name that is too long for a file.
 
     Example:
         >>> check_sense(RunConfig(method="backprop", epochs=3, lr_drops=(2, 3)))
@@ -37,7 +37,7 @@ def check_sense(config: RunConfig) -> None:
     """
     _check_drops(config)
     _check_size(config)
-    _check_numbers(config.options)
+    _check_numbers(config.options | {"lr": config.lr, "weight_decay": config.weight_decay})
     if config.warmup_epochs > config.epochs:
         raise WtkitError(
             f"setting 'warmup_epochs': {config.warmup_epochs:g} is more than the {config.epochs} "
@@ -63,8 +63,18 @@ def _check_drops(config: RunConfig) -> None:
                 f"setting 'lr_drops': expected epochs below {config.epochs}, the number of "
                 f"'epochs', got {drop}; leave it out"
             )
+        if drop < config.warmup_epochs:
+            raise WtkitError(
+                f"setting 'lr_drops': {drop} is within the {config.warmup_epochs:g} "
+                "'warmup_epochs', which know no drops; take a later epoch"
+            )
         if drops.count(drop) > 1:
             raise WtkitError(f"setting 'lr_drops': {drop} is given twice; leave one out")
+    if drops and config.lr_drop_factor == 1:
+        raise WtkitError(
+            "setting 'lr_drop_factor': at a factor of 1 'lr_drops' change nothing; lower it, or "
+            "leave both out"
+        )
 
 
 def _check_size(config: RunConfig) -> None:
@@ -88,6 +98,6 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
         size = abs(value) if is_number else 0
         if size and not _SMALLEST <= size <= _LARGEST:
             raise WtkitError(
-                f"option {name!r}: {value:g} is too {'large' if size > 1 else 'small'}: float32 "
+                f"{name!r}: {value:g} is too {'large' if size > 1 else 'small'}: float32 "
                 f"cannot hold its square; expected a size from {_SMALLEST:g} to {_LARGEST:g}"
             )
