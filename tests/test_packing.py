@@ -290,6 +290,8 @@ def test_a_manifest_that_lacks_something_is_named(tmp_path, source):
             left = {name: value for name, value in whole.items() if name != key}
             (target / "pack.json").write_text(json.dumps(left))
             assert f"{target}/pack.json" in refused(load, target)
+    (target / "pack.json").write_text(json.dumps(whole | {"shard_images": 10**30}))
+    assert "'shard_images': " in refused(load, target)
     for content in ("[" * 10**5, "\x00", '{"format": 1}', "[]", "null"):
         (target / "pack.json").write_text(content)
         assert f"{target}/pack.json" in refused(load, target)

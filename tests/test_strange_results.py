@@ -81,6 +81,21 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, share):
         assert f"cannot read {tmp_path}/cut.nc: " in refused(call, tmp_path / "cut.nc")
 
 
+def test_a_damaged_file_of_before_is_read_or_named_without_a_traceback(tmp_path, capfd):
+    """It has no checksum."""
+    whole, path = RUN.read_bytes(), tmp_path / "run.nc"
+    for place in [*range(0, 100, 3), *range(100, len(whole), len(whole) // 40)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            results.gather([path], "mine")
+        except WtkitError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "text"])
 def test_what_is_no_netcdf_is_named_and_not_waited_for(tmp_path, capsys, kind):
     path = tmp_path / "notes.py"

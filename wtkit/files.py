@@ -58,8 +58,8 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
     """Allow writing to ``path`` only if nothing is there, or what ``replaceable`` accepts.
 
     Args:
-        replaceable: whether a file is an earlier product of the same command. An ``OSError`` or a
-            ``ValueError`` means no.
+        replaceable: whether a file is an earlier product of the same command. An exception means
+            no.
         product: what the command writes, for the message.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
     try:
         if path.is_file() and replaceable(path):  # a pipe would be waited for
             return
-    except (OSError, ValueError):
+    except Exception:  # a file of another kind, or a damaged one, can raise anything
         pass
     raise WtkitError(f"{path} exists and is not {product}; choose another file, or delete it first")
 

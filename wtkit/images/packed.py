@@ -126,7 +126,7 @@ class _Manifest(pydantic.BaseModel):
     source: str
     short_side: int
     quality: int
-    shard_images: pydantic.PositiveInt
+    shard_images: Annotated[int, pydantic.Field(ge=1, le=10**9)]
     classes: list[str]
     parts: _Parts = cast("_Parts", None)
 

@@ -70,6 +70,8 @@ def _loaded(path: Path, opened: Callable[..., Any], fix: str) -> Any:
     """The content of a file as xarray's function ``opened`` reads it."""
     try:
         check_bytes(path)
+        with h5py.File(path) as file:  # where this fails, h5netcdf would print a traceback
+            dict(file.attrs)
         with opened(path, engine="h5netcdf") as content:
             if (
                 content.nbytes > MOST_BYTES
