@@ -168,6 +168,16 @@ def test_a_checkpoint_of_an_earlier_version_is_said_in_a_sentence(path):
     assert "it has no checksum, so it is from an earlier version" in refusal(path)
 
 
+def test_a_checkpoint_that_cannot_be_read_is_named(path, monkeypatch):
+    def closed(self):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_bytes", closed)
+        with pytest.raises(wtkit.WtkitError, match=r"it cannot be read \(Permission denied\)"):
+            read_checkpoint(path)
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 def test_a_checkpoint_that_is_no_file_is_named(path, kind):
     path.unlink()
@@ -223,7 +233,7 @@ UNFIT = [
     (put(torch.zeros(1), "optimizer", "state", 0, "momentum_buffer"), "of shape (1,)"),
     (put({}, "optimizer", "state", 99), "'optimizer.state.99' belongs to no parameter"),
     (put(torch.zeros(9), "records", 0, "matrix_angle"), "'records[0].matrix_angle' is of an unex"),
-    (lambda state: state["random"].fill_(255), "mt19937"),
+    (lambda state: state["random"].fill_(255), "'random' is no state of torch's generator"),
     (put("fast", "records", 0, "seconds"), "'records[0].seconds' is of an unexpected type"),
 ]
 

@@ -88,10 +88,7 @@ def resume(run: Run, folder: Path, quiet: bool, set_aside: bool) -> None:
     if state is None:
         return
     change = rounding_change(state["provenance"], run.provenance)
-    try:
-        run.restore(state)
-    except (RuntimeError, ValueError) as error:  # a random state that torch does not take
-        raise WtkitError(_refused(path, " ".join(str(error).split()))) from None
+    run.restore(state)
     where = f", step {run.step} of {run.steps}" if run.step else ""
     say(f"Resuming after epoch {len(run.records) - 1} of {run.config.epochs}{where}.", quiet)
     if change and run.status == "running":
@@ -126,18 +123,14 @@ def _usable(run: Run, path: Path, quiet: bool, set_aside: bool) -> dict[str, Any
             raise WtkitError("it lacks 'revision'")
     except WtkitError as error:
         if not set_aside:
-            raise WtkitError(_refused(path, str(error))) from None
+            raise WtkitError(
+                f"cannot resume from {path}: {error}; delete it, or give --set-aside, which "
+                "renames it; training then starts from the beginning"
+            ) from None
         _rename(path, _free(path), f"cannot be used ({error})", quiet)
         return None
     _rename(path, _aside(path, state["revision"]), "belongs to other settings", quiet)
     return None
-
-
-def _refused(path: Path, why: str) -> str:
-    return (
-        f"cannot resume from {path}: {why}; delete it, or give --set-aside, which renames it; "
-        "training then starts from the beginning"
-    )
 
 
 def _rename(path: Path, name: Path, why: str, quiet: bool) -> None:

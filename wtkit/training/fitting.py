@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import WtkitError
@@ -40,16 +41,20 @@ def check_state(run: Run, state: dict[str, Any]) -> None:
     if not 0 <= state["step"] <= run.steps:
         raise WtkitError(f"it is at step {state['step']} of {run.steps}")
     _check_optimizer(run, momenta, state.get("optimizer"))
-    _check_random_cuda(random, state)
+    _check_random(random, state)
 
 
-def _check_random_cuda(expected: Tensor | None, state: dict[str, Any]) -> None:
+def _check_random(on_gpu: Tensor | None, state: dict[str, Any]) -> None:
     """A run may move between a CPU and a GPU: either has no use for the other's random state."""
+    try:
+        torch.Generator().set_state(state["random"])
+    except RuntimeError:
+        raise WtkitError("'random' is no state of torch's generator") from None
     if "random_cuda" not in state:
         raise WtkitError("it lacks 'random_cuda'")
     found = state["random_cuda"]
     if found is not None:
-        _check_like(found if expected is None else expected, found, "random_cuda")
+        _check_like(found if on_gpu is None else on_gpu, found, "random_cuda")
         _check_kind(found, Tensor, "random_cuda")
 
 

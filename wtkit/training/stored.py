@@ -51,8 +51,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():  # a pipe would be waited for
         raise WtkitError("it is no file")
-    data = io.BytesIO(path.read_bytes())
     try:
+        data = io.BytesIO(path.read_bytes())
         with zipfile.ZipFile(data) as archive:
             if not archive.comment.startswith(_MARK):
                 raise WtkitError(
@@ -67,6 +67,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(data, map_location="cpu", weights_only=True) if whole else None
     except WtkitError:
         raise
+    except OSError as error:
+        raise WtkitError(f"it cannot be read ({error.strerror or error})") from None
     except Exception:  # a damaged archive can raise anything
         raise WtkitError("it is cut off, damaged, or no checkpoint") from None
     if not isinstance(state, dict):
