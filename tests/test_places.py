@@ -11,6 +11,10 @@ import nbformat
 import pytest
 from images import image_folder
 
+from wtkit import data
+from wtkit.__main__ import main
+from wtkit.experiments import RunConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "workflow/scripts/execute.py"
 STREAM = """
@@ -95,6 +99,45 @@ def test_a_notebook_without_metadata_is_executed_wherever_temporary_files_go(
     )
     cells = nbformat.read(target, 4).cells
     assert "x = 3" in cells[1].source
+
+
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+TRAIN = """
+import wtkit
+from wtkit.experiments import RunConfig
+wtkit.train(RunConfig(method="kolen_pollack", network="mlp", image_size=8, classes=2, epochs=1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", [PLAIN, {"PYTHONIOENCODING": "ascii"}], ids=["C", "ascii"])
+def test_a_locale_of_ascii_stops_nothing(tmp_path, environment):
+    def done(*words):
+        command = [sys.executable, *words]
+        where = {"cwd": ROOT, "env": os.environ | environment}
+        return subprocess.run(command, check=True, capture_output=True, **where).stdout
+
+    assert "°" in done("-m", "wtkit", "plan", "config/smoke.yaml", "--no-measure").decode()
+    assert done("-m", "wtkit", "schema") == (ROOT / "config/schema.json").read_bytes()
+    assert b"matrix angles" in done("-c", TRAIN)
+
+
+def test_names_of_files_in_no_encoding_are_read_packed_and_said(tmp_path, capsys):
+    root = image_folder(tmp_path / "images", train=2, held_out=1)
+    folder = os.fsencode(root / "train" / "class0")
+    os.rename(folder + b"/0.png", folder + b"/\xff.png")
+    with open(folder + b"/\xfe.b\xffmp", "wb"):
+        pass
+    assert main(["data", "pack", str(root), str(tmp_path / "pack"), "--workers=0"]) == 0
+    assert "passed over 1 file: 1 .b" in capsys.readouterr().out
+    for where in (root, tmp_path / "pack"):
+        loaded = data.load(
+            RunConfig(
+                method="backprop", data="image_folder", data_root=str(where), image_size=8,
+                batch_size=2,
+            )
+        )  # fmt: skip
+        assert loaded.steps(1) == 6
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shlex
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: success. 1: an error that the user can fix. 75 (try again): a run was stopped by a signal and
     can be resumed. 130: interrupted. 141: the reader of the output has closed it.
     """
+    _write_any_text()
     parsed = make_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
@@ -57,6 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return 130
     return 0
+
+
+def _write_any_text() -> None:
+    """Print °, λ and names of files in UTF-8, whatever the locale: in that of a bare container
+    Python has ASCII only."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook and a test have others
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 class _Once(argparse.Action):

@@ -142,7 +142,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # a pipe would be waited for
             raise OSError("it is no file")
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise WtkitError(f"cannot read {path} ({error!r}); {again}") from None

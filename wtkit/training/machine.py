@@ -114,6 +114,9 @@ def keep_memory() -> None:
 def say(text: str, quiet: bool) -> None:
     """Print a line, unless ``quiet``."""
     if not quiet:
+        # a script's output may have ASCII only
+        encoding = sys.stdout.encoding or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
         # in one write: a process killed in between leaves no half line
         print(f"{text}\n", end="", flush=True)
 
