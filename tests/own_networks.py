@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import socket
+import threading
 import urllib.request
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.hub import load as from_hub
 from torch.nn import functional as F
 
+elsewhere = ("127.0.0.1", 9)
 part_of_hub = functools.partial(from_hub, "owner/name")
 
 
@@ -96,6 +98,14 @@ constant = 3
 def fetched(num_classes):
     """Its host is a number, so that no name is looked up."""
     socket.create_connection(("127.0.0.1", 9))
+    return Small(num_classes)
+
+
+def slowly(num_classes):
+    """Another thread of the program connects meanwhile."""
+    thread = threading.Thread(target=lambda: socket.create_connection(elsewhere).close())
+    thread.start()
+    thread.join()
     return Small(num_classes)
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 
 import numpy as np
+import own_networks
 import pytest
 import torch
 from images import image_folder
@@ -259,6 +261,13 @@ def test_a_network_of_a_module_with_a_librarys_name_is_found(tmp_path, monkeypat
     (tmp_path / "this.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     assert built("this:net").out_features == 5
+
+
+def test_other_threads_may_connect_while_a_network_is_made():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        own_networks.elsewhere = server.getsockname()
+        assert built("own_networks:slowly").hidden is not None
+        server.accept()[0].close()
 
 
 TRAINED_WRONG = [

@@ -11,6 +11,7 @@ import socket
 import sys
 import sysconfig
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,21 +107,25 @@ def _offline(path: str) -> Iterator[None]:
         f"setting 'network': {path!r} connects to the net; fetch what it needs beforehand, and "
         "load it from a file in a class of your own"
     )
-    tried = False
-
-    def refuse(*_arguments: Any, **_options: Any) -> Any:
-        nonlocal tried
-        tried = True
-        raise refusal
-
+    here, tried = threading.get_ident(), False
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
-    def connect_here(self: socket.socket, address: Any) -> None:
+    def refuse() -> None:
+        nonlocal tried
+        if threading.get_ident() == here:  # other threads of the program are not ours to stop
+            tried = True
+            raise refusal
+
+    def checked_connect(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6):
             refuse()
         connect(self, address)
 
-    socket.socket.connect, socket.getaddrinfo = connect_here, refuse  # type: ignore
+    def checked_look_up(*arguments: Any, **options: Any) -> Any:
+        refuse()
+        return look_up(*arguments, **options)
+
+    socket.socket.connect, socket.getaddrinfo = checked_connect, checked_look_up  # type: ignore
     try:
         yield
     finally:
