@@ -27,9 +27,6 @@ from wtkit.validation import known
 min_version("9.0")
 
 BASE = Path(workflow.basedir)
-CHOICE = str(config.get("experiment") or "digits")
-IS_FILE = CHOICE.endswith((".yaml", ".yml"))
-EXPERIMENT = Path(CHOICE).stem if IS_FILE else CHOICE
 ABLATIONS = sorted(path.stem for path in (BASE / "config" / "ablations").glob("*.yaml"))
 
 # without an activated environment a shell finds another python
@@ -46,6 +43,18 @@ if not os.access(".", os.W_OK):
 
 
 include: "workflow/rules/common.smk"
+
+
+try:
+    for key in config:
+        known(key, ["experiment", "runs_per_gpu", "archive"], "config key")
+    CHOICE = chosen_experiment(config.get("experiment"))
+    IS_FILE = CHOICE.endswith((".yaml", ".yml"))
+    EXPERIMENT = checked_name(Path(CHOICE).stem if IS_FILE else CHOICE)
+except WtkitError as error:
+    sys.exit(f"wtkit: {error}")
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/gather.smk"
@@ -53,8 +62,6 @@ include: "workflow/rules/notebooks.smk"
 
 
 try:
-    for key in config:
-        known(key, ["experiment", "runs_per_gpu", "archive"], "config key")
     runs_of(EXPERIMENT)
     CHOSEN = list(
         products_of(

@@ -1,8 +1,18 @@
 """Networks as somebody might write them, for runs that name a class of their own."""
 
+import contextlib
+import functools
+import socket
+import threading
+import urllib.request
+
 import torch
 from torch import nn
+from torch.hub import load as from_hub
 from torch.nn import functional as F
+
+elsewhere = ("127.0.0.1", 9)
+part_of_hub = functools.partial(from_hub, "owner/name")
 
 
 class Small(nn.Module):
@@ -83,3 +93,32 @@ def number(num_classes):
 
 
 constant = 3
+
+
+def fetched(num_classes):
+    """Its host is a number, so that no name is looked up."""
+    socket.create_connection(("127.0.0.1", 9))
+    return Small(num_classes)
+
+
+def slowly(num_classes):
+    """Another thread of the program connects meanwhile."""
+    thread = threading.Thread(target=lambda: socket.create_connection(elsewhere).close())
+    thread.start()
+    thread.join()
+    return Small(num_classes)
+
+
+def quietly_fetched(num_classes):
+    """Goes on with what is here if it cannot connect."""
+    with contextlib.suppress(Exception):
+        urllib.request.urlopen("http://nowhere.invalid/weights.pt", timeout=1)
+    return Small(num_classes)
+
+
+class Still(Small):
+    """All of it is frozen."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.requires_grad_(False)

@@ -53,6 +53,35 @@ ROOT = Path(__file__).resolve().parent.parent
             ["train", "--method", "backprop", "--data", "imagenet", "--data-root", "nowhere"],
             ["nowhere", "image-net.org"],
         ),
+        (
+            ["train", "--method", "backprop", "--epochs=3", "--lr-drops=3"],
+            ["'lr_drops': expected epochs below 3"],
+        ),
+        (["train", "--method", "backprop", "--classes=11"], ["11 is more than the 10 classes of "]),
+        (["train", "--method", "backprop", "--batch-size=9999"], ["than the 1437 training images"]),
+        (
+            ["train", "--method", "weight_mirror", "--option=noise_std=1e30"],
+            ["'noise_std': 1e+30 is too large", "expected a size from 1e-15 to 1e+15"],
+        ),
+        (
+            ["train", "--method", "weight_mirror", "--option=noise_std=1e-30"],
+            ["'noise_std': 1e-30 is too small"],
+        ),
+        (
+            ["train", "--method", "weight_mirror", f"--option=noise={'[' * 10**5}"],
+            ["--option noise: its value is nested too deeply"],
+        ),
+        (
+            [
+                "train",
+                "--method",
+                "backprop",
+                "--network=a:B",
+                '--network-option=x={"k": 1, "k": 2}',
+            ],
+            ["two keys are called 'k'"],
+        ),
+        (["gather", "ts.py", "--experiment", "x", "--output", "x.nc"], ["no run at ts.py"]),
         (["runs", "config/digit.yaml"], ["config/digit.yaml", "no experiment file"]),
         (["gather", "nowhere.nc", "--experiment", "x", "--output", "x.nc"], ["nowhere.nc"]),
     ],
@@ -78,6 +107,19 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(
             ["train", "--backprop=fc1", "--backprop=fc2"],
             ["--backprop: given twice", "leave one out"],
         ),
+        *(
+            ([*command, f"{option}=1", f"{option}=2"], [f"{option}: given twice"])
+            for command, options in (
+                (["train"], ["--output", "--device", "--lr"]),
+                (["plan", "x.yaml"], ["--csv", "--device"]),
+                (["gather", "x.nc"], ["--output", "--experiment"]),
+                (["data", "digits"], ["--data-root"]),
+                (["data", "pack", "a", "b"], ["--quality", "--workers"]),
+            )
+            for option in options
+        ),
+        (["train", "--backprop=fc1", "--keep-on-backprop=fc2"], ["given twice"]),
+        (["train", "--output="], ["--output: expected a path, got an empty text"]),
         (["trian"], ["'trian'", "'train'", "runs, plan, gather, data"]),
         (["data", "cifar"], ["'cifar'", "'cifar10'"]),
     ],

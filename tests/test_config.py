@@ -192,7 +192,14 @@ OTHER = {
 
 
 @pytest.mark.parametrize(
-    "settings", [{"method": "backprop"}, EVERYTHING, EVERYTHING | {"lr_drops": [5]}, OTHER]
+    "settings",
+    [
+        {"method": "backprop"},
+        EVERYTHING | {"lr_drops": []},
+        EVERYTHING | {"schedule": "step"},
+        EVERYTHING | {"schedule": "step", "lr_drops": [2]},
+        OTHER,
+    ],
 )
 def test_the_command_line_says_the_same(settings, monkeypatch, tmp_path):
     from wtkit import __main__
@@ -395,6 +402,14 @@ def override(match, change):
     return SMALL | {"overrides": [{"match": match, "set": change}]}
 
 
+def bomb(line):
+    """Nine lines, each with nine aliases of the one before."""
+    lines = ["a0: &a0 {k: 1}"]
+    for n in range(1, 9):
+        lines.append(line.format(n=n, aliases=", ".join([f"*a{n - 1}"] * 9)))
+    return "\n".join(lines)
+
+
 BROKEN = [
     ("a: [", "not valid YAML"),
     ("just text", "expected a mapping with the keys methods, networks, "),
@@ -547,6 +562,58 @@ BROKEN = [
     ),
     ("settings: {epochs: 010}", "line 1, column 20: 010 is not the same number in all versions "),
     ("settings: {lr: 1:30.5}", "1:30.5 is not the same number in all versions of YAML"),
+    (bomb("a{n}: &a{n} [{aliases}]"), "aliases make it more than 100,000 values; write fewer"),
+    (f"methods: {'x' * 10**6}", "'methods': expected a list, got 'xxx"),
+    ("settings: {epochs: 1_000}", "1_000 is not the same number in all versions of YAML"),
+    ("networks: [{'nets:Mine': {width: 0o17}}]", "0o17 is not the same number in all versions"),
+    ("settings: {epochs: 0x_1}", "0x_1 is not the same number in all versions of YAML"),
+    ("settings: {epochs: 0b11}", "0b11 is not the same number in all versions of YAML"),
+    ("settings: {lr: 0.1_0}", "0.1_0 is not the same number in all versions of YAML"),
+    (
+        "methods: [backprop]\nnetworks: [{'nets:Mine': &a {x: *a}}]",
+        "a value contains itself; write it out",
+    ),
+    (
+        SMALL | {"settings": {"epochs": 3, "warmup_epochs": 4}},
+        "setting 'warmup_epochs': 4 is more than the 3 'epochs'; lower it",
+    ),
+    (SMALL | {"settings": {"lr": 1e30}}, "'lr': 1e+30 is too large: float32 cannot hold its squ"),
+    (SMALL | {"settings": {"weight_decay": 1e-50}}, "'weight_decay': 1e-50 is too small"),
+    (
+        SMALL | {"settings": {"lr_drops": [1], "warmup_epochs": 3}},
+        "setting 'lr_drops': 1 is within the 3 'warmup_epochs'",
+    ),
+    (
+        SMALL | {"settings": {"lr_drops": [1], "lr_drop_factor": 1}},
+        "setting 'lr_drop_factor': at a factor of 1",
+    ),
+    (SMALL | {"settings": {"lr_drops": [True]}}, "'settings.lr_drops': expected no truth value"),
+    (
+        SMALL | {"networks": [{"mlp": {"hidden": [True]}}]},
+        "option of mlp 'hidden': expected no truth value, got [True]",
+    ),
+    (SMALL | {"settings": {"classes": 11}}, "'classes': 11 is more than the 10 classes of digits"),
+    (SMALL | {"settings": {"batch_size": 1438}}, "1438 is more than the 1437 training images"),
+    (
+        {"methods": ["weight_mirror"], "networks": ["mlp"]}
+        | {"settings": {"options": {"noise_std": 1e30}}},
+        "'noise_std': 1e+30 is too large: float32 cannot hold its square",
+    ),
+    (
+        SMALL | {"networks": [{"nets:Mine": {"../../x; rm": 1}}]},
+        "setting 'network_options': expected names of arguments, got '../../x; rm'",
+    ),
+    (SMALL | {"networks": [{"nets:Mine": {"x": "a" * 240}}]}, "has more than 240 bytes, too many "),
+    (SMALL | {"networks": ["torch.hub:load"]}, "torch's own functions are not accepted, and noth"),
+    (
+        SMALL | {"networks": [{"timm:create_model": {"model_name": "vgg11", "pretrained": True}}]},
+        "'pretrained' of timm:create_model would come from the net",
+    ),
+    (
+        SMALL | {"networks": [{"torchvision.models:get_model": {"weights": "DEFAULT"}}]},
+        "'weights' of torchvision.models:get_model would come from the net",
+    ),
+    (SMALL | {"networks": [{"vgg11": {"weights": "DEFAULT"}}]}, "would come from the net; leave "),
     ("settings: {<<: {lr: 1}, <<: {epochs: 3}}", "two keys are called '<<'; leave one out"),
     ("networks: [!!set {mlp}]", "!!set is not accepted"),
     ("methods: " + "[" * 5000 + "]" * 5000, "its values are nested too deeply"),
@@ -574,6 +641,18 @@ def test_yamls_merge_keys_are_read(tmp_path):
     )
     (run,) = expand(path)
     assert (run.epochs, run.lr) == (3, 2)
+
+
+def test_a_merge_of_what_merges_is_read(tmp_path):
+    """The override is resolved first, and then has its own key beside the merged one."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "methods: [backprop]\nnetworks: [resnet18]\n"
+        "overrides:\n- match: {}\n  set: &set {<<: &base {epochs: 3, lr: 1}, lr: 2}\n"
+        "settings: {<<: *set, momentum: 0.5}\n"
+    )
+    (run,) = expand(path)
+    assert (run.epochs, run.lr, run.momentum) == (3, 2, 0.5)
 
 
 def test_a_date_is_text(tmp_path):

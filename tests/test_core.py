@@ -68,4 +68,4 @@ def test_a_notebook_names_its_extra_in_one_line(tmp_path):
     script = ROOT / "workflow/scripts/execute.py"
     done = run(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", tmp_path)
     assert done.returncode == 1
-    assert done.stderr == "execute.py: papermill is not installed; pip install 'wtkit[pipeline]'\n"
+    assert done.stderr == "execute.py: nbformat is not installed; pip install 'wtkit[pipeline]'\n"

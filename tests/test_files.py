@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from wtkit.__main__ import main
 from wtkit.errors import WtkitError
 from wtkit.experiments import run_config
 from wtkit.files import held, write_whole
+from wtkit.processes import gpus
 from wtkit.results import open_run
 from wtkit.training.checkpoint import claim_folder, finish
 
@@ -65,6 +67,17 @@ def test_plan_overwrites_a_plan_only(run, tmp_path, capsys):
         assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe"])
+def test_a_pipe_is_not_overwritten_and_not_waited_for(run, tmp_path, capsys, kind):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if kind != "pipe":
+        (tmp_path / "link").symlink_to(pipe)
+        pipe = tmp_path / "link"
+    refused(gather(run, pipe), capsys, pipe)
+    refused(main([*PLAN, "--csv", str(pipe)]), capsys, pipe)
+
+
 @pytest.mark.parametrize("where", [".", "folder"])
 def test_a_folder_is_not_a_file_to_write(run, tmp_path, capsys, monkeypatch, where):
     monkeypatch.chdir(tmp_path)
@@ -90,6 +103,58 @@ def test_a_lock_that_is_a_link_leaves_its_target_as_it_is(tmp_path):
     with held(tmp_path, "taken"), pytest.raises(WtkitError, match="taken"), held(tmp_path, "taken"):
         pass
     assert (tmp_path / "target").read_text() == "kept"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "file"])
+def test_what_stands_in_place_of_a_partial_file_is_left_alone(tmp_path, kind):
+    (tmp_path / "target").write_text("kept")
+    partial = tmp_path / ".new.partial"
+    if kind == "link":
+        partial.symlink_to("target")
+    elif kind == "pipe":
+        os.mkfifo(partial)
+    else:
+        partial.write_text("left by a process that was killed")
+    write_whole(tmp_path / "new", b"whole")
+    assert (tmp_path / "target").read_text() == "kept"
+    assert (tmp_path / "new").read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "new"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, 524])
+def test_a_file_system_without_locks_gets_a_line_of_warning(tmp_path, monkeypatch, capsys, number):
+    """524 is ENOTSUPP, which Lustre says without the mount option flock."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    config = run_config({"method": "backprop"})
+    with contextlib.ExitStack() as stack:
+        assert claim_folder(tmp_path / "run", config, stack) is None
+    said = capsys.readouterr().err
+    assert said.startswith(f"wtkit: warning: no locks in {tmp_path}/run (")
+    assert said.endswith("see to it that no second process writes to it\n")
+    assert said.count("\n") == 1
+    with pytest.raises(WtkitError, match=r"cannot lock a GPU in .*; name one with --device cuda"):
+        gpus.take_locks({"cuda:0": "x"}, 1, 1, tmp_path)
+
+
+def test_a_lock_that_another_machine_holds_is_taken(tmp_path, monkeypatch):
+    """As NFS says it."""
+
+    def flock(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(WtkitError, match="taken"), held(tmp_path, "taken"):
+        pass
+
+
+def test_a_lock_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(OSError, match="is no file"), held(tmp_path, "taken"):
+        pass
 
 
 def test_a_finished_run_whose_output_was_deleted_is_written_again(run, tmp_path):

@@ -391,7 +391,7 @@ def test_a_module_with_two_names_stays_on_backprop_under_either():
         (lambda m: wtkit.matrix_angles(None), "expected an nn.Module first, got NoneType"),
         (lambda m: wtkit.delta_angles(3, X, TARGETS), "expected an nn.Module first, got int"),
         (lambda m: wtkit.export({}), "export: expected an nn.Module first, got dict"),
-        (lambda m: wtkit.train({"method": "backprop"}), "train: expected a RunConfig, got dict"),
+        (lambda m: wtkit.train({"method": "backprop"}), "train: expected a RunConfig, got a dict"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors", "ignore:Lazy modules")

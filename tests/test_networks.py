@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 
 import numpy as np
+import own_networks
 import pytest
 import torch
 from images import image_folder
@@ -209,7 +211,7 @@ MADE_WRONG = [
     (
         "vgg11",
         {"weights": "DEFAULT"},
-        "network 'vgg11' cannot be made with image_size=32, weights='DEFAULT': ",
+        "'weights' of vgg11 would come from the net; leave it out, or load a file of weights",
     ),
     (
         "own_networks:Small",
@@ -230,6 +232,16 @@ MADE_WRONG = [
     ("own_networks:constant", {}, "expected a class, or a function that returns a network"),
     ("own_networks:number", {}, "return an nn.Module, got int"),
     ("broken_network:Small", {}, "SyntaxError: "),
+    ("torch.hub:load", {"repo_or_dir": "a/b", "model": "c"}, "nothing is loaded from its hub"),
+    ("torch:load", {"f": "x.pt", "weights_only": False}, "torch's own functions are not accepted"),
+    ("own_networks:from_hub", {"repo_or_dir": "a/b", "model": "c"}, "functions of torch and of Py"),
+    ("own_networks:part_of_hub", {"model": "c"}, "functions of torch and of Python's library"),
+    ("subprocess:run", {"args": ["touch", "called"]}, "functions of torch and of Python's library"),
+    ("subprocess:Popen", {"args": ["touch", "called"]}, "expected a class that is an nn.Module"),
+    ("builtins:print", {}, "functions of torch and of Python's library are not accepted"),
+    ("own_networks:fetched", {}, "'own_networks:fetched' connects to the net; fetch what it needs"),
+    ("own_networks:quietly_fetched", {}, "connects to the net; fetch what it needs beforehand"),
+    ("own_networks:Small", {"../../x": 1}, "expected names of arguments, got '../../x'"),
 ]
 
 
@@ -242,6 +254,20 @@ def test_what_cannot_be_made_is_named(network, options, message, tmp_path, monke
     with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
         built(network, network_options=options)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_network_of_a_module_with_a_librarys_name_is_found(tmp_path, monkeypatch):
+    code = "import torch\n\ndef net(num_classes): return torch.nn.Linear(1, num_classes)"
+    (tmp_path / "this.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert built("this:net").out_features == 5
+
+
+def test_other_threads_may_connect_while_a_network_is_made():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        own_networks.elsewhere = server.getsockname()
+        assert built("own_networks:slowly").hidden is not None
+        server.accept()[0].close()
 
 
 TRAINED_WRONG = [

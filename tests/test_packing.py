@@ -1,6 +1,8 @@
+import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -209,10 +211,12 @@ def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path, source, monkeypa
 
     write = packing.write_shard
 
-    def fill(path, *arguments):
-        if path.name == "train-00001.tar":
-            (target / f".{path.name}.partial").symlink_to("/dev/full")
-        return write(path, *arguments)
+    def full(members):
+        yield from itertools.islice(members, 3)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(path, members, advance):
+        return write(path, full(members) if path.name == "train-00001.tar" else members, advance)
 
     with monkeypatch.context() as patch:
         patch.setattr("wtkit.images.packing.write_shard", fill)
@@ -267,10 +271,38 @@ def test_what_is_not_this_pack_is_left_alone(tmp_path, source, spoil, options, w
     assert contents(target) == before
 
 
-def test_a_folder_is_not_packed_into_itself(source):
+@pytest.mark.parametrize("where", [".", "pack", "train/pack", "linked"])
+def test_a_folder_is_not_packed_into_itself(source, where):
+    """Its next pack would find the last one among the images."""
+    (source / "linked").symlink_to(source / "train")
     before = sorted(source.rglob("*"))
-    assert "something else than a pack" in refused(pack, source, source, workers=0)
+    text = refused(pack, source, source / where, workers=0)
+    assert "the folder that is packed; name a folder outside" in text
     assert sorted(source.rglob("*")) == before
+
+
+def test_a_manifest_that_lacks_something_is_named(tmp_path, source):
+    target = tmp_path / "pack"
+    pack(source, target, workers=0)
+    whole = json.loads((target / "pack.json").read_text())
+    for key in whole:
+        if key not in ("parts", "names_sha256"):
+            left = {name: value for name, value in whole.items() if name != key}
+            (target / "pack.json").write_text(json.dumps(left))
+            assert f"{target}/pack.json" in refused(load, target)
+    (target / "pack.json").write_text(json.dumps(whole | {"shard_images": 10**30}))
+    assert "'shard_images': " in refused(load, target)
+    for content in ("[" * 10**5, "\x00", '{"format": 1}', "[]", "null"):
+        (target / "pack.json").write_text(content)
+        assert f"{target}/pack.json" in refused(load, target)
+    shards = whole["parts"]["train"]["shards"]
+    for parts in (None, {}, {"train": whole["parts"]["train"]}):
+        (target / "pack.json").write_text(json.dumps(whole | {"parts": parts}))
+        assert f"{target}/pack.json" in refused(load, target)
+    for spoilt in ({}, {"shards": 3}, {"shards": [{}]}, {"shards": [shards[0] | {"file": "../x"}]}):
+        whole["parts"]["train"] = spoilt
+        (target / "pack.json").write_text(json.dumps(whole))
+        assert f"{target}/pack.json" in refused(load, target)
 
 
 def test_two_do_not_pack_into_one_folder(tmp_path, source):

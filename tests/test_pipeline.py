@@ -84,6 +84,47 @@ def test_an_unknown_experiment_is_said_in_a_line(tmp_path, choice, words):
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the pipeline's files with experiments whose names are numbers to Snakemake."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    shutil.copy(ROOT / "Snakefile", root)
+    shutil.copytree(ROOT / "config", root / "config")
+    for name in ("workflow", "notebooks", "wtkit", "profiles", "environment.yml"):
+        (root / name).symlink_to(ROOT / name)
+    for name in ("0", "010", "10", "1e3", "true"):
+        shutil.copy(ROOT / "config/smoke.yaml", root / "config" / f"{name}.yaml")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ("0", "results/0/"),
+        pytest.param("true", "results/true/", marks=pytest.mark.slow),
+        pytest.param("1e3", "results/1e3/", marks=pytest.mark.slow),
+        pytest.param("config/010.yaml", "results/010/", marks=pytest.mark.slow),
+        ("010", "wtkit: config key 'experiment': expected a name, but Snakemake reads 10, which 2"),
+        ("7", "Snakemake reads 7, which no files of config/ are called; name the file"),
+        ("../config/digits", "wtkit: experiment '../config/digits': its results go to a folder"),
+    ],
+)
+def test_an_experiment_is_known_by_its_name_whatever_snakemake_reads(checkout, choice, words):
+    done = snakemake(
+        checkout,
+        "-n",
+        "-p",
+        "--snakefile",
+        checkout / "Snakefile",
+        "--config",
+        f"experiment={choice}",
+    )
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "results/digits/" not in done.stdout
+
+
 @pytest.mark.slow
 def test_from_an_experiment_to_its_figures(tmp_path):
     """A whole experiment; the recorded numbers are those of the same runs trained by hand."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ from .experiments import (
     OLD_SETTINGS,
     RunConfig,
     as_argument,
+    check_sense,
     expand,
     from_argument,
     json_schema,
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: success. 1: an error that the user can fix. 75 (try again): a run was stopped by a signal and
     can be resumed. 130: interrupted. 141: the reader of the output has closed it.
     """
+    _write_any_text()
     parsed = make_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
@@ -58,8 +61,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _write_any_text() -> None:
+    """Print °, λ and names of files in UTF-8, whatever the locale: in that of a bare container
+    Python has ASCII only."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook and a test have others
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+class _Once(argparse.Action):
+    """Store a value; refuse a second one, which would silently replace the first."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = parser.__dict__.setdefault("given", set())
+        if self.dest in given:
+            parser.error(
+                f"{option_string}: given twice; leave one out (separate the values of a list by "
+                "commas)"
+            )
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse's parser with errors of one line, which suggest the nearest command or option."""
+    """argparse's parser with errors of one line, which suggest the nearest command or option. An
+    option may be given once."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Once)  # what an option does by default
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n" if is_first() else None)
@@ -108,10 +138,15 @@ def _add_train(commands: Any) -> None:
     )
     command.set_defaults(run=_train)
     command.add_argument(
-        "--output", type=Path, help="the run's folder; default: runs/<name of the run>"
+        "--output", type=_path, help="the run's folder; default: runs/<name of the run>"
     )
     command.add_argument(
         "--device", help="cpu, cuda, …; default: a free GPU if there is any, waited for"
+    )
+    command.add_argument(
+        "--set-aside",
+        action="store_true",
+        help="rename a checkpoint that cannot be used, and start from the beginning",
     )
     for option, whose in (("--option", "method"), ("--network-option", "network")):
         command.add_argument(
@@ -129,17 +164,15 @@ def _add_train(commands: Any) -> None:
             left = "none" if field.default in (None, "", ()) else as_argument(field.default)
             how = "required" if required else f"default: {left}"
             text = f"{what[field.name]}; {how}".replace("%", "%%")
-            command.add_argument(
-                f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text, action=_Once
-            )
+            command.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text)
     for old, name in OLD_SETTINGS.items():
-        command.add_argument(f"--{old}", dest=name, help=argparse.SUPPRESS, action=_Once)
+        command.add_argument(f"--{old}", dest=name, help=argparse.SUPPRESS)
 
 
 def _add_experiment_commands(commands: Any) -> None:
     command = commands.add_parser("runs", help="list the runs of an experiment file")
     command.set_defaults(run=_runs)
-    command.add_argument("experiment", type=Path, help="e.g. config/digits.yaml")
+    command.add_argument("experiment", type=_path, help="e.g. config/digits.yaml")
 
     command = commands.add_parser(
         "plan",
@@ -149,7 +182,7 @@ def _add_experiment_commands(commands: Any) -> None:
     )
     command.set_defaults(run=_plan)
     command.add_argument(
-        "experiment", type=Path, help="e.g. config/digits.yaml, or an ablation's file"
+        "experiment", type=_path, help="e.g. config/digits.yaml, or an ablation's file"
     )
     command.add_argument(
         "--no-measure",
@@ -157,14 +190,17 @@ def _add_experiment_commands(commands: Any) -> None:
         help="take no steps and read no data; predicts no time and memory",
     )
     command.add_argument("--device", help="the device to measure on; as for train")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="also write all numbers to FILE")
+    command.add_argument("--csv", type=_path, metavar="FILE", help="also write all numbers to FILE")
 
     command = commands.add_parser("gather", help="collect an experiment's runs in one file")
     command.set_defaults(run=_gather)
-    command.add_argument("trajectories", nargs="+", type=Path, help="trajectory.nc files")
+    command.add_argument("trajectories", nargs="+", type=_path, help="trajectory.nc files")
     command.add_argument("--experiment", required=True, help="its name")
     command.add_argument(
-        "--output", required=True, type=Path, help="the file to write, e.g. results/mine/results.nc"
+        "--output",
+        required=True,
+        type=_path,
+        help="the file to write, e.g. results/mine/results.nc",
     )
 
 
@@ -187,9 +223,9 @@ def _add_data(commands: Any) -> None:
     )
     kind.set_defaults(run=_pack)
     kind.add_argument(
-        "source", type=Path, help="the folder that holds train/<class>/ and val/<class>/"
+        "source", type=_path, help="the folder that holds train/<class>/ and val/<class>/"
     )
-    kind.add_argument("target", type=Path, help="a new folder, e.g. data/imagenet")
+    kind.add_argument("target", type=_path, help="a new folder, e.g. data/imagenet")
     for option, default, range_, text in (
         ("--short-side", 256, (1, 65535), "pixels; larger images are shrunk to it"),
         ("--quality", 90, (1, 95), "JPEG quality of shrunk images"),
@@ -203,6 +239,13 @@ def _add_data(commands: Any) -> None:
             metavar="NUMBER",
             help=f"{text}; default: {default}",
         )
+
+
+def _path(text: str) -> Path:
+    """An argparse type: a path. An empty one, of an unset variable, would be the working folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:
@@ -229,25 +272,15 @@ def _train(parsed: argparse.Namespace) -> None:
         settings["options"] = _options("--option", parsed.option)
         settings["network_options"] = _options("--network-option", parsed.network_option)
         run = run_config(settings)
+        check_sense(run)
 
     from .processes import gpus
 
     with contextlib.nullcontext() if parsed.device else gpus.claimed():
         from .training import train  # after the settings are checked: torch takes seconds to load
 
-        train(run, parsed.output or Path("runs", run.name), device=parsed.device)
-
-
-class _Once(argparse.Action):
-    """Store a value; refuse a second one, which would silently replace the first."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if getattr(namespace, self.dest) is not None:
-            parser.error(
-                f"{option_string}: given twice; leave one out (separate the values of a list by "
-                "commas)"
-            )
-        setattr(namespace, self.dest, values)
+        folder = parsed.output or Path("runs", run.name)
+        train(run, folder, device=parsed.device, set_aside=parsed.set_aside)
 
 
 def _options(flag: str, texts: list[str]) -> dict[str, Any]:
@@ -260,10 +293,21 @@ def _options(flag: str, texts: list[str]) -> dict[str, Any]:
         if name in options:
             raise WtkitError(f"{flag} {name}: given twice; leave one out")
         try:
-            options[name] = json.loads(value)
+            options[name] = json.loads(value, object_pairs_hook=_distinct)
         except json.JSONDecodeError:
             options[name] = value
+        except RecursionError:
+            raise WtkitError(f"{flag} {name}: its value is nested too deeply") from None
     return options
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; refuse a key that is there twice, of which the last would win."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise WtkitError(f"two keys are called {name!r}; leave one out")
+    return dict(pairs)
 
 
 def _runs(parsed: argparse.Namespace) -> None:

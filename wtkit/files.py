@@ -1,11 +1,14 @@
 """Files that are written completely or not at all, and folders that one process locks."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterator
 from io import BufferedWriter
 from pathlib import Path
+from typing import IO
 
 from .errors import WtkitError
 
@@ -15,8 +18,10 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
     """A file to write. It gets the name ``path`` once it is complete and on disk, so that no reader
     sees a part of it."""
     partial = path.with_name(f".{path.name}.partial")
+    # what was left there goes, also a link, whose target stays as it is
+    partial.unlink(missing_ok=True)
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -53,8 +58,8 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
     """Allow writing to ``path`` only if nothing is there, or what ``replaceable`` accepts.
 
     Args:
-        replaceable: whether a file is an earlier product of the same command. An ``OSError`` or a
-            ``ValueError`` means no.
+        replaceable: whether a file is an earlier product of the same command. An exception means
+            no.
         product: what the command writes, for the message.
 
     Raises:
@@ -65,9 +70,9 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
     if path.is_dir():
         raise WtkitError(f"cannot write {path}: it is a folder; name a file in it")
     try:
-        if replaceable(path):
+        if path.is_file() and replaceable(path):  # a pipe would be waited for
             return
-    except (OSError, ValueError):
+    except Exception:  # a file of another kind, or a damaged one, can raise anything
         pass
     raise WtkitError(f"{path} exists and is not {product}; choose another file, or delete it first")
 
@@ -76,16 +81,50 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
 def held(folder: Path, otherwise: str) -> Iterator[None]:
     """Lock ``folder`` for this process. The lock ends with the process, however it ends.
 
+    A file system without locks, as some of NFS and Lustre are, gets a line of warning on standard
+    error.
+
     Raises:
         WtkitError: with the text ``otherwise``, if another process has locked it.
         OSError: if the folder is not writable.
     """
+    path = folder / ".lock"
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError(errno.EINVAL, f"{path} is no file", str(path))
     # "a", not "w": if .lock is a link, its target stays as it is
-    with open(folder / ".lock", "a") as lock:
+    with open(path, "a") as lock:
         # otherwise the processes that decode images would keep the lock after this one ends
         os.register_at_fork(after_in_child=lock.close)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WtkitError(otherwise) from None
+            if not locked(lock):
+                raise WtkitError(otherwise)
+        except NoLocks as error:
+            print(
+                f"wtkit: warning: no locks in {folder} ({error}); see to it that no second process "
+                "writes to it",
+                file=sys.stderr,
+                flush=True,
+            )
         yield
+
+
+class NoLocks(Exception):
+    """A file system has no locks."""
+
+
+def locked(file: IO) -> bool:
+    """Lock an open file for this process; False if another one has locked it.
+
+    Raises:
+        NoLocks: if the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EACCES:  # what flock by way of NFS may say instead
+            return False
+        # ENOSYS, ENOLCK, EOPNOTSUPP and, on Lustre, ENOTSUPP, for which there is no name
+        raise NoLocks(error.strerror or str(error)) from None
+    return True

@@ -82,16 +82,17 @@ class Typed(pydantic.BaseModel):
         if isinstance(content, cls):
             return content
         if not isinstance(content, dict):
-            raise WtkitError(f"expected a mapping, got {content!r}")
+            raise WtkitError(f"expected a mapping, got {shown(content)}")
         for key in content:
             cls.check_key(str(key))
         return content
 
 
 def is_stray_truth_value(value: Any, annotation: Any) -> bool:
-    """Whether ``value`` is True or False where none belongs: pydantic takes True for the number
-    1."""
-    return isinstance(value, bool) and "bool" not in str(annotation)
+    """Whether ``value`` is True or False, or a list with one, where none belongs: pydantic takes
+    True for the number 1."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(one, bool) for one in values) and "bool" not in str(annotation)
 
 
 def known(value: str, accepted: Iterable[str], what: str) -> str:
@@ -104,14 +105,20 @@ def known(value: str, accepted: Iterable[str], what: str) -> str:
     if value in accepted:
         return value
     raise WtkitError(
-        f"unknown {what} {value!r}{nearest(value, accepted)}; accepted: "
+        f"unknown {what} {shown(value)}{nearest(value, accepted)}; accepted: "
         f"{', '.join(accepted) or 'none'}"
     )
 
 
+def shown(value: Any) -> str:
+    """``value`` as Python writes it, cut to a part of a line."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def nearest(value: str, accepted: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"``, or nothing where nothing is near."""
-    match = difflib.get_close_matches(str(value), list(accepted), n=1)
+    match = difflib.get_close_matches(str(value)[:200], list(accepted), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
@@ -140,7 +147,7 @@ def _sentence(error: pydantic.ValidationError, what: str = "") -> WtkitError:
     first = error.errors()[0]
     where = f"{what}{_way(first['loc'])!r}: " if first["loc"] else ""
     message = _message(first)
-    given = "" if first["type"] in _WITHOUT_VALUE else f", got {first['input']!r}"
+    given = "" if first["type"] in _WITHOUT_VALUE else f", got {shown(first['input'])}"
     if first["type"] == "literal_error":
         given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
     if first["type"] == "string_type" and isinstance(first["input"], bool):

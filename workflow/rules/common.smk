@@ -1,4 +1,45 @@
 import functools
+import re
+
+from snakemake.cli import parse_config
+
+
+def chosen_experiment(value):
+    """The experiment that the command line names.
+
+    Snakemake reads some names as numbers or truth values, such as 0 and 010. Then the file whose
+    name it reads in the same way is meant.
+    """
+    if value is None:
+        return "digits"
+    if isinstance(value, str):
+        return value
+    names = [
+        path.stem
+        for folder in ("config", "config/ablations")
+        for path in sorted((BASE / folder).glob("*.yaml"))
+    ]
+    meant = [
+        name
+        for name in names
+        if repr(parse_config([f"experiment={name}"])["experiment"]) == repr(value)
+    ]
+    if len(meant) == 1:
+        return meant[0]
+    raise WtkitError(
+        f"config key 'experiment': expected a name, but Snakemake reads {value!r}, which "
+        f"{len(meant) or 'no'} files of config/ are called; name the file, experiment=config/NAME.yaml"
+    )
+
+
+def checked_name(experiment):
+    """The name of an experiment, which becomes that of a folder in results/."""
+    if not re.fullmatch(r"[\w+=,-][\w+=,. -]*", experiment):
+        raise WtkitError(
+            f"experiment {experiment!r}: its results go to a folder of this name, so expected letters, "
+            "digits and _+=,.- only; rename the file"
+        )
+    return experiment
 
 
 def file_of(experiment):

@@ -1,5 +1,7 @@
 # snakemake --config archive=s3://bucket/mine.tar.gz: data from object storage, unpacked once, before the first run
 ARCHIVE = config.get("archive")
+if not isinstance(ARCHIVE, str | None):
+    sys.exit(f"wtkit: config key 'archive': expected a file or an address, got {ARCHIVE!r}")
 UNPACKED = [local(f"data/.{Path(ARCHIVE).name}.unpacked")] if ARCHIVE else []
 
 

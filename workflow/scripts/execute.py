@@ -23,23 +23,23 @@ except ModuleNotFoundError as error:
     sys.exit(f"execute.py: {error.name} is not installed; pip install 'wtkit[pipeline]'")
 
 
-# what a Unix socket's path may have, less the names that the kernel's five sockets add
-LONGEST_FOLDER = 80
+# what a Unix socket's path may have, less the names of a folder in it and of the kernel's sockets
+LONGEST_FOLDER = 65
 
 
 def socket_folder() -> tempfile.TemporaryDirectory[str]:
     """A new folder whose sockets have a path that the system takes, even where TMPDIR is long."""
-    folder = tempfile.TemporaryDirectory(prefix="kernel")
-    if len(os.fsencode(folder.name)) > LONGEST_FOLDER:
-        folder = tempfile.TemporaryDirectory(prefix="kernel", dir="/tmp")
-    return folder
+    is_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER
+    return tempfile.TemporaryDirectory(prefix="kernel", dir="/tmp" if is_long else None)
 
 
 def parameters_of(source: str) -> set[str]:
     """The names in the cell tagged 'parameters'. papermill's own function needs kernel metadata,
     which notebooks of other tools may lack: they are Python here."""
     notebook = nbformat.read(source, as_version=4)
-    notebook.metadata.kernelspec = {"name": "python3", "language": "python"}
+    notebook.metadata.kernelspec = {
+        "name": "python3", "display_name": "Python 3", "language": "python"
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, "notebook.ipynb")
         nbformat.write(notebook, copy)

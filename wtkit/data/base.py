@@ -19,6 +19,7 @@ class Data(ABC):
     labels (N,)."""
 
     num_classes: int
+    note: str = ""  # on files that were passed over
 
     @abstractmethod
     def train_batches(

@@ -30,7 +30,9 @@ def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
             command), or an image cannot be decoded (naming it), or a batch is larger than the
             training set.
     """
-    data = _fed(config, _read(config), torch.device(device))
+    reading = _read(config)
+    data = _fed(config, reading, torch.device(device))
+    data.note = getattr(reading.train, "note", "")
     check_batch(config, data.steps(1))
     if data.num_classes < 2 or len(data.held_out_examples(2)[0]) < 2:
         raise WtkitError(f"{config.data}: expected two classes and two held-out images at least")
@@ -58,8 +60,8 @@ def fetch(name: str, root: str) -> str:
     """
     about = data_set(name)
     if about.fetch is None:
-        load(RunConfig(method="backprop", data=name, data_root=root, batch_size=2))
-        return f"{name} is in place."
+        data = load(RunConfig(method="backprop", data=name, data_root=root, batch_size=2))
+        return "\n".join(filter(None, [f"{name} is in place.", data.note]))
     try:
         about.fetch(root)
     except (OSError, RuntimeError) as error:  # RuntimeError is what a wrong checksum raises

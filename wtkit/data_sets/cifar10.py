@@ -1,6 +1,7 @@
 """CIFAR-10, as torchvision has it."""
 
 import functools
+import shlex
 
 from ..errors import WtkitError
 from .base import DataSet, Reading, Wanted
@@ -18,11 +19,11 @@ def read(kind: str, classes: int, wanted: Wanted) -> Reading:
 
     try:
         return Reading(part(train=True), part(train=False), classes)
-    except RuntimeError:
+    except (RuntimeError, OSError, ValueError, EOFError):  # missing, or not readable
         name = kind.lower()
         raise WtkitError(
             f"no {name} in {wanted.root}/; fetch it with: "
-            f"wtkit data {name} --data-root {wanted.root}"
+            f"wtkit data {name} --data-root {shlex.quote(str(wanted.root))}"
         ) from None
 
 

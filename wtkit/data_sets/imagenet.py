@@ -1,5 +1,7 @@
 """ImageNet's ILSVRC2012."""
 
+import shlex
+
 from .base import DataSet, Reading, Wanted
 
 
@@ -9,7 +11,7 @@ def read(wanted: Wanted) -> Reading:
     root = wanted.root / "imagenet"
     how = (
         "get ILSVRC2012 from https://image-net.org (free registration), unpack it there with one "
-        f"folder a class, or link it: ln -s /where/it/is {root}"
+        f"folder a class, or link it: ln -s /where/it/is {shlex.quote(str(root))}"
     )
     return Reading(*stored_images(root, wanted.choose, how))
 

@@ -15,6 +15,7 @@ from .reading import is_ablation
 from .run import NUMERICS, RunConfig, as_argument, from_argument, run_config
 from .schedule import decay_exponent, learning_rate
 from .schema import json_schema
+from .sense import check_sense
 
 __all__ = [
     "MLP",
@@ -28,6 +29,7 @@ __all__ = [
     "ResNetOptions",
     "RunConfig",
     "as_argument",
+    "check_sense",
     "decay_exponent",
     "expand",
     "from_argument",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from ..errors import WtkitError
-from ..validation import frozen, nearest
+from ..validation import frozen, nearest, shown
 
 NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
@@ -140,24 +140,50 @@ def as_word(value: Any) -> str:
 def check_network(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a network, those left at their defaults included where wtkit knows them;
     raises WtkitError."""
+    _check_option_names(options)
+    known_options = options_class(network)
+    if known_options is None:
+        _check_source(network, options)
+        return dict(options)
+    if network == "mlp":
+        options = renamed(options, OLD_MLP_OPTIONS)
+    chosen = dataclasses.asdict(known_options(**options))  # type: ignore[call-overload]
+    if network == "mlp":
+        chosen = _recorded_mlp(chosen)
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _check_option_names(options: Mapping[str, Any]) -> None:
     if "num_classes" in options:
         raise WtkitError(
             "setting 'network_options': 'num_classes' is the data set's to say; leave it out"
         )
-    known_options = options_class(network)
-    if known_options is not None:
-        if network == "mlp":
-            options = renamed(options, OLD_MLP_OPTIONS)
-        chosen = dataclasses.asdict(known_options(**options))  # type: ignore[call-overload]
-        if network == "mlp":
-            chosen = _recorded_mlp(chosen)
-        return {name: value for name, value in chosen.items() if value is not None}
-    if network not in TORCHVISION and not re.fullmatch(
-        r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network
-    ):
+    for key in options:
+        if not str(key).isidentifier():  # it is a part of file names, too
+            raise WtkitError(
+                f"setting 'network_options': expected names of arguments, got {shown(str(key))}"
+            )
+
+
+def _check_source(network: str, options: Mapping[str, Any]) -> None:
+    """Refuse a name that is neither torchvision's nor a class's, and what the net would supply."""
+    if network in TORCHVISION or network.startswith(("torchvision.", "timm:", "timm.")):
+        for name in ("weights", "pretrained"):
+            if options.get(name):
+                raise WtkitError(
+                    f"setting 'network_options': {name!r} of {network} would come from the net; "
+                    "leave it out, or load a file of weights in a class of your own"
+                )
+    if network in TORCHVISION:
+        return
+    if network.startswith(("torch.", "torch:")):
+        raise WtkitError(
+            f"setting 'network': {network!r}: torch's own functions are not accepted, and nothing "
+            "is loaded from its hub; write a class of your own that makes the network"
+        )
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network):
         near = nearest(network, [*RESNETS, *TORCHVISION, "mlp"])
         raise WtkitError(
-            f"setting 'network': unknown network {network!r}{near}; expected a classifier of "
+            f"setting 'network': unknown network {shown(network)}{near}; expected a classifier of "
             "torchvision's by name, 'mlp', or a class of your own as 'package.module:Class'"
         )
-    return dict(options)

@@ -9,7 +9,7 @@ import pydantic
 from pydantic import BeforeValidator, Field, StrictInt
 
 from ..errors import WtkitError
-from ..validation import Typed, known
+from ..validation import Typed, known, shown
 from .choices import NORM_ORDERS, OWN_ORDER
 from .settings import Settings
 
@@ -30,7 +30,7 @@ def network(entry: Any) -> Network:
         ((name, options),) = entry.items()
         if isinstance(options, dict) and all(isinstance(key, str) for key in (name, *options)):
             return Network(name, options)
-    raise WtkitError(f"expected a name, or one name with a mapping of options, got {entry!r}")
+    raise WtkitError(f"expected a name, or one name with a mapping of options, got {shown(entry)}")
 
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -126,7 +126,7 @@ class Experiment(Typed):
     def _is_a_mapping(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             keys = ", ".join(cls.model_fields)
-            raise WtkitError(f"expected a mapping with the keys {keys}, got {content!r}")
+            raise WtkitError(f"expected a mapping with the keys {keys}, got {shown(content)}")
         return content
 
     @classmethod

@@ -10,7 +10,7 @@ from .content import Experiment
 from .product import expand_product
 from .reading import has_base, read_file
 from .run import RunConfig
-from .schedule import check_drops
+from .sense import check_sense
 
 
 def expand(path: str | Path) -> list[RunConfig]:
@@ -36,7 +36,8 @@ def expand(path: str | Path) -> list[RunConfig]:
 
     Raises:
         WtkitError: naming file and key, for anything that is not so; for an override that matches
-            no run, for two runs of one name, and for a drop of the learning rate without effect.
+            no run, for two runs of one name, and for settings without effect; see
+            :func:`wtkit.experiments.check_sense`.
     """
     path = Path(path)
     content = read_file(path)
@@ -46,7 +47,7 @@ def expand(path: str | Path) -> list[RunConfig]:
         else:
             runs = expand_product(Experiment.read(content))
         for run in runs:
-            check_drops(run)
+            check_sense(run)
     except WtkitError as error:
         raise WtkitError(f"{path}: {error}") from None
     return runs

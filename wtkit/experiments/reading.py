@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import WtkitError
 from ..validation import nearest
-from .yaml_loader import PlainLoader
+from .yaml_loader import MOST_VALUES, TOO_MANY, PlainLoader, count_values
 
 
 def is_ablation(path: str | Path) -> bool:
@@ -26,7 +26,10 @@ def read_file(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise OSError("it is a folder, a pipe or a device")
-        return yaml.load(path.read_text(), PlainLoader)
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), PlainLoader)
+        if count_values(content) > MOST_VALUES:
+            raise ValueError(TOO_MANY)
+        return content
     except FileNotFoundError:
         folder = path.parent if any(path.parent.glob("[!.]*.yaml")) else Path("config")
         others = sorted(other.stem for other in folder.glob("[!.]*.yaml"))
@@ -40,6 +43,8 @@ def read_file(path: Path) -> Any:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None
+    except ValueError as error:
+        raise WtkitError(f"{path}: {error}") from None
     except RecursionError:
         raise WtkitError(f"{path}: its values are nested too deeply") from None
     except yaml.MarkedYAMLError as error:

@@ -13,7 +13,7 @@ from .. import methods
 from ..data_sets import data_set
 from ..errors import WtkitError
 from ..methods import Method
-from ..validation import frozen
+from ..validation import frozen, shown
 from .choices import (
     MLP,
     NORM_ORDERS,
@@ -232,4 +232,6 @@ def run_config(settings: Mapping[str, Any]) -> RunConfig:
         WtkitError: naming the first unknown key or refused value, what is accepted, and the nearest
             match.
     """
+    if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
+        raise WtkitError(f"expected a mapping of names to settings, got {shown(settings)}")
     return RunConfig(**renamed(settings, OLD_SETTINGS))

@@ -2,7 +2,6 @@
 
 import math
 
-from ..errors import WtkitError
 from .run import RunConfig
 
 
@@ -27,24 +26,3 @@ def decay_exponent(config: RunConfig, steps_per_epoch: int) -> float:
     steps = config.epochs * steps_per_epoch
     total = sum(learning_rate(config, step / steps_per_epoch) for step in range(steps))
     return total * config.weight_decay / (1 - config.momentum)
-
-
-def check_drops(config: RunConfig) -> None:
-    """Refuse a drop of the learning rate that would have no effect, or one that is given twice.
-
-    Not a part of :class:`RunConfig`, so that results of before can be read.
-    """
-    drops = list(config.lr_drops)
-    if drops and config.schedule == "cosine":
-        raise WtkitError(
-            f"setting 'lr_drops': a cosine schedule has none, got {drops}; write lr_drops: [], or "
-            "schedule: step"
-        )
-    for drop in drops:
-        if drop >= config.epochs:
-            raise WtkitError(
-                f"setting 'lr_drops': expected epochs below {config.epochs}, the number of "
-                f"'epochs', got {drop}; leave it out"
-            )
-        if drops.count(drop) > 1:
-            raise WtkitError(f"setting 'lr_drops': {drop} is given twice; leave one out")

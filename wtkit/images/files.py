@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import textwrap
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,10 @@ from torch import Tensor
 from ..errors import WtkitError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+"""As Pillow calls them. It tries no others: some of its decoders start other programs."""
+MAX_PIXELS = 89_478_485
+"""Of an image, before it is decoded: a quarter of a gigabyte, where Pillow begins to warn."""
 PARTS = ("train", "val")
 
 
@@ -23,6 +29,7 @@ class Images(ABC):
 
     labels: list[int]
     remedy: str  # for an image that is missing or damaged
+    note: str = ""  # on files that were passed over
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,8 +42,9 @@ class Images(ABC):
         """
         try:
             return decode(self.read(place))
-        except OSError as error:
-            reason = error.strerror or str(error).splitlines()[0]
+        except Exception as error:  # a decoder can raise anything
+            strerror = getattr(error, "strerror", None)
+            reason = strerror or textwrap.shorten(str(error) or type(error).__name__, 160)
             raise WtkitError(
                 f"cannot read the image {self.where(place)}: {reason}; {self.remedy}"
             ) from None
@@ -61,9 +69,13 @@ class Files(Images):
     paths: list[Path]
     labels: list[int]
     remedy: str = "replace or remove it"
+    note: str = ""
 
     def read(self, place: int) -> bytes:
-        return self.paths[place].read_bytes()
+        path = self.paths[place]
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is a folder, a pipe or a device")
+        return path.read_bytes()
 
     def where(self, place: int) -> str:
         return str(self.paths[place])
@@ -76,7 +88,9 @@ def decode(data: bytes) -> Tensor:
     """(3, H, W) of uint8, channels last in memory: for that, resizing has its fastest kernels.
 
     Raises:
-        OSError: if ``data`` are no whole image of 8 bits a channel.
+        OSError: if ``data`` are no whole image of 8 bits a channel in one of the formats
+            JPEG, PNG, WebP and GIF, or have more than :data:`MAX_PIXELS` pixels. That is known from
+            the header, before anything is decoded. A damaged image can raise other errors.
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
@@ -85,51 +99,32 @@ def decode(data: bytes) -> Tensor:
     # the pixels that Pillow gives, in three quarters of its time; what it refuses is Pillow's to
     # read or to explain
     with contextlib.suppress(ValueError):
+        height, width, colours, _ = decode_jpeg_header(data)
+        _check_size(width, height)
         # of four inks it makes other colours
-        if decode_jpeg_header(data)[2] in ("RGB", "YCbCr", "Gray"):
+        if colours in ("RGB", "YCbCr", "Gray"):
             return torch.from_numpy(decode_jpeg(data)).permute(2, 0, 1)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip these
-                raise OSError(f"its mode is {image.mode}, expected 8 bits a channel")
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        with warnings.catch_warnings():
+            # Pillow's own limits come after ours
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(*image.size)
+                if image.mode.startswith(("I", "F")):  # Pillow would clip these
+                    raise OSError(f"its mode is {image.mode}, expected 8 bits a channel")
+                return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except UnidentifiedImageError:
-        raise OSError("it is no image") from None
+        raise OSError(f"it is no image in one of the formats {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise OSError(_too_large()) from None
     except SyntaxError as error:  # what Pillow calls a broken PNG
         raise OSError(str(error)) from None
 
 
-def folder_classes(root: Path, how: str) -> list[str]:
-    """The classes of ``root/train/<class>/`` and ``root/val/<class>/``, sorted; ``how`` says how to
-    get them."""
-    classes, held_out = (
-        sorted(p.name for p in root.glob(f"{part}/[!.]*") if p.is_dir()) for part in PARTS
-    )
-    if not classes or not held_out:
-        raise WtkitError(f"no images in {root}/: expected train/<class>/ and val/<class>/; {how}")
-    for name in sorted({*classes} ^ {*held_out}):
-        there, missing = PARTS if name in classes else PARTS[::-1]
-        raise WtkitError(
-            f"{root / there / name} has no counterpart in {root / missing}; make it, or remove this"
-        )
-    return classes
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise OSError(f"it has {width:,} × {height:,} pixels; {_too_large()}")
 
 
-def folder(root: Path, classes: list[str], chosen: dict[int, int]) -> tuple[Files, Files]:
-    """For training and held out: the images of the ``chosen`` ones of ``classes``, class by
-    class."""
-    parts = []
-    for part in PARTS:
-        paths: list[Path] = []
-        labels: list[int] = []
-        for place, label in chosen.items():
-            where = root / part / classes[place]
-            found = [path for path in sorted(where.rglob("*")) if path.suffix.lower() in SUFFIXES]
-            if not found:
-                raise WtkitError(
-                    f"no images in {where}/: expected {', '.join(SUFFIXES)}; add some or remove it"
-                )
-            paths += found
-            labels += [label] * len(found)
-        parts.append(Files(paths, labels))
-    return parts[0], parts[1]
+def _too_large() -> str:
+    return f"images of up to {MAX_PIXELS:,} pixels are read, so shrink it"

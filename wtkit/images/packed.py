@@ -10,14 +10,17 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 import numpy as np
+import pydantic
 
 from ..errors import WtkitError
 from .files import PARTS, Images
 
 FORMAT = 1
+ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
+"""Where in its shard the bytes of an image begin, how many they are, and its class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,19 +104,59 @@ def open_pack(root: Path, choose: Callable[[int], dict[int, int]]) -> tuple[Pack
     return parts[0], parts[1], len(chosen)
 
 
+class _Shard(pydantic.BaseModel):
+    # the name becomes a path
+    file: Annotated[str, pydantic.Field(pattern=r"^(train|val)-[0-9]+\.tar$")]
+    bytes: int
+
+
+class _Part(pydantic.BaseModel):
+    index_sha256: str
+    shards: list[_Shard]
+
+
+class _Parts(pydantic.BaseModel):
+    train: _Part
+    val: _Part
+
+
+class _Manifest(pydantic.BaseModel):
+    """What a reader of a pack takes from its manifest; ``parts`` is missing until it is whole."""
+
+    source: str
+    short_side: int
+    quality: int
+    shard_images: Annotated[int, pydantic.Field(ge=1, le=10**9)]
+    classes: list[str]
+    parts: _Parts = cast("_Parts", None)
+
+
 def read_manifest(root: Path) -> dict[str, Any]:
+    """The content of ``pack.json``.
+
+    Raises:
+        WtkitError: if the file cannot be read, lacks a key, or is of another format.
+    """
+    path = root / "pack.json"
+    again = "copy it again, or pack into a new folder"
     try:
-        manifest = json.loads((root / "pack.json").read_text())
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError("it is no file")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WtkitError(
-            f"cannot read {root}/pack.json ({error!r}); copy it again, or pack into a new folder"
-        ) from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise WtkitError(f"cannot read {path} ({error!r}); {again}") from None
     if found != FORMAT:
         raise WtkitError(
             f"{root}/pack.json: its format is {found!r}, expected {FORMAT}; pack anew "
             "into a new folder"
         )
+    try:
+        _Manifest.model_validate(manifest)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WtkitError(f"{path}: {where!r}: {first['msg']}; {again}") from None
     return manifest
 
 
@@ -134,7 +177,13 @@ def _rows(root: Path, part: str, described: dict[str, Any], remedy: str) -> np.n
         raise WtkitError(f"cannot read {path}: {error.strerror}; {remedy}") from None
     if hashlib.sha256(data).hexdigest() != described["index_sha256"]:
         raise WtkitError(f"{path} is cut off or changed; {remedy}")
-    return np.load(io.BytesIO(data))
+    try:
+        rows = np.load(io.BytesIO(data))  # which by default unpickles nothing
+        if rows.dtype != ROW or rows.ndim != 1:
+            raise ValueError
+    except ValueError:
+        raise WtkitError(f"{path} is no index of a pack; {remedy}") from None
+    return rows
 
 
 def shard_name(part: str, number: int) -> str:

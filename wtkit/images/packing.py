@@ -31,10 +31,9 @@ import torch
 from ..errors import WtkitError
 from ..files import held, replacing
 from ..processes import at_most_a_core_each, killed_with_parent, killed_workers, workers_errors
-from .files import PARTS, Files, folder, folder_classes
-from .packed import FORMAT, is_pack, read_manifest, shard_name
-
-ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
+from .files import PARTS, Files
+from .folders import Passed, folder, folder_classes
+from .packed import FORMAT, ROW, is_pack, read_manifest, shard_name
 
 
 def pack(
@@ -46,8 +45,8 @@ def pack(
     shard_images: int = 8192,
     workers: int = 4,
 ) -> str:
-    """Store the images of ``source`` in ``target``, or go on doing so; returns a sentence that says
-    what is there.
+    """Store the images of ``source`` in ``target``, or go on doing so; returns a line that says
+    what is there, and one on files of ``source`` that were passed over.
 
     An image whose short side is longer than ``short_side`` is resized to it, as torchvision
     resizes, and stored as JPEG of that ``quality``; any other is kept byte for byte. The same
@@ -57,12 +56,16 @@ def pack(
 
     Raises:
         WtkitError: if ``source`` is no folder of images or one of them is damaged, or ``target``
-            holds something else, or cannot be written.
+            holds something else, is inside ``source``, or cannot be written.
     """
-    classes = folder_classes(source, "name the folder that holds both")
-    parts = dict(
-        zip(PARTS, folder(source, classes, {i: i for i in range(len(classes))}), strict=True)
-    )
+    if target.resolve().is_relative_to(source.resolve()):
+        raise WtkitError(
+            f"{target}/ is inside {source}/, the folder that is packed; name a folder outside"
+        )
+    passed = Passed()
+    classes = folder_classes(source, "name the folder that holds both", passed)
+    every = {i: i for i in range(len(classes))}
+    parts = dict(zip(PARTS, folder(source, classes, every, passed), strict=True))
     names = {
         part: [path.relative_to(source / part).as_posix() for path in parts[part].paths]
         for part in PARTS
@@ -97,7 +100,8 @@ def pack(
             )
     shards = [shard for part in PARTS for shard in described[part]["shards"]]
     total, size = sum(map(len, parts.values())), sum(shard["bytes"] for shard in shards)
-    return f"{target}/ holds {total:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB."
+    text = f"{target}/ holds {total:,} images in {len(shards)} shards, {size / 1e6:,.1f} MB."
+    return "\n".join(filter(None, [text, parts["train"].note]))
 
 
 @contextlib.contextmanager

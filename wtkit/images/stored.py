@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from .files import Images, folder, folder_classes
+from .files import Images
+from .folders import Passed, folder, folder_classes
 from .packed import is_pack, open_pack
 
 
@@ -18,6 +19,7 @@ def stored_images(
     """
     if is_pack(root):
         return open_pack(root, choose)
-    classes = folder_classes(root, how)
+    passed = Passed()
+    classes = folder_classes(root, how, passed)
     chosen = choose(len(classes))
-    return *folder(root, classes, chosen), len(chosen)
+    return *folder(root, classes, chosen, passed), len(chosen)

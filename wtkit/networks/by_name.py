@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import itertools
-import os
-import sys
-import textwrap
 from collections import OrderedDict
 from typing import Any
 
 import torchvision
 from torch import nn
 
-from ..errors import WtkitError
 from ..experiments import MLP, RESNETS, ResNetOptions, RunConfig
-from ..validation import nearest
+from .own import not_made, own_network
 from .resnet import build_resnet
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -47,7 +41,7 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
     if name == "mlp":
         return mlp(MLP(**options), num_classes=num_classes, image_size=image_size)
     if ":" in name:
-        return _own(name, {"num_classes": num_classes} | options)
+        return own_network(name, {"num_classes": num_classes} | options)
     known: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
         # a single output, which wtkit requires
@@ -57,7 +51,7 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
     try:
         return torchvision.models.get_model(name, **known | options)
     except (TypeError, ValueError, AssertionError) as error:
-        raise _not_made(name, {"image_size": image_size} | options, error) from None
+        raise not_made(name, {"image_size": image_size} | options, error) from None
 
 
 def mlp(options: MLP, *, num_classes: int, image_size: int) -> nn.Sequential:
@@ -79,50 +73,3 @@ def mlp(options: MLP, *, num_classes: int, image_size: int) -> nn.Sequential:
             layers[f"activation{number - 1}"] = ACTIVATIONS[options.activation]()
         layers[f"fc{number}"] = nn.Linear(inputs, outputs)
     return nn.Sequential(layers)
-
-
-def _own(path: str, arguments: dict[str, Any]) -> nn.Module:
-    """An instance of the class at ``package.module:Class``. Errors inside the class are raised
-    unchanged."""
-    module_name, _, class_name = path.partition(":")
-    if os.getcwd() not in sys.path:  # there already under ``python -m wtkit``
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, NameError) as error:
-        is_missing = isinstance(error, ModuleNotFoundError)
-        missing = "; start in the folder that holds it, or install it" if is_missing else ""
-        raise WtkitError(
-            f"setting 'network': {path!r}: {type(error).__name__}: {error}{missing}"
-        ) from None
-    if not hasattr(module, class_name):
-        near = nearest(class_name, vars(module))
-        raise WtkitError(
-            f"setting 'network': {path!r}: {module.__name__} has no {class_name!r}{near}"
-        )
-    made = getattr(module, class_name)
-    if not callable(made):
-        raise WtkitError(
-            f"setting 'network': {path!r}: expected a class, or a function that returns a network"
-        )
-    try:
-        inspect.signature(made).bind(**arguments)
-    except TypeError as error:
-        raise _not_made(path, arguments, error) from None
-    model = made(**arguments)
-    if not isinstance(model, nn.Module):
-        raise WtkitError(
-            f"setting 'network': {path!r}: expected it to return an nn.Module, got "
-            f"{type(model).__name__}"
-        )
-    return model
-
-
-def _not_made(name: str, arguments: dict[str, Any], error: Exception) -> WtkitError:
-    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return WtkitError(f"network {name!r} cannot be made with {given}: {one_line(error)}")
-
-
-def one_line(error: Exception) -> str:
-    """The error's text, shortened to a line."""
-    return textwrap.shorten(str(error).strip() or type(error).__name__, 160)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import WtkitError, is_lack_of_memory
 from ..feedback import FeedbackLayer, as_patterns, feedback_layers, undisturbed
-from .by_name import one_line
+from .own import one_line
 
 
 def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> None:

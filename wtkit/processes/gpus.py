@@ -8,7 +8,6 @@ costs little.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import WtkitError
+from ..files import NoLocks, locked
 
 FOLDER = Path("/tmp/wtkit-gpus")  # not TMPDIR, which may differ between users
 RUNS_PER_GPU = "WTKIT_RUNS_PER_GPU"
@@ -132,11 +132,17 @@ def take_locks(
                 continue
             lock = _open(folder, f"{re.sub(r'[^A-Za-z0-9-]', '_', key)}.{slot}")
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = locked(lock)
+            except NoLocks as error:
+                lock.close()
+                raise WtkitError(
+                    f"cannot lock a GPU in {folder}: {error}; name one with --device cuda"
+                ) from None
+            if free:
                 # inherited by the processes launched for it, and held as long as any of them runs
                 os.set_inheritable(lock.fileno(), True)
                 claims[name] = lock
-            except BlockingIOError:
+            else:
                 lock.close()
     return claims
 

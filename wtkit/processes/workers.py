@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.util
 import os
+import tempfile
 import textwrap
 from collections.abc import Iterator
 
 from ..errors import WtkitError
 
+# what a Unix socket's path may have, less the names that multiprocessing adds
+LONGEST_FOLDER = 70
+
 
 def at_most_a_core_each(workers: int) -> int:
-    """The number of processes for a DataLoader: ``workers``, but at most one per core."""
+    """The number of processes for a DataLoader: ``workers``, but at most one per core. Also sees to
+    it that they can send images even where ``TMPDIR`` is long."""
+    if workers:
+        _make_short_folder()
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     return min(workers, cores)
+
+
+def _make_short_folder() -> None:
+    """Have multiprocessing put its sockets where their path is not too long for the system: it
+    takes ``TMPDIR`` however long that is, and then no batch ever arrives."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST_FOLDER:
+        return
+    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()  # made once for this process and those it starts
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

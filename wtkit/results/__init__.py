@@ -31,6 +31,7 @@ from .paper import (
     anchors_of,
     error_table,
 )
+from .recorded import config_of, settings
 from .schema import (
     ALL_WEIGHTS,
     LAYER_COORDS,
@@ -44,7 +45,7 @@ from .schema import (
     dataset,
 )
 from .selection import matching_runs, select
-from .store import config_of, gather, is_gathered, open_results, open_run, save, settings
+from .store import gather, is_gathered, open_results, open_run, save
 from .summary import (
     Estimate,
     complete,

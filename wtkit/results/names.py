@@ -8,7 +8,7 @@ from pathlib import Path
 import xarray as xr
 
 from .. import data_sets, methods
-from .store import settings
+from .recorded import settings
 
 BP, FA, SS, WM, KP = METHODS = (
     "backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"

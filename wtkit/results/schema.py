@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -170,8 +171,12 @@ RANGES = {
     "delta_angle": (0, 180),
     "matrix_angle_all_weights": (0, 180),
     "live_share": (0, 1),
-}
+} | dict.fromkeys(
+    ("train_loss", "learning_rate", "seconds", "weight_norm", "feedback_norm_ratio"),
+    (0, float("inf")),
+)
 """The range of a variable's values."""
+STATUSES = ("complete", "diverged")
 
 
 def check(run: xr.Dataset, source: str) -> xr.Dataset:
@@ -212,11 +217,19 @@ def _check_attributes(run: xr.Dataset, source: str) -> None:
     for attr in RUN_ATTRS:
         if attr not in run.attrs:
             raise WtkitError(f"{source}: attribute {attr!r} is missing")
+    for attr in ("network", "data"):
+        # the network's name becomes that of a node
+        if not isinstance(run.attrs[attr], str) or "/" in run.attrs[attr]:
+            raise WtkitError(
+                f"{source}: attribute {attr!r} is {run.attrs[attr]!r}, expected a name without /"
+            )
 
 
 def _check_variables(run: xr.Dataset, leading: tuple[str, ...], source: str) -> None:
     for name, (dims, _, expected, _) in VARIABLES.items():
         _expect(run, name, leading + dims, source)
+        if run[name].dtype.kind not in "fiu":
+            raise WtkitError(f"{source}: {name!r} holds {run[name].dtype}, expected numbers")
         units = run[name].attrs.get("units")
         if units != expected:
             raise WtkitError(f"{source}: {name!r} is in {units!r}, expected {expected!r}")
@@ -230,6 +243,33 @@ def _check_coordinates(run: xr.Dataset, leading: tuple[str, ...], source: str) -
         raise WtkitError(f"{source}: 'epoch' does not count 0, 1, 2, …")
     for name in RUN_COORDS:
         _expect(run, name, leading, source)
+    layers = [str(name) for name in run["layer"].values]
+    for name in layers:
+        if layers.count(name) > 1:
+            raise WtkitError(f"{source}: two layers are called {name!r}; they are told by name")
+    for status in _texts(run, "status"):
+        if status not in STATUSES:
+            raise WtkitError(
+                f"{source}: its status is {status!r}, expected {' or '.join(STATUSES)}; a run that "
+                "has not ended cannot be saved or gathered"
+            )
+    for name in ("settings", "provenance"):
+        for text in _texts(run, name):
+            _check_json(text, name, source)
+
+
+def _texts(run: xr.Dataset, name: str) -> list[str]:
+    """A text of every run."""
+    return [str(value) for value in np.atleast_1d(run[name].values)]
+
+
+def _check_json(text: str, name: str, source: str) -> None:
+    try:
+        if isinstance(json.loads(text), dict):
+            return
+    except (ValueError, RecursionError):
+        pass
+    raise WtkitError(f"{source}: {name!r} is {text[:40]!r}, expected JSON: {{…}}")
 
 
 def _expect(run: xr.Dataset, name: str, dims: tuple[str, ...], source: str) -> None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import xarray as xr
 
-from .. import methods
 from ..errors import WtkitError
-from ..experiments import RunConfig, run_config
 from ..files import write_whole
 from ..validation import nearest
-from .schema import LAYER_COORDS, RUN_COORDS, SCHEMA_VERSION, check, upgraded
+from .agreement import check_data, check_layers, check_runs
+from .checksum import check_bytes, with_checksum
+from .schema import RUN_COORDS, SCHEMA_VERSION, check, upgraded
 
 
 def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
-    """Write netCDF-4, completely or not at all.
+    """Write netCDF-4 with a checksum, completely or not at all.
 
     Raises:
         WtkitError: if ``results`` breaks the schema, or the file cannot be written.
@@ -35,7 +34,7 @@ def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
         )
     content = _without_encoding(results).to_netcdf(engine="h5netcdf")
     assert isinstance(content, memoryview)
-    write_whole(path, content)
+    write_whole(path, with_checksum(content))
 
 
 def _without_encoding(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.DataTree:
@@ -46,21 +45,43 @@ def _without_encoding(results: xr.Dataset | xr.DataTree) -> xr.Dataset | xr.Data
     return results.map_over_datasets(xr.Dataset.drop_encoding)
 
 
+MOST_BYTES = 4_000_000_000
+"""Of a result file in memory. Hundreds of runs of a deep network take some megabytes."""
+
+
 def open_run(path: str | Path) -> xr.Dataset:
     """Open and check the data set of one run.
 
     Raises:
-        WtkitError: if it is missing, unreadable, or breaks the schema.
+        WtkitError: if it is missing, unreadable, damaged, or breaks the schema.
     """
+    path = Path(path)
+    if not path.exists():
+        raise WtkitError(f"no run at {path}; train it first: wtkit train --help")
+    fix = "delete it and give the run's command again" if path.suffix == ".nc" else _NAME_A_RUN
+    run = _loaded(path, xr.open_dataset, fix).drop_encoding()
+    return check(upgraded(run), str(path))
+
+
+_NAME_A_RUN = "name the trajectory.nc of a run"
+
+
+def _loaded(path: Path, opened: Callable[..., Any], fix: str) -> Any:
+    """The content of a file as xarray's function ``opened`` reads it."""
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as run:
-            return check(upgraded(run.load().drop_encoding()), str(path))
-    except FileNotFoundError:
-        raise WtkitError(f"no run at {path}; train it first: wtkit train --help") from None
-    except OSError as error:
-        reason = " ".join(str(error).split())
+        check_bytes(path)
+        with h5py.File(path) as file:  # where this fails, h5netcdf would print a traceback
+            dict(file.attrs)
+        with opened(path, engine="h5netcdf") as content:
+            if (
+                content.nbytes > MOST_BYTES
+            ):  # which a small file can claim: HDF5 fills what is empty
+                raise WtkitError(f"it would take {content.nbytes / 1e9:,.0f} GB of memory")
+            return content.load()
+    except Exception as error:  # a damaged file can raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise WtkitError(
-            f"cannot read {path}: {reason}; delete it to train the run again"
+            f"cannot read {path}: it is no netCDF file, or damaged ({reason}); {fix}"
         ) from None
 
 
@@ -81,7 +102,7 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
 
     Raises:
         WtkitError: if there is no run, a run cannot be read or appears twice, two runs of one
-            network differ in their layers, or two runs of one variant differ in their data.
+            network differ in their layers, or two runs of one variant in their data or settings.
     """
     by_network: dict[str, list[tuple[str, xr.Dataset]]] = {}
     for path in paths:
@@ -91,57 +112,20 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
         raise WtkitError(f"no runs to gather for {experiment!r}: pass at least one trajectory")
     nodes = {}
     for network, sourced_runs in by_network.items():
-        _check_layers(sourced_runs)
-        _check_data(sourced_runs)
-        _check_labels(sourced_runs)
+        check_layers(sourced_runs)
+        check_data(sourced_runs)
+        check_runs(sourced_runs)
         nodes[f"/{network}"] = join_runs([run for _, run in sourced_runs])
     tree = xr.DataTree.from_dict(nodes)
     tree.attrs = {"schema_version": SCHEMA_VERSION, "experiment": experiment}
     return tree
 
 
-def _check_layers(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
-    """Check that the runs of one network have the same layers; sources are named in the error."""
-    first = sourced_runs[0][1]
-    for source, run in sourced_runs[1:]:
-        if list(first["layer"].values) != list(run["layer"].values):
-            raise WtkitError(
-                f"{source}: its layers differ from those of the other {run.attrs['network']} runs"
-            )
-        for name in LAYER_COORDS:
-            if list(first[name].values) != list(run[name].values):
-                raise WtkitError(
-                    f"{source}: {name!r} of its layers differs from that of the other runs; check "
-                    "its stem and image size"
-                )
-
-
-def _check_data(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
-    """Check that the runs of each variant learned the same data."""
-    data_by_variant: dict[str, str] = {}
-    for source, run in sourced_runs:
-        data = data_by_variant.setdefault(str(run["variant"].values), run.attrs["data"])
-        if data != run.attrs["data"]:
-            raise WtkitError(
-                f"{source}: its data are {run.attrs['data']}, those of other runs {data}; give it "
-                "its own variant"
-            )
-
-
-def _check_labels(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
-    """Check that no two runs have the same labels."""
-    sources: dict[tuple[str, ...], str] = {}
-    for source, run in sourced_runs:
-        labels = (
-            run.attrs["network"],
-            *(str(run[name].values) for name in ("method", "variant", "norm_order", "seed")),
-        )
-        if labels in sources:
-            raise WtkitError(
-                f"{source}: the same run as {sources[labels]} "
-                f"({', '.join(filter(None, labels))}); pass one of them only"
-            )
-        sources[labels] = source
+def _runs_of(node: xr.Dataset) -> Iterator[tuple[int, xr.Dataset]]:
+    """The runs of a gathered node, each with its coordinates alone."""
+    labels = node.drop_vars(node.data_vars)
+    for number in range(node.sizes.get("run", 0)):
+        yield number, labels.isel(run=number)
 
 
 def join_runs(runs: list[xr.Dataset], names: Iterable[str] = RUN_COORDS) -> xr.Dataset:
@@ -199,19 +183,15 @@ def open_results(*names: str | Path | None, quiet: bool = False) -> xr.DataTree:
 
 def _open(name: str | Path, quiet: bool) -> xr.DataTree:
     path = Path(name) if str(name).endswith(".nc") else _find(str(name))
-    try:
-        with xr.open_datatree(path, engine="h5netcdf") as opened:
-            tree = opened.load()
-    except FileNotFoundError:
-        raise WtkitError(
-            f"no results at {path}; make them with 'snakemake', or name another file"
-        ) from None
-    except OSError as error:
-        raise WtkitError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not path.exists():
+        raise WtkitError(f"no results at {path}; make them with 'snakemake', or name another file")
+    tree = _loaded(path, xr.open_datatree, "gather it again, or name another file")
     if not tree.children:
         raise WtkitError(f"{path}: no network in it; open a single run with wtkit.results.open_run")
     for network, node in tree.children.items():
-        node.dataset = check(upgraded(node.to_dataset().drop_encoding()), f"{path} ({network})")
+        content = check(upgraded(node.to_dataset().drop_encoding()), f"{path} ({network})")
+        check_runs([(f"{path} ({network}, run {n})", run) for n, run in _runs_of(content)])
+        node.dataset = content
     if not quiet:
         reference = path.parts[-4:-2] == ("results", "reference")
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
@@ -253,7 +233,7 @@ def _join_experiments(trees: list[xr.DataTree]) -> xr.DataTree:
             by_network.setdefault(network, []).append((experiment, labelled))
     nodes = {}
     for network, sourced_nodes in by_network.items():
-        _check_layers(sourced_nodes)
+        check_layers(sourced_nodes)
         datasets = [node for _, node in sourced_nodes]
         nodes[f"/{network}"] = join_runs(datasets, (*RUN_COORDS, "experiment"))
     joined = xr.DataTree.from_dict(nodes)
@@ -268,21 +248,3 @@ def _with_experiment(node: xr.Dataset, experiment: str) -> xr.Dataset:
     return node.assign_coords(
         experiment=xr.DataArray(values, dims="run", attrs=attrs).astype(object)
     )
-
-
-# ----------------------------------------------------------------------------------------- settings
-
-
-def settings(run: xr.Dataset) -> dict[str, Any]:
-    """All settings of one run (an element of the dimension ``run``) as a dictionary, including
-    options that are not recorded."""
-    recorded = json.loads(str(run["settings"].values))
-    if recorded.get("method") in methods.names():
-        earlier = methods.method_class(recorded["method"]).LATER_OPTIONS
-        recorded["options"] = {**earlier, **recorded["options"]}
-    return recorded
-
-
-def config_of(run: xr.Dataset) -> RunConfig:
-    """The settings of one recorded run (an element of the dimension ``run``) as a RunConfig."""
-    return run_config({name: value for name, value in settings(run).items() if name != "numerics"})

@@ -10,9 +10,9 @@ import xarray as xr
 
 from ..experiments import known_facts
 from .names import MAIN_ORDER, METHODS, method_label
+from .recorded import config_of, settings
 from .schema import ALL_WEIGHTS
 from .selection import matching_runs
-from .store import config_of, settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """One run: its loop, checkpoints and records."""
 
-from .checkpoint import write_checkpoint
 from .loop import train
 from .machine import enough_memory, find_device, keep_memory
 from .precision import precision_warning, slowdown
 from .preparation import convert_all, make_optimizer
 from .provenance import cpu_name, describe_provenance
 from .run import PRECISIONS, Run
+from .stored import write_checkpoint
 
 __all__ = [
     "PRECISIONS",

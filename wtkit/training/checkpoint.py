@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 
 from .. import results
@@ -18,8 +17,11 @@ from ..files import held, write_whole
 from ..processes import agreed
 from ..results import open_run
 from ..seeds import stream_seed
+from .fitting import check_state
 from .machine import say
+from .provenance import rounding_change
 from .run import Run
+from .stored import read_checkpoint, write_checkpoint
 
 # Snakemake deletes trajectory.nc before it repeats a job, also if only Snakemake was killed and the
 # run finished. A copy that it does not know of makes the repetition instant.
@@ -71,42 +73,69 @@ def save_checkpoint(run: Run, folder: Path) -> None:
     agreed(run.share, lambda: write_checkpoint(run.state(), folder / "checkpoint.pt"))
 
 
-def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    then = (
-        "resumes from the last saved checkpoint" if path.exists() else "starts from the beginning"
-    )
-    write_whole(
-        path, buffer.getbuffer(), f"free some space and run the same command again: it {then}"
-    )
+def resume(run: Run, folder: Path, quiet: bool, set_aside: bool) -> None:
+    """Restore the checkpoint in ``folder``, if there is one with these settings.
 
+    Args:
+        set_aside: whether to rename a checkpoint that cannot be used, and start from the beginning.
 
-def resume(run: Run, folder: Path, quiet: bool) -> None:
-    """Restore the checkpoint in ``folder``, if there is one with these settings."""
-    state = agreed(
-        run.share, lambda: _find_checkpoint(folder / "checkpoint.pt", run.config.revision, quiet)
-    )
+    Raises:
+        WtkitError: if the checkpoint cannot be used: it is damaged, incomplete, of another program,
+            or does not fit the run. It stays where it is.
+    """
+    path = folder / "checkpoint.pt"
+    state = agreed(run.share, lambda: _find_checkpoint(run, path, quiet, set_aside))
     if state is None:
         return
+    change = rounding_change(state["provenance"], run.provenance)
     run.restore(state)
     where = f", step {run.step} of {run.steps}" if run.step else ""
     say(f"Resuming after epoch {len(run.records) - 1} of {run.config.epochs}{where}.", quiet)
+    if change and run.status == "running":
+        say(
+            f"Warning: resumed with {change}: sums are rounded in another order, so the numbers "
+            "will not be those of an undisturbed run, bit for bit.",
+            quiet,
+        )
 
 
-def _find_checkpoint(path: Path, revision: str, quiet: bool) -> dict[str, Any] | None:
-    """The checkpoint with these settings; one with other settings is renamed first."""
-    state = _load(path)
-    if state is not None and state["revision"] != revision:
-        aside = _aside(path, state["revision"])
-        os.replace(path, aside)
-        say(f"{path} belongs to other settings: renamed to {aside.name}.", quiet)
-        state = None
-    own = _aside(path, revision)
+def _find_checkpoint(run: Run, path: Path, quiet: bool, set_aside: bool) -> dict[str, Any] | None:
+    """The checkpoint with the run's settings, also one that was renamed for others."""
+    state = _usable(run, path, quiet, set_aside)
+    own = _aside(path, run.config.revision)
     if state is None and own.exists():  # these settings were here before
         os.replace(own, path)
-        state = _load(path)
+        state = _usable(run, path, quiet, set_aside)
     return state
+
+
+def _usable(run: Run, path: Path, quiet: bool, set_aside: bool) -> dict[str, Any] | None:
+    """The checkpoint at ``path``. One with other settings is renamed; so is, with ``set_aside``,
+    one that cannot be used."""
+    if not path.exists():
+        return None
+    try:
+        state = read_checkpoint(path)
+        if state.get("revision") == run.config.revision:
+            check_state(run, state)
+            return state
+        if not isinstance(state.get("revision"), str):
+            raise WtkitError("it lacks 'revision'")
+    except WtkitError as error:
+        if not set_aside:
+            raise WtkitError(
+                f"cannot resume from {path}: {error}; delete it, or give --set-aside, which "
+                "renames it; training then starts from the beginning"
+            ) from None
+        _rename(path, _free(path), f"cannot be used ({error})", quiet)
+        return None
+    _rename(path, _aside(path, state["revision"]), "belongs to other settings", quiet)
+    return None
+
+
+def _rename(path: Path, name: Path, why: str, quiet: bool) -> None:
+    os.replace(path, name)
+    say(f"{path} {why}: renamed to {name.name}.", quiet)
 
 
 def _aside(path: Path, revision: str) -> Path:
@@ -114,14 +143,7 @@ def _aside(path: Path, revision: str) -> Path:
     return path.with_name(f"checkpoint.{stream_seed(revision):016x}.pt")
 
 
-def _load(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=False)
-        state["revision"]
-    except Exception as error:  # a damaged file, or another program's, can raise anything
-        raise WtkitError(
-            f"cannot read {path} ({type(error).__name__}); delete it to train again"
-        ) from None
-    return state
+def _free(path: Path) -> Path:
+    """A name for a checkpoint that cannot be used, which no other file has."""
+    names = (path.with_name(f"checkpoint.unusable{n}.pt") for n in itertools.count(1))
+    return next(name for name in names if not name.exists())

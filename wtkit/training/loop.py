@@ -11,10 +11,10 @@ import torch
 import xarray as xr
 
 from ..errors import Stopped, WtkitError
-from ..experiments import RunConfig
+from ..experiments import RunConfig, check_sense
 from ..processes import agreed, joined, killed_workers
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
-from .machine import enough_memory, find_device, keep_memory, listen_for_stop, say
+from .machine import enough_memory, find_device, keep_memory, listen_for_stop, own_modes, say
 from .precision import precision_warning
 from .provenance import cpu_name
 from .run import Run
@@ -27,6 +27,7 @@ def train(
     device: str | None = None,
     on_epoch: Callable[[xr.Dataset], None] | None = None,
     quiet: bool = False,
+    set_aside: bool = False,
 ) -> xr.Dataset:
     """Train one run and return its trajectory, in the schema of :mod:`wtkit.results`.
 
@@ -41,17 +42,20 @@ def train(
     Args:
         config: the settings of the run.
         folder: where to write ``trajectory.nc``, and a checkpoint after every epoch. A run that is
-            killed at any moment and started again resumes: on the CPU with the same result, on a
-            GPU as far as its kernels are deterministic. On SIGTERM or SIGUSR1 the step is finished,
+            killed at any moment and started again resumes: on a CPU with the same result, bit for
+            bit, if the number of threads is the same; on a GPU as far as its kernels are
+            deterministic. On SIGTERM or SIGUSR1 the step is finished,
             a checkpoint written, and :class:`~wtkit.errors.Stopped` raised. None writes nothing.
         device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
         quiet: print nothing.
+        set_aside: rename a checkpoint that cannot be used, and start from the beginning. By default
+            it is an error.
 
     Raises:
         WtkitError: for a ``config`` that is none; for missing data; for a folder that holds another
-            run, or that another process writes to; for a batch that the processes cannot split
-            equally.
+            run, or that another process writes to; for a checkpoint that is damaged, changed, or
+            does not fit the run; for a batch that the processes cannot split equally.
 
     Example:
         >>> import wtkit
@@ -64,15 +68,13 @@ def train(
     """
     if not isinstance(config, RunConfig):
         raise WtkitError(
-            f"train: expected a RunConfig, got {type(config).__name__}; make one of a mapping: "
-            "wtkit.experiments.run_config({...})"
+            f"train: expected a RunConfig, got a {type(config).__name__}; make one with "
+            "wtkit.experiments.run_config({'method': …})"
         )
     folder = None if folder is None else Path(folder)
     with contextlib.ExitStack() as stack:
-        # the caller may measure something without gradients
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
         target = find_device(device)
+        stack.enter_context(own_modes(target))
         share = stack.enter_context(joined(target))
         quiet = quiet or share.rank > 0
         if folder is not None:
@@ -82,19 +84,30 @@ def train(
                 return finished
         if not quiet and (slow := precision_warning(config.precision, target.type, cpu_name())):
             say(f"Warning: {slow}", quiet)
+        _say_doubts(config, quiet)
         stop_signals = stack.enter_context(listen_for_stop(folder is not None))
         keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
         with enough_memory(target), killed_workers():
             run = Run(config, target, share)
+            if run.data.note:
+                say(run.data.note, quiet)
             if folder is not None:
-                resume(run, folder, quiet)
+                resume(run, folder, quiet, set_aside)
             run.refuse_differing("at the start")
             _loop(run, folder, stop_signals, on_epoch, quiet)
         result = run.trajectory()
         if folder is not None:
             agreed(share, lambda: finish(result, folder))
         return result
+
+
+def _say_doubts(config: RunConfig, quiet: bool) -> None:
+    """The command line and experiment files refuse such settings; here they are only said."""
+    try:
+        check_sense(config)
+    except WtkitError as error:
+        say(f"Warning: {error}", quiet)
 
 
 def _loop(

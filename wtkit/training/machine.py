@@ -83,6 +83,25 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
+@contextlib.contextmanager
+def own_modes(device: torch.device) -> Iterator[None]:
+    """Train in torch's default modes, whatever the caller has set: with gradients, without autocast
+    but the run's own, in float32, and with new tensors on the CPU."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if torch.get_default_dtype() is not torch.float32:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
 def keep_memory() -> None:
     """Make the C library keep freed memory: returning the pages of gradients to the system and
     getting them back takes a tenth of a step on a CPU."""
@@ -95,6 +114,9 @@ def keep_memory() -> None:
 def say(text: str, quiet: bool) -> None:
     """Print a line, unless ``quiet``."""
     if not quiet:
+        # a script's output may have ASCII only
+        encoding = sys.stdout.encoding or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
         # in one write: a process killed in between leaves no half line
         print(f"{text}\n", end="", flush=True)
 

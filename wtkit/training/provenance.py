@@ -9,6 +9,7 @@ import json
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -20,10 +21,7 @@ from ..processes import ALONE, Share
 def resumed_provenance(before: str, now: str) -> str:
     """The provenance of a resumed run: as it started, and under ``resumed`` what changed each
     time it was resumed."""
-    first, current = json.loads(before), json.loads(now)
-    latest = dict(first)
-    for resumed in first.get("resumed", []):
-        latest |= resumed
+    first, current, latest = json.loads(before), json.loads(now), _latest(before)
     change = {
         key: value
         for key, value in current.items()
@@ -32,6 +30,34 @@ def resumed_provenance(before: str, now: str) -> str:
     if change:
         first["resumed"] = [*first.get("resumed", []), change | {"started": current["started"]}]
     return json.dumps(first)
+
+
+def _latest(before: str) -> dict[str, Any]:
+    """The provenance of a run's last stretch."""
+    first = json.loads(before)
+    latest = dict(first)
+    for resumed in first.get("resumed", []):
+        latest |= resumed
+    return latest
+
+
+def rounding_change(before: str, now: str) -> str:
+    """What differs between two provenances that changes how sums are rounded, in a few words; empty
+    if a run that is resumed gives the same numbers, bit for bit.
+
+    >>> rounding_change('{"threads": 1}', '{"threads": 2}')
+    '2 threads instead of 1'
+    """
+    latest, current, changes = _latest(before), json.loads(now), []
+    for key in ("threads", "processes", "device", "torch"):
+        was, is_now = latest.get(key), current.get(key)
+        if was is not None and was != is_now:
+            changes.append(
+                f"{is_now} {key} instead of {was}"
+                if isinstance(is_now, int)
+                else f"{key} {is_now} instead of {was}"
+            )
+    return ", ".join(changes)
 
 
 def describe_provenance(device: torch.device, share: Share = ALONE) -> str:

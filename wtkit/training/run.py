@@ -91,6 +91,11 @@ class Run:
             config, num_classes=self.data.num_classes, image_size=self.examples[0].shape[-1]
         )
         convert_all(model, self.method, config)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise WtkitError(
+                f"network {config.network_name!r}: no parameter requires a gradient, so nothing "
+                "would be trained; set requires_grad=True for some"
+            )
         # images are channels_last everywhere, weights only on GPUs: on the CPU it would cost a copy
         # of each gradient
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
@@ -339,8 +344,8 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resume from the result of :meth:`state`."""
-        self.records, self.status = state["records"], state["status"]
+        """Resume from the result of :meth:`state`, as it comes back from a checkpoint."""
+        self.records, self.status = [_as_recorded(e) for e in state["records"]], state["status"]
         self.provenance = resumed_provenance(state["provenance"], self.provenance)
         if self.status != "running":
             return
@@ -350,7 +355,17 @@ class Run:
                 state["mirror_counts"][name],
                 state["update_counts"][name],
             )
-        self.optimizer.load_state_dict(state["optimizer"])
+        # the groups are this run's own, as its settings are the same; only the rate is restored: it
+        # is recorded at the end of an epoch, perhaps with no step before it
+        groups = [
+            own | {"lr": saved["lr"]}
+            for own, saved in zip(
+                self.optimizer.state_dict()["param_groups"],
+                state["optimizer"]["param_groups"],
+                strict=True,
+            )
+        ]
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         match_layout(self.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.loss, self.seconds = (
@@ -359,5 +374,12 @@ class Run:
             state["seconds"],
         )
         torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
+        if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+def _as_recorded(entry: dict[str, Any]) -> dict[str, Any]:
+    """A record with its arrays, which are tensors in a checkpoint."""
+    return {
+        name: value.numpy() if isinstance(value, Tensor) else value for name, value in entry.items()
+    }

@@ -1,0 +1,88 @@
+"""Whether runs belong together, so that they can be gathered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..errors import WtkitError
+from .recorded import settings
+from .schema import LAYER_COORDS
+
+# settings on which the numbers do not depend, and the seed
+_OWN = ("seed", "workers", "compile")
+
+
+def check_layers(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that the runs of one network have the same layers; sources are named in the error."""
+    first = sourced_runs[0][1]
+    for source, run in sourced_runs[1:]:
+        if list(first["layer"].values) != list(run["layer"].values):
+            raise WtkitError(
+                f"{source}: its layers differ from those of the other {run.attrs['network']} runs"
+            )
+        for name in LAYER_COORDS:
+            if list(first[name].values) != list(run[name].values):
+                raise WtkitError(
+                    f"{source}: {name!r} of its layers differs from that of the other runs; check "
+                    "its stem and image size"
+                )
+
+
+def check_data(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that the runs of each variant learned the same data."""
+    data_by_variant: dict[str, str] = {}
+    for source, run in sourced_runs:
+        data = data_by_variant.setdefault(str(run["variant"].values), run.attrs["data"])
+        if data != run.attrs["data"]:
+            raise WtkitError(
+                f"{source}: its data are {run.attrs['data']}, those of other runs {data}; give it "
+                "its own variant"
+            )
+
+
+def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that no two runs have the same labels, and that those that differ in their seed alone
+    have the same settings."""
+    _check_labels(sourced_runs)
+    first: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+    for source, run in sourced_runs:
+        other, expected = first.setdefault(_labels(run)[:-1], (source, _shared_settings(run)))
+        found = _shared_settings(run)
+        for key in sorted(expected.keys() | found.keys()):
+            if expected.get(key) != found.get(key):
+                raise WtkitError(
+                    f"{source}: its setting {key!r} is {found.get(key)!r}, that of the same "
+                    f"method and variant in {other} {expected.get(key)!r}; give one a variant of "
+                    "its own"
+                )
+
+
+def _shared_settings(run: xr.Dataset) -> dict[str, Any]:
+    """The settings that a run shares with those of other seeds: without those on which its numbers
+    do not depend. A folder of images may have moved."""
+    found = {key: value for key, value in settings(run).items() if key not in _OWN}
+    if found.get("data") == "image_folder":
+        found["data_root"] = Path(str(found.get("data_root"))).name
+    else:
+        found.pop("data_root", None)
+    return found
+
+
+def _labels(run: xr.Dataset) -> tuple[str, ...]:
+    names = ("experiment", "method", "variant", "norm_order", "seed")
+    return run.attrs["network"], *(str(run[name].values) for name in names if name in run.coords)
+
+
+def _check_labels(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    sources: dict[tuple[str, ...], str] = {}
+    for source, run in sourced_runs:
+        labels = _labels(run)
+        if labels in sources:
+            raise WtkitError(
+                f"{source}: the same run as {sources[labels]} "
+                f"({', '.join(filter(None, labels))}); pass one of them only"
+            )
+        sources[labels] = source
