@@ -12,6 +12,7 @@ import xarray as xr
 from wtkit import WtkitError, results
 from wtkit.results import (
     ALL_WEIGHTS,
+    GRAPH_COORDS,
     LAYER_COORDS,
     LIVE_VARIABLES,
     LIVE_WEIGHTS,
@@ -70,7 +71,7 @@ def test_the_document_lists_every_variable_with_dimensions_and_unit():
 
 def test_the_document_lists_every_coordinate_and_attribute():
     listed = {row[0] for row in rows() if len(row) != 4 and row[0].startswith("`")}
-    wanted = ("epoch", "layer", *LAYER_COORDS, *RUN_COORDS, *RUN_ATTRS)
+    wanted = ("epoch", "layer", *LAYER_COORDS, *GRAPH_COORDS, *RUN_COORDS, *RUN_ATTRS)
     assert listed == {f"`{name}`" for name in wanted}
 
 

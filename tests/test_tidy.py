@@ -44,7 +44,7 @@ def test_tidy_has_a_row_for_each_run_epoch_and_layer(first):
     table = wtkit.tidy(tree)
     assert list(table) == [
         "label", "experiment", "network", "seed", "epoch", "layer", "matrix_angle", "delta_angle",
-        "test_error", "variant", "norm_order", "depth",
+        "test_error", "variant", "norm_order", "depth", "block", "level",
     ]  # fmt: skip
     assert len(table) == 5 * 3 * 2
     assert set(table["label"]) == {"WM", "WM gaussian", "BP"}
@@ -52,6 +52,8 @@ def test_tidy_has_a_row_for_each_run_epoch_and_layer(first):
     row = table.query("network == 'mlp' and epoch == 2 and layer == 'fc'").squeeze()
     assert (row["matrix_angle"], row["test_error"], row["depth"]) == (4.0, 20.0, 1)
     assert np.isnan(row["delta_angle"])
+    assert (row["block"], row["level"]) == ("fc", 1), "an MLP's graph follows from its layers"
+    assert "block" not in wtkit.tidy(tree["resnet18"]), "two layers are no ResNet"
 
 
 def test_the_accessor_works_on_trees_nodes_and_data_sets(first):

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+from .graph import GRAPH_COORDS, downstream
 from .names import (
     ANGLE_MEANS,
     BP,
@@ -70,6 +71,7 @@ __all__ = [
     "BP",
     "FA",
     "FINAL_ERRORS",
+    "GRAPH_COORDS",
     "GROWTH",
     "KP",
     "LATE_ANGLE",
@@ -95,6 +97,7 @@ __all__ = [
     "config_of",
     "data_label",
     "dataset",
+    "downstream",
     "error_table",
     "evaluated_on",
     "final_error",

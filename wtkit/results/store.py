@@ -17,6 +17,7 @@ from ..errors import WtkitError
 from ..experiments import RunConfig, run_config
 from ..files import write_whole
 from ..validation import nearest
+from .graph import GRAPH_COORDS, with_shared_graph
 from .schema import LAYER_COORDS, RUN_COORDS, SCHEMA_VERSION, check, upgraded
 
 
@@ -108,7 +109,8 @@ def _check_layers(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
             raise WtkitError(
                 f"{source}: its layers differ from those of the other {run.attrs['network']} runs"
             )
-        for name in LAYER_COORDS:
+        both = set(first.coords) & set(run.coords)
+        for name in [name for name in (*LAYER_COORDS, *GRAPH_COORDS) if name in both]:
             if list(first[name].values) != list(run[name].values):
                 raise WtkitError(
                     f"{source}: {name!r} of its layers differs from that of the other runs; check "
@@ -151,7 +153,7 @@ def join_runs(runs: list[xr.Dataset], names: Iterable[str] = RUN_COORDS) -> xr.D
         names: coordinates that differ by run.
     """
     node = xr.concat(
-        runs,
+        with_shared_graph(runs),
         "run",
         join="outer",
         data_vars="all",

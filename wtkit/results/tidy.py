@@ -9,12 +9,13 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import WtkitError
+from .graph import downstream
 from .names import method_label
 from .selection import select
 
 QUANTITIES = ("matrix_angle", "delta_angle", "test_error")
 RUN_LABELS = ("variant", "norm_order", "seed")
-LAYER_LABELS = ("depth", "block")
+LAYER_LABELS = ("depth", "block", "level")
 COLUMNS = (
     "label", "experiment", "network", "seed", "epoch", "layer", *QUANTITIES, "variant",
     "norm_order", *LAYER_LABELS,
@@ -27,8 +28,8 @@ def tidy(results: xr.Dataset | xr.DataTree) -> pd.DataFrame:
     The columns are ``label`` (the method's label with its variant, such as ``WM gaussian``),
     ``experiment``, ``network``, ``seed``, ``epoch``, ``layer``, ``matrix_angle`` and
     ``delta_angle`` in degrees, ``test_error`` in percent, ``variant``, ``norm_order``, ``depth``
-    and, if it was recorded, ``block``. A test error belongs to all layers of its epoch: it is
-    repeated on each of their rows. Values that were not measured are NaN.
+    and, if the graph is known, ``block`` and ``level``. A test error belongs to all layers of
+    its epoch: it is repeated on each of their rows. Values that were not measured are NaN.
 
     Args:
         results: from :func:`wtkit.open_results`, one network's node, one run, or a selection.
@@ -82,6 +83,10 @@ class Accessor:
     def tidy(self) -> pd.DataFrame:
         """:func:`wtkit.tidy` of these results."""
         return tidy(self._results)
+
+    def downstream(self) -> xr.DataArray:
+        """:func:`wtkit.results.downstream` of one network's results."""
+        return downstream(self._results)
 
     def select(self, *args: Any, **labels: Any) -> xr.Dataset | xr.DataTree:
         """:func:`wtkit.results.select` of one network's runs. On a tree of networks: a tree of the

@@ -18,7 +18,9 @@ from ..data import Batch, Data
 from ..errors import WtkitError
 from ..experiments import RunConfig, learning_rate
 from ..feedback import (
+    blocks_of,
     delta_statistics,
+    fed_layers,
     feedback_layers,
     feedback_norm_ratios,
     find_live_taps,
@@ -69,6 +71,7 @@ class Run:
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         find_live_taps(self.model, self.examples[0])
+        self.feeds = fed_layers(self.model, self.examples[0][:2])
         self.records: list[dict[str, Any]] = []
         self.status = "running"
         self.provenance = describe_provenance(device, share)
@@ -286,6 +289,7 @@ class Run:
         }
         kinds = [type(layer).__name__.removeprefix("Feedback") for layer in self.layers.values()]
         layers = {"layer": list(self.layers), "kind": kinds, "fan_in": fan_in}
+        layers |= {"block": blocks_of(self.model), "feeds": self.feeds}
         return results.dataset(
             records, layers, run, network=self.config.network_name, data=self.config.data
         )
