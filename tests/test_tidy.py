@@ -70,6 +70,41 @@ def test_the_accessor_works_on_trees_nodes_and_data_sets(first):
         tree.wt.select("KP")
 
 
+def test_one_run_epoch_or_layer_is_a_table_too(first):
+    node = wtkit.open_results(first, quiet=True)["resnet18"].to_dataset()
+    whole = wtkit.tidy(node)
+    some = {
+        "epoch == 2": node.isel(epoch=-1),
+        "layer == 'fc'": node.sel(layer="fc"),
+        "seed == 1": node.isel(run=1),
+        "layer == 'fc' and epoch == 0 and seed == 1": node.isel(run=1, epoch=0, layer=-1),
+    }
+    for query, selected in some.items():
+        table = wtkit.tidy(selected)
+        assert list(table) == list(whole)
+        wanted = whole.query(query).sort_values(list(table)).reset_index(drop=True)
+        assert table.sort_values(list(table)).reset_index(drop=True).equals(wanted), query
+    alone = wtkit.tidy(node[["matrix_angle"]])
+    assert alone["matrix_angle"].equals(whole["matrix_angle"]) and alone["test_error"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda node: node.mean("run"), "'method' is missing"),
+        (lambda node: node.mean("layer"), "'layer' is missing"),
+        (lambda node: node.mean("epoch"), "'epoch' is missing"),
+        (lambda node: node.drop_vars("seed"), "'seed' is missing"),
+        (lambda node: node.groupby("seed").mean(), "is missing"),
+        (lambda node: node.expand_dims("trial"), "'trial' is not a dimension of results"),
+    ],
+)
+def test_results_without_their_labels_are_named(first, change, name):
+    node = wtkit.open_results(first, quiet=True)["resnet18"].to_dataset()
+    with pytest.raises(WtkitError, match=f"{name}.*before any mean"):
+        wtkit.tidy(change(node))
+
+
 def test_a_recorded_block_is_a_column(first):
     node = wtkit.open_results(first, quiet=True)["mlp"].to_dataset()
     blocks = node.assign_coords(block=("layer", ["stem", "head"]))

@@ -20,8 +20,8 @@
 
 The methods are listed in :mod:`wtkit.methods`. Further packages: :mod:`~wtkit.feedback`,
 :mod:`~wtkit.networks`, :mod:`~wtkit.data`, :mod:`~wtkit.experiments`, :mod:`~wtkit.training`,
-:mod:`~wtkit.processes`, :mod:`~wtkit.plan`, :mod:`~wtkit.results`, :mod:`~wtkit.claims` and
-:mod:`~wtkit.figures`.
+:mod:`~wtkit.processes`, :mod:`~wtkit.plan`, :mod:`~wtkit.results`, :mod:`~wtkit.claims`,
+:mod:`~wtkit.figures` and :mod:`~wtkit.explore`.
 
 >>> import torch, wtkit
 >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -52,6 +52,7 @@ _PACKAGES = (
     "claims",
     "data",
     "experiments",
+    "explore",
     "feedback",
     "figures",
     "networks",

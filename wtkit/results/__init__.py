@@ -61,7 +61,7 @@ from .summary import (
     over_all_weights,
     variants_of,
 )
-from .tidy import tidy
+from .tidy import nodes_of, tidy
 
 __all__ = [
     "ALL_WEIGHTS",
@@ -115,6 +115,7 @@ __all__ = [
     "methods_of",
     "network_label",
     "networks_of",
+    "nodes_of",
     "open_results",
     "open_run",
     "over_all_weights",

@@ -9,13 +9,22 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import WtkitError
-from .graph import downstream
+from .graph import GRAPH_COORDS, downstream
 from .names import method_label
+from .schema import LAYER_COORDS, RUN_COORDS, VARIABLES
 from .selection import select
 
 QUANTITIES = ("matrix_angle", "delta_angle", "test_error")
 RUN_LABELS = ("variant", "norm_order", "seed")
 LAYER_LABELS = ("depth", "block", "level")
+LABELS = ("method", *RUN_LABELS, "epoch", "layer")
+DIMENSIONS: dict[str, list[str]] = {
+    "run": [*VARIABLES, *RUN_COORDS, "experiment"],
+    "epoch": ["epoch", *(name for name, (dims, *_) in VARIABLES.items() if "epoch" in dims)],
+    "layer": ["layer", *LAYER_COORDS, *GRAPH_COORDS]
+    + [name for name, (dims, *_) in VARIABLES.items() if "layer" in dims],
+}
+"""The dimensions of results, and the variables that have each."""
 COLUMNS = (
     "label", "experiment", "network", "seed", "epoch", "layer", *QUANTITIES, "variant",
     "norm_order", *LAYER_LABELS,
@@ -41,32 +50,59 @@ def tidy(results: xr.Dataset | xr.DataTree) -> pd.DataFrame:
         ...     table, x="epoch", y="matrix_angle", hue="label", col="network", kind="line"
         ... )  # doctest: +SKIP
     """
-    tables = [_node_table(node, experiment) for node, experiment in _nodes(results)]
+    tables = [_node_table(node, experiment) for node, experiment in nodes_of(results)]
     if not tables:
         raise WtkitError("tidy: expected results with runs, such as open_results()")
     table = pd.concat(tables, ignore_index=True)
     return table[[name for name in COLUMNS if name in table]]
 
 
-def _nodes(results: xr.Dataset | xr.DataTree) -> list[tuple[xr.Dataset, str]]:
-    """The data sets in ``results``, each with the name of its experiment, empty if unknown."""
+def nodes_of(results: xr.Dataset | xr.DataTree) -> list[tuple[xr.Dataset, str]]:
+    """The data sets in ``results``, one per network, each with the name of its experiment, empty if
+    unknown. They have the dimensions ``run``, ``epoch`` and ``layer``, also after a selection of
+    one run, epoch or layer.
+
+    Raises:
+        WtkitError: for results after a mean, or without their labels.
+    """
     if isinstance(results, xr.Dataset):
-        return [(results, str(results.attrs.get("experiment", "")))]
-    experiment = str(results.root.attrs.get("experiment", ""))
-    return [
-        (node.to_dataset(), experiment)
-        for node in results.subtree
-        if "matrix_angle" in node.data_vars
-    ]
+        found, attrs = [results], results.attrs
+    else:
+        found, attrs = [node.to_dataset() for node in results.subtree], results.root.attrs
+    experiment = str(attrs.get("experiment", ""))
+    return [(_whole(node), experiment) for node in found if set(QUANTITIES) & set(node.data_vars)]
+
+
+def _whole(node: xr.Dataset) -> xr.Dataset:
+    """``node`` with all dimensions and :data:`QUANTITIES`; those that it lacks are NaN."""
+    missing = [name for name in LABELS if name not in node.coords]
+    missing += ["network"] if "network" not in node.attrs else []
+    if missing or not set(node.dims) <= set(DIMENSIONS):
+        what = repr(missing[0]) if missing else repr(min(set(node.dims) - set(DIMENSIONS), key=str))
+        raise WtkitError(
+            f"{what} is {'missing' if missing else 'not a dimension of results'}; expected results "
+            "by run, epoch and layer, before any mean, such as open_results()"
+        )
+    for dim, names in DIMENSIONS.items():
+        if dim not in node.dims:  # one run, epoch or layer was selected
+            present = [name for name in names if name in node.variables]
+            node = node.assign({name: node[name].variable.expand_dims(dim) for name in present})
+            node = node.set_coords([name for name in present if name not in VARIABLES])
+    shape = tuple(DIMENSIONS)
+    for name in QUANTITIES:
+        if name not in node.data_vars:
+            nan = np.full([node.sizes[dim] for dim in shape], np.nan)
+            whole = node.assign({name: (shape, nan)})[name]
+            drop = {dim: 0 for dim in shape if dim not in ("run", *VARIABLES[name][0])}
+            node = node.assign({name: whole.isel(drop, drop=True)})
+    return node
 
 
 def _node_table(node: xr.Dataset, experiment: str) -> pd.DataFrame:
-    runs = node if "run" in node.dims else node.expand_dims("run")
-    labels = [name for name in (*RUN_LABELS, *LAYER_LABELS, "method") if name in runs.coords]
-    named = ["experiment"] if "experiment" in runs.coords else []
-    wanted = runs.reset_coords()[[*QUANTITIES, *labels, *named]]
-    order = ["run", "epoch", "layer"]
-    table = wanted.to_dataframe(dim_order=order).reset_index().drop(columns="run")
+    labels = [name for name in (*RUN_LABELS, *LAYER_LABELS, "method") if name in node.coords]
+    named = ["experiment"] if "experiment" in node.coords else []
+    wanted = node.reset_coords()[[*QUANTITIES, *labels, *named]]
+    table = wanted.to_dataframe(dim_order=[*DIMENSIONS]).reset_index().drop(columns="run")
     pairs = zip(table.pop("method"), table["variant"], strict=True)
     table["label"] = [method_label(method, variant) for method, variant in pairs]
     if not named:

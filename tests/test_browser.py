@@ -1,0 +1,129 @@
+"""Pointer, keyboard, switches and sliders in a real browser, offline. Opt-in: make test-browser."""
+
+import os
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="run it by: make test-browser")
+
+from synthetic import synthetic  # noqa: E402
+from test_explore import POINTS, sweep_of  # noqa: E402
+
+from wtkit import explore  # noqa: E402
+
+CHROMIUM = os.environ.get("WTKIT_BROWSER")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="run it by: make test-browser"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        # a container has no sandbox for root
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens an explorer as the output of an executed notebook shows it; returns its frame."""
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 900})
+    complaints = []
+
+    def open_(explorer):
+        path = tmp_path / "page.html"
+        path.write_text(f"<!DOCTYPE html><meta charset=utf-8>{explorer._repr_html_()}")
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.goto(path.as_uri())
+        frame = page.frames[1]
+        frame.wait_for_function("window.Bokeh && Bokeh.documents[0]?.is_idle")
+        return frame
+
+    yield open_
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def tree():
+    return synthetic(seeds=(0, 1), epochs=8, drop=6)
+
+
+def model(frame, name, expression):
+    """An expression of the model with this name, ``it``."""
+    found = f"[...Bokeh.documents[0]._all_models.values()].filter(m => m.name === '{name}')"
+    return frame.evaluate(f"(() => {{ const it = {found}[0]; return {expression} }})()")
+
+
+def shown_lines(frame):
+    found = "[...Bokeh.documents[0]._all_models.values()]"
+    kinds = f"{found}.filter(m => m.type === 'GlyphRenderer' && m.visible)"
+    return frame.evaluate(f"{kinds}.length")
+
+
+def test_the_pointer_shows_a_layer_and_the_keyboard_hides_a_method(opened, tree):
+    frame = opened(explore.angles(tree))
+    before = shown_lines(frame)
+    box = frame.locator("input[type=checkbox]").first
+    box.focus()
+    box.press("Space")
+    assert shown_lines(frame) == before - 1
+    canvas = frame.locator(".bk-events").first.bounding_box()
+    for share in range(20, 80, 2):
+        y = canvas["y"] + canvas["height"] * share / 100
+        frame.page.mouse.move(canvas["x"] + canvas["width"] / 2, y)
+        frame.page.wait_for_timeout(60)
+        if frame.get_by_text("fan-in").count():
+            break
+    else:
+        pytest.fail("no tooltip")
+    frame.locator("select").first.select_option(label="δ angle")
+    assert "δ angle" in frame.evaluate(
+        "[...Bokeh.documents[0]._all_models.values()].filter(m => m.type === 'LinearAxis')"
+        ".map(m => m.axis_label).join()"
+    )
+
+
+def test_arrow_keys_move_the_slider(opened, tree):
+    frame = opened(explore.epochs(tree))
+    angle = "[...it.data.angle]"
+    assert max(model(frame, "ResNet-18, WM", angle)) < 20, "the last epoch is shown first"
+    handle = frame.locator(".noUi-handle").first
+    handle.focus()
+    for _ in range(8):
+        handle.press("ArrowLeft")
+    assert model(frame, "slider", "it.value") == 0
+    assert min(model(frame, "ResNet-18, WM", angle)) > 80, "the mirror has not learned at epoch 0"
+
+
+def test_a_heat_map_changes_its_network(opened, tree):
+    frame = opened(explore.heat_map(tree))
+    menu = frame.locator("select").first
+    texts = menu.locator("option").all_inner_texts()
+    menu.select_option(label=next(text for text in texts if text.startswith("ResNet-50")))
+    assert model(frame, "heat map", "it.y_range.start") == 53.5
+    assert model(frame, "heat map", "it.height") > 54 * 14
+
+
+def test_a_layer_is_chosen_for_errors(opened, tree):
+    frame = opened(explore.error_against_angle(tree))
+    frame.locator("select").nth(1).select_option(label="fc")
+    assert "matrix angle (°), fc" in frame.evaluate(
+        "[...Bokeh.documents[0]._all_models.values()].filter(m => m.type === 'LinearAxis')"
+        ".map(m => m.axis_label).join()"
+    )
+
+
+def test_a_sweep_of_two_settings_changes_its_axis(opened):
+    both = [f"{point},momentum={m}" for point in POINTS for m in (0.1, 0.2, 0.3)]
+    frame = opened(explore.sweep(sweep_of(both)))
+    frame.locator("input[type=radio]").nth(1).check()
+    factors = frame.evaluate(
+        "[...Bokeh.documents[0]._all_models.values()].find(m => m.type === 'FactorRange').factors"
+    )
+    assert factors == ["0.1", "0.2", "0.3"]
