@@ -78,7 +78,7 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(
             ["train", "--backprop=fc1", "--backprop=fc2"],
             ["--backprop: given twice", "leave one out"],
         ),
-        (["trian"], ["'trian'", "'train'", "runs, plan, gather, data"]),
+        (["trian"], ["'trian'", "'train'", "runs, plan, status, gather, data"]),
         (["data", "cifar"], ["'cifar'", "'cifar10'"]),
     ],
 )

@@ -30,6 +30,7 @@ LONG = (
     "wtkit plan config/smoke.yaml",
     "wtkit plan config/fashion.yaml",
     "wtkit schema ",
+    "wtkit status",
     "wtkit train --method ",
     "source ",
     "snakemake mirror_rate",

@@ -13,13 +13,16 @@
      - :func:`matrix_angles`, :func:`delta_angles`
    * - Train one run and record it
      - :class:`RunConfig`, :func:`train`
+   * - Watch runs while they train
+     - :func:`watch`
    * - Read recorded runs
-     - :func:`open_results`
+     - :func:`open_results`; as a table: :func:`tidy`
    * - Handle errors that the user can fix
      - :class:`WtkitError`
 
 The methods are listed in :mod:`wtkit.methods`. Further packages: :mod:`~wtkit.feedback`,
 :mod:`~wtkit.networks`, :mod:`~wtkit.data`, :mod:`~wtkit.experiments`, :mod:`~wtkit.training`,
+:mod:`~wtkit.watching`,
 :mod:`~wtkit.processes`, :mod:`~wtkit.plan`, :mod:`~wtkit.results`, :mod:`~wtkit.claims`,
 :mod:`~wtkit.figures` and :mod:`~wtkit.explore`.
 
@@ -46,6 +49,7 @@ _HOMES = {
     "open_results": "results",
     "tidy": "results",
     "train": "training",
+    "watch": "watching",
 }
 
 _PACKAGES = (
@@ -60,6 +64,7 @@ _PACKAGES = (
     "processes",
     "results",
     "training",
+    "watching",
     "methods",
 )
 

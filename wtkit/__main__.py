@@ -159,6 +159,20 @@ def _add_experiment_commands(commands: Any) -> None:
     command.add_argument("--device", help="the device to measure on; as for train")
     command.add_argument("--csv", type=Path, metavar="FILE", help="also write all numbers to FILE")
 
+    command = commands.add_parser(
+        "status",
+        help="list what the runs of an experiment are at",
+        description="List the runs that are done, running, waiting, stopped and failed, and the "
+        "time left. Reads only, and never disturbs a run.",
+    )
+    command.set_defaults(run=_status)
+    command.add_argument(
+        "experiment",
+        nargs="?",
+        default="digits",
+        help="its name, folder or file, or one run's folder; default: digits",
+    )
+
     command = commands.add_parser("gather", help="collect an experiment's runs in one file")
     command.set_defaults(run=_gather)
     command.add_argument("trajectories", nargs="+", type=Path, help="trajectory.nc files")
@@ -269,6 +283,12 @@ def _options(flag: str, texts: list[str]) -> dict[str, Any]:
 def _runs(parsed: argparse.Namespace) -> None:
     for run in expand(parsed.experiment):
         print(run.name, shlex.join(run.arguments()))
+
+
+def _status(parsed: argparse.Namespace) -> None:
+    from .watching import status  # here, so that other commands do not wait for xarray
+
+    print(status(parsed.experiment))
 
 
 def _schema(parsed: argparse.Namespace) -> None:

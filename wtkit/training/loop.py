@@ -13,11 +13,13 @@ import xarray as xr
 from ..errors import Stopped
 from ..experiments import RunConfig
 from ..processes import agreed, joined, killed_workers
+from ..watching import Live, in_notebook
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
 from .machine import enough_memory, find_device, keep_memory, listen_for_stop, say
 from .precision import precision_warning
 from .provenance import cpu_name
 from .run import Run
+from .watchers import Watchers
 
 
 def train(
@@ -27,6 +29,7 @@ def train(
     device: str | None = None,
     on_epoch: Callable[[xr.Dataset], None] | None = None,
     quiet: bool = False,
+    watch: bool = False,
 ) -> xr.Dataset:
     """Train one run and return its trajectory, in the schema of :mod:`wtkit.results`.
 
@@ -47,6 +50,9 @@ def train(
         device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
         quiet: print nothing.
+        watch: in a notebook, show a progress bar within the epoch, and the error and angles of
+            all layers as they grow, in place of printed lines. Elsewhere it changes nothing. A run
+            with a ``folder`` can be watched from another process, too: :func:`wtkit.watch`.
 
     Raises:
         WtkitError: for missing data; for a folder that holds another run, or that another process
@@ -62,6 +68,7 @@ def train(
         ('epoch',)
     """
     folder = None if folder is None else Path(folder)
+    live = Live() if watch and in_notebook() else None
     with contextlib.ExitStack() as stack:
         target = find_device(device)
         share = stack.enter_context(joined(target))
@@ -81,7 +88,9 @@ def train(
             if folder is not None:
                 resume(run, folder, quiet)
             run.refuse_differing("at the start")
-            _loop(run, folder, stop_signals, on_epoch, quiet)
+            watchers = Watchers(run, folder, live)
+            stack.callback(watchers.close)
+            _loop(run, folder, stop_signals, on_epoch, quiet or live is not None, watchers)
         result = run.trajectory()
         if folder is not None:
             agreed(share, lambda: finish(result, folder))
@@ -94,6 +103,7 @@ def _loop(
     stop_signals: list[str],
     on_epoch: Callable[[xr.Dataset], None] | None,
     quiet: bool,
+    watchers: Watchers,
 ) -> None:
     """Train ``run`` from its current state to its end."""
     config = run.config
@@ -121,5 +131,6 @@ def _loop(
         if folder is not None:
             save_checkpoint(run, folder)
         say(run.report(), quiet)
+        watchers.epoch()
         if on_epoch is not None:
             on_epoch(run.trajectory())

@@ -74,6 +74,7 @@ class Run:
         self.feeds = fed_layers(self.model, self.examples[0][:2])
         self.records: list[dict[str, Any]] = []
         self.status = "running"
+        self.on_step: Callable[[], None] = lambda: None  # of those who watch
         self.provenance = describe_provenance(device, share)
         self.begin_epoch()
 
@@ -140,6 +141,7 @@ class Run:
         ):
             self._engaged_step(x, labels, epoch)
             self._mirror_phase(epoch)
+            self.on_step()
             stopped = self.stops(stop_signals)
             if stopped:
                 break
