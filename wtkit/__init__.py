@@ -34,16 +34,43 @@ The methods are listed in :mod:`wtkit.methods`. Further packages: :mod:`~wtkit.f
 ('layer',)
 """
 
-import importlib
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from . import (  # noqa: F401
+        claims,
+        data,
+        data_sets,
+        errors,
+        experiments,
+        explore,
+        feedback,
+        figures,
+        images,
+        methods,
+        networks,
+        plan,
+        processes,
+        results,
+        training,
+        watching,
+    )
+    from .errors import WtkitError
+    from .experiments import RunConfig
+    from .feedback import convert, delta_angles, export, matrix_angles, mirror
+    from .results import open_results, tidy
+    from .training import train
+    from .watching import watch
 
 # Imported when first used, so that a reader of results does not wait for torch.
 _HOMES = {
     "RunConfig": "experiments",
     "WtkitError": "errors",
     "convert": "feedback",
-    "export": "feedback",
     "delta_angles": "feedback",
+    "export": "feedback",
     "matrix_angles": "feedback",
     "mirror": "feedback",
     "open_results": "results",
@@ -51,28 +78,44 @@ _HOMES = {
     "train": "training",
     "watch": "watching",
 }
-
 _PACKAGES = (
     "claims",
     "data",
+    "data_sets",
+    "errors",
     "experiments",
     "explore",
     "feedback",
     "figures",
+    "images",
+    "methods",
     "networks",
     "plan",
     "processes",
     "results",
     "training",
     "watching",
-    "methods",
 )
 
-__all__ = list(_HOMES)
+__all__ = [
+    "RunConfig",
+    "WtkitError",
+    "convert",
+    "delta_angles",
+    "export",
+    "matrix_angles",
+    "mirror",
+    "open_results",
+    "tidy",
+    "train",
+    "watch",
+]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     if name in _PACKAGES:
@@ -81,4 +124,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_PACKAGES])
+    """What there is to use, the same before and after its first use."""
+    return sorted([*__all__, *_PACKAGES, "__doc__", "__file__", "__path__", "__version__"])

@@ -61,7 +61,7 @@ from .summary import (
     over_all_weights,
     variants_of,
 )
-from .tidy import nodes_of, tidy
+from .table import nodes_of, tidy
 
 __all__ = [
     "ALL_WEIGHTS",
