@@ -417,6 +417,20 @@ def test_results_are_looked_for_in_order(checkout, tmp_path, monkeypatch, capsys
     assert opened("digits").startswith("Results of digits: ")
 
 
+def test_an_installed_wtkit_contains_the_reference_results(checkout, tmp_path, capsys):
+    checkout("elsewhere/wtkit/reference/digits")
+    checkout("elsewhere/wtkit/reference/kp_decay")
+    open_results()
+    said = capsys.readouterr().err
+    assert said.startswith("Results of digits: ") and "reference results that come with" in said
+    checkout("here/results/kp_decay")
+    open_results("kp_decay")
+    assert capsys.readouterr().err.endswith("here/results/kp_decay/results.nc\n")
+    words = r"mean 'digits'.*there are: digits, kp_decay; make some with 'wtkit gather'"
+    with pytest.raises(WtkitError, match=words):
+        open_results("digit")
+
+
 def test_quiet_says_nothing(checkout, capsys):
     open_results(checkout("here/results/digits"), quiet=True)
     assert capsys.readouterr() == ("", "")

@@ -179,7 +179,8 @@ def open_results(*names: str | Path | None, quiet: bool = False) -> xr.DataTree:
 
     An experiment's own results, ``results/<name>/results.nc``, take precedence over the committed
     reference results, ``results/reference/<name>/results.nc``. Both are looked up in the working
-    directory and its parents, then in the checkout that wtkit was imported from.
+    directory and its parents, then in the checkout that wtkit was imported from. An installed
+    wtkit contains the reference results.
 
     Returns:
         Each node has the dimensions ``run``, ``epoch`` and ``layer``; see ``docs/schema.md``. With
@@ -215,7 +216,7 @@ def _open(name: str | Path, quiet: bool) -> xr.DataTree:
     for network, node in tree.children.items():
         node.dataset = check(upgraded(node.to_dataset().drop_encoding()), f"{path} ({network})")
     if not quiet:
-        reference = path.parts[-4:-2] == ("results", "reference")
+        reference = path.parts[-4:-2] in (("results", "reference"), ("wtkit", "reference"))
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
         experiment = tree.attrs.get("experiment", "?")
         print(f"Results of {experiment}: {_relative(path)}{note}", file=sys.stderr)
@@ -224,16 +225,23 @@ def _open(name: str | Path, quiet: bool) -> xr.DataTree:
 
 def _find(experiment: str) -> Path:
     here = Path.cwd().resolve()
-    roots = [here, *here.parents, Path(__file__).resolve().parent.parent.parent]
+    package = Path(__file__).resolve().parent.parent
+    roots = [here, *here.parents, package.parent]
     for kind in ("results", "results/reference"):
         for root in roots:
             path = root / kind / experiment / "results.nc"
             if path.exists():
                 return path
+    installed = package / "reference" / experiment / "results.nc"
+    if installed.exists():
+        return installed
     names = {p.parent.name for root in roots for p in root.glob("results/**/results.nc")}
+    names |= {p.parent.name for p in package.glob("reference/*/results.nc")}
+    # there is no pipeline outside of a checkout
+    tool = "snakemake" if any((root / "Snakefile").exists() for root in roots) else "wtkit gather"
     raise WtkitError(
         f"no results of an experiment {experiment!r}{nearest(experiment, names)}; "
-        f"there are: {', '.join(sorted(names)) or 'none'}; make some with 'snakemake'"
+        f"there are: {', '.join(sorted(names)) or 'none'}; make some with {tool!r}"
     )
 
 
