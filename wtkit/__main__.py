@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from .experiments import (
     expand,
     from_argument,
     json_schema,
+    list_methods,
     run_config,
 )
 from .files import refuse_overwriting
@@ -126,14 +128,20 @@ def _add_train(commands: Any) -> None:
         if field.name not in ("options", "network_options"):
             # not `required=True`: report misspelt options before missing ones
             required = field.default is dataclasses.MISSING
-            left = "none" if field.default in (None, "", ()) else as_argument(field.default)
-            how = "required" if required else f"default: {left}"
+            how = "required" if required else f"default: {_default(field, what[field.name])}"
             text = f"{what[field.name]}; {how}".replace("%", "%%")
             command.add_argument(
                 f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text, action=_Once
             )
     for old, name in OLD_SETTINGS.items():
         command.add_argument(f"--{old}", dest=name, help=argparse.SUPPRESS, action=_Once)
+
+
+def _default(field: dataclasses.Field, what: str) -> str:
+    """A setting's default in words: of None, what the setting's description calls it."""
+    if field.default is None and (meaning := re.search(r"None for ([^;,]+)", what)):
+        return meaning[1]
+    return "none" if field.default in (None, "", ()) else as_argument(field.default)
 
 
 def _add_experiment_commands(commands: Any) -> None:
@@ -158,6 +166,12 @@ def _add_experiment_commands(commands: Any) -> None:
     )
     command.add_argument("--device", help="the device to measure on; as for train")
     command.add_argument("--csv", type=Path, metavar="FILE", help="also write all numbers to FILE")
+
+    command = commands.add_parser(
+        "methods", help="list the methods with their labels, equations and options"
+    )
+    command.set_defaults(run=_methods)
+    command.add_argument("methods", nargs="*", help="names of methods; default: all")
 
     command = commands.add_parser(
         "status",
@@ -283,6 +297,10 @@ def _options(flag: str, texts: list[str]) -> dict[str, Any]:
 def _runs(parsed: argparse.Namespace) -> None:
     for run in expand(parsed.experiment):
         print(run.name, shlex.join(run.arguments()))
+
+
+def _methods(parsed: argparse.Namespace) -> None:
+    print(list_methods(parsed.methods))
 
 
 def _status(parsed: argparse.Namespace) -> None:
