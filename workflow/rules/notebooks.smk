@@ -99,9 +99,7 @@ for notebook, described in NOTEBOOKS.items():
                 labels={"experiment": "{experiment}", "notebook": notebook},
             ),
         log:
-            # executed here, then copied: a notebook that failed stays, with its traceback
-            notebook=f"results/{{experiment}}/logs/notebooks/{notebook}.ipynb",
-            text=f"results/{{experiment}}/logs/notebooks/{notebook}.log",
+            f"results/{{experiment}}/logs/notebooks/{notebook}.log",
         localrule: True
         conda:
             "../../environment.yml"
@@ -111,7 +109,10 @@ for notebook, described in NOTEBOOKS.items():
                 shlex.quote(f"results={path}") for path in input.results
             ),
             figures=subpath(output[0], parent=True),
+            # executed here, then copied: a notebook that failed stays, with its traceback. Not a log, since
+            # Snakemake prints the logs of failed jobs
+            executed=f"results/{{experiment}}/logs/notebooks/{notebook}.ipynb",
         shell:
-            "python {input.script:q} {input.notebook:q} {log.notebook:q} --html {output.page:q}"
-            " {params.given} figures={params.figures:q} > {log.text:q} 2>&1"
-            " && cp {log.notebook:q} {output.notebook:q}"
+            "python {input.script:q} {input.notebook:q} {params.executed:q} --html {output.page:q}"
+            " {params.given} figures={params.figures:q} > {log:q} 2>&1"
+            " && cp {params.executed:q} {output.notebook:q}"
