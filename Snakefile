@@ -45,6 +45,9 @@ if not os.access(".", os.W_OK):
     )
 
 
+report: "workflow/report/landing.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

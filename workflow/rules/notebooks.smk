@@ -21,6 +21,12 @@ def content_of(notebook):
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 
+def labels_of(file):
+    """What tells a file apart in the report."""
+    name, _, kind = file.rpartition(".")
+    return {"experiment": "{experiment}", "name": name, "format": kind}
+
+
 OF_EXPERIMENTS = {
     "fig1_weight_mirror": Notebook(
         False, ["fig1_weight_mirror.svg", "fig1_weight_mirror.png"], "Circuits"
@@ -78,15 +84,17 @@ for notebook, described in NOTEBOOKS.items():
             results=["results/{experiment}/results.nc"] if described.reads_results else [],
             drawn_by=DRAWN_BY,
         output:
-            report(
-                [
-                    f"results/{{experiment}}/figures/{file}"
-                    for file in described.files
-                    if not file.endswith(".tex")
-                ],
-                category=described.category,
-                labels={"experiment": "{experiment}", "notebook": notebook},
-            ),
+            # each with labels of its own: the report lists one file for each set of labels
+            *[
+                report(
+                    f"results/{{experiment}}/figures/{file}",
+                    category=described.category,
+                    caption="../report/notebook.rst",
+                    labels=labels_of(file),
+                )
+                for file in described.files
+                if not file.endswith(".tex")
+            ],
             *[
                 f"results/{{experiment}}/figures/{file}"
                 for file in described.files
@@ -96,7 +104,8 @@ for notebook, described in NOTEBOOKS.items():
             page=report(
                 f"results/{{experiment}}/notebooks/{notebook}.html",
                 category="Executed notebooks",
-                labels={"experiment": "{experiment}", "notebook": notebook},
+                caption="../report/notebook.rst",
+                labels=labels_of(f"{notebook}.html"),
             ),
         log:
             f"results/{{experiment}}/logs/notebooks/{notebook}.log",
