@@ -31,6 +31,7 @@ from .paper import (
     XIAO_ERROR,
     anchors_of,
     error_table,
+    is_papers,
 )
 from .schema import (
     ALL_WEIGHTS,
@@ -105,6 +106,7 @@ __all__ = [
     "gather",
     "held_out_images",
     "is_gathered",
+    "is_papers",
     "last_errors",
     "learned_from_jpeg",
     "lr_drops",
