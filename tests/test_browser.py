@@ -1,7 +1,14 @@
-"""Pointer, keyboard, switches and sliders in a real browser, offline. Opt-in: make test-browser."""
+"""Pointer, keyboard, switches and sliders in a real browser, offline, and every notebook in
+JupyterLab. Opt-in: make test-browser."""
 
 import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import nbformat
 import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="run it by: make test-browser")
@@ -11,6 +18,8 @@ from test_explore import POINTS, sweep_of  # noqa: E402
 
 from wtkit import explore  # noqa: E402
 
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 CHROMIUM = os.environ.get("WTKIT_BROWSER")
 pytestmark = [
     pytest.mark.slow,
@@ -127,3 +136,96 @@ def test_a_sweep_of_two_settings_changes_its_axis(opened):
         "[...Bokeh.documents[0]._all_models.values()].find(m => m.type === 'FactorRange').factors"
     )
     assert factors == ["0.1", "0.2", "0.3"]
+
+
+# --------------------------------------------------------------------------------------- JupyterLab
+
+EXPLORE = [
+    "import wtkit\nresults = wtkit.open_results('digits')",
+    "wtkit.explore.angles(results)",
+    "wtkit.explore.epochs(results)",
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on copies of all notebooks and one with explorers: its address and its folder."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name in NOTEBOOKS:
+        shutil.copy(ROOT / "notebooks" / name, folder)
+    cells = [nbformat.v4.new_code_cell(text) for text in EXPLORE]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "explorers.ipynb")
+    options = {
+        "ServerApp.port": 0, "ServerApp.open_browser": False, "ServerApp.allow_root": True,
+        "IdentityProvider.token": "secret", "ServerApp.root_dir": folder,
+        "LabApp.expose_app_in_browser": True, "LabApp.news_url": "",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", *(f"--{k}={v}" for k, v in options.items())]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
+    env |= {"HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True
+    ) as server:
+        for line in server.stderr:
+            if found := re.search(r"(http://(?:localhost|127\.0\.0\.1):\d+)/lab", line):
+                break
+        else:
+            pytest.fail("JupyterLab did not start")
+        # its further words must not fill the pipe
+        drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
+        yield found[1], folder
+        server.terminate()
+        server.wait(30)
+        drain.wait(10)
+
+
+def run_all(browser, lab, name):
+    """The page of a notebook in JupyterLab after all cells ran and it was saved."""
+    address, _ = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(f"{address}/lab/tree/{name}?token=secret")
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
+    kernel = page.locator(".jp-Dialog button.jp-mod-accept")
+    context = "window.jupyterapp.shell.currentWidget.context"
+    for _ in range(120):
+        if kernel.count():  # which kernel: the only one
+            kernel.first.click()
+        status = page.evaluate(f"{context}.sessionContext.session?.kernel?.status")
+        if status == "idle":
+            break
+        page.wait_for_timeout(500)
+    page.set_default_timeout(600_000)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    return page
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_notebook_runs_in_jupyterlab_and_leaves_the_checkout_clean(browser, lab, name):
+    git = ["git", "-C", ROOT, "status", "--porcelain"]
+    before = subprocess.run(git, capture_output=True, check=True).stdout
+    run_all(browser, lab, name).close()
+    cells = [c for c in nbformat.read(lab[1] / name, 4).cells if c.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("image/svg+xml" in o.get("data", {}) or "image/png" in o.get("data", {})
+               or "text/html" in o.get("data", {}) for o in outputs)  # fmt: skip
+    assert subprocess.run(git, capture_output=True, check=True).stdout == before
+
+
+def test_explorers_answer_in_jupyterlab(browser, lab):
+    page = run_all(browser, lab, "explorers.ipynb")
+    page.locator("iframe").nth(1).wait_for()
+    frames = [frame for frame in page.frames if frame != page.main_frame]
+    assert len(frames) == 2
+    for frame in frames:
+        frame.wait_for_function("window.Bokeh && Bokeh.documents[0]?.is_idle")
+    before = shown_lines(frames[0])
+    frames[0].locator("input[type=checkbox]").first.uncheck()
+    assert shown_lines(frames[0]) < before
+    handle = frames[1].locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowLeft")
+    assert model(frames[1], "slider", "it.value") == 4
+    page.close()

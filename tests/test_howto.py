@@ -97,6 +97,14 @@ def test_the_blocks_of_a_page_run_in_order(name, tmp_path):
     assert "delta_angle" in printed or "δ angles" in printed
 
 
+@pytest.mark.slow
+def test_the_explorers_of_the_page_are_made_and_saved(tmp_path):
+    run(sys.executable, "-W", "error", "-c", "\n".join(blocks("explore", "python")), cwd=tmp_path)
+    assert (tmp_path / "sweep.html").stat().st_size > 10**6
+    listed = re.findall(r"^\| `wtkit\.explore\.(\w+)", page("explore"), re.M)
+    assert sorted(listed) == sorted(set(wtkit.explore.__all__) - {"Explorer"})
+
+
 # -------------------------------------------------------------------------- methods, networks, data
 
 

@@ -250,6 +250,11 @@ run = wtkit.train(config, "run", device="cpu", watch=True)
     """
 wtkit.watch("run").table
 """,
+    """
+from wtkit.results import gather, save
+save(gather(["run/trajectory.nc"], "mine"), "results.nc")
+results = wtkit.open_results("results.nc")
+""",
 ]
 
 
@@ -259,7 +264,7 @@ def test_a_notebook_shows_one_display_that_grows(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
     with contextlib.chdir(tmp_path):
         NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    _, train_cell, watch_cell = notebook.cells
+    _, train_cell, watch_cell, open_cell = notebook.cells
     (output,) = train_cell.outputs
     shown = output["data"]["text/html"]
     assert shown.count("<progress") == 1 and "data:image/png;base64," in shown
@@ -268,3 +273,6 @@ def test_a_notebook_shows_one_display_that_grows(tmp_path):
     assert (
         "1 done, 0 running" in first["data"]["text/html"] and "done" in table["data"]["text/html"]
     )
+    (note,) = open_cell.outputs  # not on standard error, which notebooks show in red
+    assert note["output_type"] == "display_data"
+    assert "Results of mine: results.nc" in note["data"]["text/html"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import h5py
 import xarray as xr
 
 from .. import methods
+from ..display import note as say
 from ..errors import WtkitError
 from ..experiments import RunConfig, run_config
 from ..files import write_whole
@@ -219,7 +219,7 @@ def _open(name: str | Path, quiet: bool) -> xr.DataTree:
         reference = path.parts[-4:-2] in (("results", "reference"), ("wtkit", "reference"))
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
         experiment = tree.attrs.get("experiment", "?")
-        print(f"Results of {experiment}: {_relative(path)}{note}", file=sys.stderr)
+        say(f"Results of {experiment}: {_relative(path)}{note}")
     return tree
 
 

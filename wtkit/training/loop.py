@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from ..display import in_notebook
 from ..errors import Stopped
 from ..experiments import RunConfig
 from ..processes import agreed, joined, killed_workers
-from ..watching import Live, in_notebook
+from ..watching import Live
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
 from .machine import enough_memory, find_device, keep_memory, listen_for_stop, say
 from .precision import precision_warning

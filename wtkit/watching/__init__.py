@@ -3,7 +3,7 @@
 Reading never disturbs a run: nothing is locked and nothing is written. Imports no torch.
 """
 
-from .live import Live, in_notebook
+from .live import Live
 from .progress import PROGRESS, Progress, read_progress
 from .show import watch
 from .status import Status, status
@@ -13,7 +13,6 @@ __all__ = [
     "Live",
     "Progress",
     "Status",
-    "in_notebook",
     "read_progress",
     "status",
     "watch",

@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,15 +24,6 @@ PANELS = {
 }
 Curves = Sequence[tuple[str, Any, Sequence[Any]]]
 """Label, colour and values by epoch of each line."""
-
-
-def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is not None
 
 
 class Live:

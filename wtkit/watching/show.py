@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .live import PANELS, Curves, Live, in_notebook
+from ..display import in_notebook
+from .live import PANELS, Curves, Live
 from .status import RunStatus, Status, status
 
 PATIENCE = 60.0
