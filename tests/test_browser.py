@@ -196,7 +196,15 @@ def run_all(browser, lab, name):
         page.wait_for_timeout(500)
     page.set_default_timeout(600_000)
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    # a cell that failed ends the run, and leaves the rest without a number
+    page.wait_for_function(f"{context}.sessionContext.session.kernel.status === 'idle'")
+    cells = "window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells"
+    page.wait_for_function(
+        f"{cells}.filter(c => c.cell_type === 'code').every(c => c.execution_count)"
+        f" || {cells}.some(c => c.outputs?.some(o => o.output_type === 'error'))"
+    )
     page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function(f"!{context}.model.dirty")
     return page
 
 
