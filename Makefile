@@ -16,11 +16,11 @@ IMPORTED  := wtkit.training, wtkit.plan.measuring, wtkit.claims, wtkit.figures.a
              sklearn.datasets, snakemake.cli, papermill, nbconvert, ipykernel.kernelapp, jupyter_client.manager
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke reproduce report lab bench test test-fast test-slurm lint docs clean
+.PHONY: help setup smoke reproduce report lab bench test test-fast test-slurm test-browser lint docs clean
 
 help: ## show this list
 	@echo "make TARGET [EXPERIMENT=digits] [PYTHON=python3] [ARGS='options of lab']"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## create .venv and install everything; other targets do this if .venv is missing or outdated
 
@@ -61,6 +61,11 @@ test-fast: $(READY) ## run the tests that take at most a second or two each
 
 test-slurm: $(READY) ## test the pipeline on a temporary Slurm cluster on this machine (Debian, Ubuntu; root)
 	tests/slurm.sh $(BIN)/pytest tests/test_slurm.py
+
+test-browser: $(READY) ## test the interactive figures in a browser, Chromium or the one that WTKIT_BROWSER names
+	@$(BIN)/python -m pip install --quiet --group browser
+	WTKIT_BROWSER="$${WTKIT_BROWSER:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome)}" \
+	  $(BIN)/pytest tests/test_browser.py
 
 lint: $(READY) ## check style, types and imports
 	$(BIN)/ruff check

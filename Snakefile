@@ -42,6 +42,9 @@ if not os.access(".", os.W_OK):
     )
 
 
+report: "workflow/report/landing.rst"
+
+
 include: "workflow/rules/common.smk"
 
 

@@ -67,7 +67,7 @@ html_theme_options = {
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
 }
-html_sidebars = {"index": [], "tutorial": [], "gallery": [], "methods": []}
+html_sidebars = {"index": [], "tutorial": [], "questions": [], "gallery": [], "methods": []}
 html_context = {"default_mode": "auto"}
 copyright = "the wtkit authors. MIT licence"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

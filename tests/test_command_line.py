@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shlex
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wtkit import methods
 from wtkit.__main__ import main
 from wtkit.experiments import RunConfig, expand
 from wtkit.validation import described
@@ -120,7 +122,7 @@ def test_what_a_user_gets_wrong_is_said_in_two_lines(
         ),
         (["train", "--backprop=fc1", "--keep-on-backprop=fc2"], ["given twice"]),
         (["train", "--output="], ["--output: expected a path, got an empty text"]),
-        (["trian"], ["'trian'", "'train'", "runs, plan, gather, data"]),
+        (["trian"], ["'trian'", "'train'", "runs, plan, methods, status, gather, data"]),
         (["data", "cifar"], ["'cifar'", "'cifar10'"]),
     ],
 )
@@ -187,4 +189,36 @@ def test_help_says_what_each_setting_is(capsys):
     assert (
         "--method VALUE one of the methods in wtkit.methods, for instance weight_mirror; required "
     ) in text
-    assert "own; default: none --evaluate-on VALUE" in text  # of augment, whose default is None
+    assert "own; default: the data set's own --evaluate-on VALUE" in text  # of augment
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_the_listing_has_label_equation_and_every_option(name, capsys):
+    assert main(["methods", name]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    cls = methods.method_class(name)
+    assert first == f"{cls.label}  {name}"
+    assert any(sign in lines[0] for sign in ("δ_l =", "ΔW", "ΔB", "y_{l+1} =", "r =")), lines[0]
+    fields = dataclasses.fields(cls)
+    assert [field.name for field in fields] == re.findall(r"^ {4}(\w+)=", "\n".join(lines), re.M)
+    for field in fields:
+        (line,) = [line for line in lines if line.startswith(f"    {field.name}=")]
+        option, _, words = line.strip().partition("  ")
+        assert option == f"{field.name}={field.default}" and len(words.strip()) > 5
+    assert all(len(line) <= 100 for line in lines) and lines[-1].count("(") == lines[-1].count(")")
+
+
+def test_all_methods_are_listed_and_a_wrong_name_is_named(capsys):
+    assert main(["methods"]) == 0
+    listed = re.findall(r"^\S+  (\w+)$", capsys.readouterr().out, re.M)
+    assert listed == methods.names()
+    assert main(["methods", "kolen_polack"]) == 1
+    assert "did you mean 'kolen_pollack'" in capsys.readouterr().err
+
+
+def test_help_says_what_a_setting_is_if_it_is_left_out(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "None for the data set's own; default: the data set's own" in text
+    assert "default: all" in text and text.count("default: none") == 3

@@ -30,6 +30,7 @@ LONG = (
     "wtkit plan config/smoke.yaml",
     "wtkit plan config/fashion.yaml",
     "wtkit schema ",
+    "wtkit status",
     "wtkit train --method ",
     "source ",
     "snakemake mirror_rate",
@@ -94,6 +95,14 @@ def test_the_blocks_of_a_page_run_in_order(name, tmp_path):
     )
     printed = run(sys.executable, "-W", "error", "-c", "\n".join(parts))
     assert "delta_angle" in printed or "δ angles" in printed
+
+
+@pytest.mark.slow
+def test_the_explorers_of_the_page_are_made_and_saved(tmp_path):
+    run(sys.executable, "-W", "error", "-c", "\n".join(blocks("explore", "python")), cwd=tmp_path)
+    assert (tmp_path / "sweep.html").stat().st_size > 10**6
+    listed = re.findall(r"^\| `wtkit\.explore\.(\w+)", page("explore"), re.M)
+    assert sorted(listed) == sorted(set(wtkit.explore.__all__) - {"Explorer"})
 
 
 # -------------------------------------------------------------------------- methods, networks, data

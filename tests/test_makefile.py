@@ -102,12 +102,33 @@ def test_lab_opens_copies_and_keeps_their_changes(lab, tmp_path, capsys):
     assert run(["git", "check-ignore", "lab/one.ipynb"], cwd=ROOT).returncode == 0
 
 
+def test_lab_shows_the_newest_results_of_any_experiment(lab, tmp_path, monkeypatch):
+    assert lab.newest_results(tmp_path) is None
+    (tmp_path / "config/ablations").mkdir(parents=True)
+    (tmp_path / "config/ablations/decay.yaml").touch()
+    for age, name in enumerate(["decay", "mine", "digits", "reference/digits"]):
+        path = tmp_path / "results" / name / "results.nc"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    assert lab.newest_results(tmp_path) == tmp_path / "results/mine/results.nc"
+    monkeypatch.setattr(lab, "copy", lambda *_: None)
+    monkeypatch.setattr(lab, "newest_results", lambda _: Path("newest.nc"))
+    given = []
+    monkeypatch.setattr(os, "execve", lambda program, words, env: given.append(env))
+    monkeypatch.delenv("WTKIT_RESULTS", raising=False)
+    lab.main()
+    monkeypatch.setenv("WTKIT_RESULTS", "cifar10")
+    lab.main()
+    assert [env["WTKIT_RESULTS"] for env in given] == ["newest.nc", "cifar10"]
+
+
 @pytest.mark.parametrize("user", [0, 1000])
 def test_lab_passes_options_on_and_starts_as_root(lab, make, monkeypatch, user):
     started = []
     monkeypatch.setattr(lab, "copy", lambda *_: None)
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(os, "execv", lambda program, words: started.extend(words))
+    monkeypatch.setattr(os, "execve", lambda program, words, env: started.extend(words))
     lab.main("--no-browser", "--port", "9000")
     assert started[1:3] == ["-m", "jupyterlab"]
     assert ("--allow-root" in started) == (user == 0)

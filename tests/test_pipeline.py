@@ -166,6 +166,9 @@ def test_from_an_experiment_to_its_figures(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "fig4_angles" in page
     assert "table1_errors" in page
+    assert "System Message" not in page + report.stderr, "docutils could not read a caption"
+    assert re.search(r"The paper's claims:\W+n?holds \d", page)
+    assert "Angles of W to B" in page and "Drawn by the notebook" in page
 
 
 @pytest.mark.slow

@@ -88,13 +88,13 @@ def test_error_curves_are_means_with_bands():
     ax = Figure().subplots()
     figures.test_error(ax, node())
     curves = [line for line in ax.lines if len(line.get_xdata()) == 17]
-    assert len(curves) == len(METHODS)
+    assert len(curves) == len(METHODS) + 1, "a variant has its own"
     np.testing.assert_allclose(
         curves[0].get_ydata(), node()["test_error"].isel(run=[0, 1]).mean("run")
     )
     assert len(
         [c for c in ax.collections if isinstance(c, mpl.collections.FillBetweenPolyCollection)]
-    ) == len(METHODS)
+    ) == len(curves)
     assert ax.get_yscale() == "log"
     assert "mean ± standard error of 2 seeds" in texts(ax)
     assert "paper, ImageNet" in texts(ax)
@@ -194,6 +194,47 @@ def test_the_grid_has_the_papers_letters_and_what_was_added():
     titles = [ax.get_title(loc="left") for ax in axes.flat]
     assert [title[5] for title in titles if title.startswith("$")] == ["a", "c", "e", "b", "d", "f"]
     assert "FA (added here)" in titles
+
+
+def test_an_experiment_of_ones_own_has_no_empty_panels_and_no_claims_of_the_paper():
+    own = synthetic(
+        networks=("wide_resnet50_2",), methods=["backprop", "kolen_pollack", "kolen_pollack:slow"],
+        seeds=(0,), epochs=16,
+    )["wide_resnet50_2"].to_dataset()  # fmt: skip
+    columns = angle_columns([own])
+    assert [method_label(*column) for column in columns] == ["KP", "KP slow"]
+    axes = Figure().subplots(2, len(columns), sharex=True, sharey=True)
+    angle_grid(axes, own, columns)
+    assert [ax.get_title(loc="left") for ax in axes.flat] == ["KP", "KP slow"] * 2
+    ax = Figure().subplots()
+    alone = own.assign_coords(
+        method=own["method"].where(own["method"] == "backprop", "feedback_alignment")
+    )
+    figures.angles(ax, alone, "feedback_alignment", "matrix_angle")
+    assert "paper" not in texts(ax), "the bound is that of the paper's networks"
+    only = node(lambda n: n.isel(run=n["method"].values == "backprop"))
+    assert angle_columns([only]) == [("backprop", "")]
+
+
+def test_variants_have_lines_of_their_own():
+    one = synthetic(
+        networks=("resnet18",), methods=[*METHODS, "kolen_pollack:slow", "kolen_pollack:fast"],
+        seeds=(0, 1), epochs=16,
+    )["resnet18"].to_dataset()  # fmt: skip
+    fig = Figure(layout="constrained")
+    ax = fig.subplots()
+    figures.test_error(ax, one)
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 17]
+    assert len(lines) == len(METHODS) + 2
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}
+    assert len(looks) == len(lines), "no two look alike"
+    assert {"KP", "KP slow", "KP fast"} <= set(texts(ax).split("\n"))
+    method_legend(fig, [one])
+    (legend,) = fig.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert sorted(labels) == sorted(["BP", "FA", "SS", "WM", "KP", "KP slow", "KP fast"])
+    fig.canvas.draw()
+    assert legend.get_window_extent().width <= fig.bbox.width
 
 
 def test_published_errors_stand_in_their_methods_column():

@@ -12,6 +12,7 @@ import xarray as xr
 from wtkit import WtkitError, results
 from wtkit.results import (
     ALL_WEIGHTS,
+    GRAPH_COORDS,
     LAYER_COORDS,
     LIVE_VARIABLES,
     LIVE_WEIGHTS,
@@ -70,7 +71,7 @@ def test_the_document_lists_every_variable_with_dimensions_and_unit():
 
 def test_the_document_lists_every_coordinate_and_attribute():
     listed = {row[0] for row in rows() if len(row) != 4 and row[0].startswith("`")}
-    wanted = ("epoch", "layer", *LAYER_COORDS, *RUN_COORDS, *RUN_ATTRS)
+    wanted = ("epoch", "layer", *LAYER_COORDS, *GRAPH_COORDS, *RUN_COORDS, *RUN_ATTRS)
     assert listed == {f"`{name}`" for name in wanted}
 
 
@@ -414,6 +415,20 @@ def test_results_are_looked_for_in_order(checkout, tmp_path, monkeypatch, capsys
     monkeypatch.setenv("WTKIT_RESULTS", str(file))
     assert opened() == f"Results of other: {file}\n"
     assert opened("digits").startswith("Results of digits: ")
+
+
+def test_an_installed_wtkit_contains_the_reference_results(checkout, tmp_path, capsys):
+    checkout("elsewhere/wtkit/reference/digits")
+    checkout("elsewhere/wtkit/reference/kp_decay")
+    open_results()
+    said = capsys.readouterr().err
+    assert said.startswith("Results of digits: ") and "reference results that come with" in said
+    checkout("here/results/kp_decay")
+    open_results("kp_decay")
+    assert capsys.readouterr().err.endswith("here/results/kp_decay/results.nc\n")
+    words = r"mean 'digits'.*there are: digits, kp_decay; make some with 'wtkit gather'"
+    with pytest.raises(WtkitError, match=words):
+        open_results("digit")
 
 
 def test_quiet_says_nothing(checkout, capsys):

@@ -44,7 +44,7 @@ def test_tidy_has_a_row_for_each_run_epoch_and_layer(first):
     table = wtkit.tidy(tree)
     assert list(table) == [
         "label", "experiment", "network", "seed", "epoch", "layer", "matrix_angle", "delta_angle",
-        "test_error", "variant", "norm_order", "depth",
+        "test_error", "variant", "norm_order", "depth", "block", "level",
     ]  # fmt: skip
     assert len(table) == 5 * 3 * 2
     assert set(table["label"]) == {"WM", "WM gaussian", "BP"}
@@ -52,6 +52,8 @@ def test_tidy_has_a_row_for_each_run_epoch_and_layer(first):
     row = table.query("network == 'mlp' and epoch == 2 and layer == 'fc'").squeeze()
     assert (row["matrix_angle"], row["test_error"], row["depth"]) == (4.0, 20.0, 1)
     assert np.isnan(row["delta_angle"])
+    assert (row["block"], row["level"]) == ("fc", 1), "an MLP's graph follows from its layers"
+    assert "block" not in wtkit.tidy(tree["resnet18"]), "two layers are no ResNet"
 
 
 def test_the_accessor_works_on_trees_nodes_and_data_sets(first):
@@ -66,6 +68,41 @@ def test_the_accessor_works_on_trees_nodes_and_data_sets(first):
     assert set(backprop.wt.tidy()["label"]) == {"BP"}
     with pytest.raises(WtkitError, match="'KP'"):
         tree.wt.select("KP")
+
+
+def test_one_run_epoch_or_layer_is_a_table_too(first):
+    node = wtkit.open_results(first, quiet=True)["resnet18"].to_dataset()
+    whole = wtkit.tidy(node)
+    some = {
+        "epoch == 2": node.isel(epoch=-1),
+        "layer == 'fc'": node.sel(layer="fc"),
+        "seed == 1": node.isel(run=1),
+        "layer == 'fc' and epoch == 0 and seed == 1": node.isel(run=1, epoch=0, layer=-1),
+    }
+    for query, selected in some.items():
+        table = wtkit.tidy(selected)
+        assert list(table) == list(whole)
+        wanted = whole.query(query).sort_values(list(table)).reset_index(drop=True)
+        assert table.sort_values(list(table)).reset_index(drop=True).equals(wanted), query
+    alone = wtkit.tidy(node[["matrix_angle"]])
+    assert alone["matrix_angle"].equals(whole["matrix_angle"]) and alone["test_error"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda node: node.mean("run"), "'method' is missing"),
+        (lambda node: node.mean("layer"), "'layer' is missing"),
+        (lambda node: node.mean("epoch"), "'epoch' is missing"),
+        (lambda node: node.drop_vars("seed"), "'seed' is missing"),
+        (lambda node: node.groupby("seed").mean(), "is missing"),
+        (lambda node: node.expand_dims("trial"), "'trial' is not a dimension of results"),
+    ],
+)
+def test_results_without_their_labels_are_named(first, change, name):
+    node = wtkit.open_results(first, quiet=True)["resnet18"].to_dataset()
+    with pytest.raises(WtkitError, match=f"{name}.*before any mean"):
+        wtkit.tidy(change(node))
 
 
 def test_a_recorded_block_is_a_column(first):

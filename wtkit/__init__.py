@@ -13,15 +13,18 @@
      - :func:`matrix_angles`, :func:`delta_angles`
    * - Train one run and record it
      - :class:`RunConfig`, :func:`train`
+   * - Watch runs while they train
+     - :func:`watch`
    * - Read recorded runs
-     - :func:`open_results`
+     - :func:`open_results`; as a table: :func:`tidy`
    * - Handle errors that the user can fix
      - :class:`WtkitError`
 
 The methods are listed in :mod:`wtkit.methods`. Further packages: :mod:`~wtkit.feedback`,
 :mod:`~wtkit.networks`, :mod:`~wtkit.data`, :mod:`~wtkit.experiments`, :mod:`~wtkit.training`,
-:mod:`~wtkit.processes`, :mod:`~wtkit.plan`, :mod:`~wtkit.results`, :mod:`~wtkit.claims` and
-:mod:`~wtkit.figures`.
+:mod:`~wtkit.watching`,
+:mod:`~wtkit.processes`, :mod:`~wtkit.plan`, :mod:`~wtkit.results`, :mod:`~wtkit.claims`,
+:mod:`~wtkit.figures` and :mod:`~wtkit.explore`.
 
 >>> import torch, wtkit
 >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -31,42 +34,88 @@ The methods are listed in :mod:`wtkit.methods`. Further packages: :mod:`~wtkit.f
 ('layer',)
 """
 
-import importlib
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from . import (  # noqa: F401
+        claims,
+        data,
+        data_sets,
+        errors,
+        experiments,
+        explore,
+        feedback,
+        figures,
+        images,
+        methods,
+        networks,
+        plan,
+        processes,
+        results,
+        training,
+        watching,
+    )
+    from .errors import WtkitError
+    from .experiments import RunConfig
+    from .feedback import convert, delta_angles, export, matrix_angles, mirror
+    from .results import open_results, tidy
+    from .training import train
+    from .watching import watch
 
 # Imported when first used, so that a reader of results does not wait for torch.
 _HOMES = {
     "RunConfig": "experiments",
     "WtkitError": "errors",
     "convert": "feedback",
-    "export": "feedback",
     "delta_angles": "feedback",
+    "export": "feedback",
     "matrix_angles": "feedback",
     "mirror": "feedback",
     "open_results": "results",
     "tidy": "results",
     "train": "training",
+    "watch": "watching",
 }
-
 _PACKAGES = (
     "claims",
     "data",
+    "data_sets",
+    "errors",
     "experiments",
+    "explore",
     "feedback",
     "figures",
+    "images",
+    "methods",
     "networks",
     "plan",
     "processes",
     "results",
     "training",
-    "methods",
+    "watching",
 )
 
-__all__ = list(_HOMES)
+__all__ = [
+    "RunConfig",
+    "WtkitError",
+    "convert",
+    "delta_angles",
+    "export",
+    "matrix_angles",
+    "mirror",
+    "open_results",
+    "tidy",
+    "train",
+    "watch",
+]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     if name in _PACKAGES:
@@ -75,4 +124,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_PACKAGES])
+    """What there is to use, the same before and after its first use."""
+    return sorted([*__all__, *_PACKAGES, "__doc__", "__file__", "__path__", "__version__"])

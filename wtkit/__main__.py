@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from .experiments import (
     expand,
     from_argument,
     json_schema,
+    list_methods,
     run_config,
 )
 from .files import refuse_overwriting
@@ -161,12 +163,18 @@ def _add_train(commands: Any) -> None:
         if field.name not in ("options", "network_options"):
             # not `required=True`: report misspelt options before missing ones
             required = field.default is dataclasses.MISSING
-            left = "none" if field.default in (None, "", ()) else as_argument(field.default)
-            how = "required" if required else f"default: {left}"
+            how = "required" if required else f"default: {_default(field, what[field.name])}"
             text = f"{what[field.name]}; {how}".replace("%", "%%")
             command.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text)
     for old, name in OLD_SETTINGS.items():
         command.add_argument(f"--{old}", dest=name, help=argparse.SUPPRESS)
+
+
+def _default(field: dataclasses.Field, what: str) -> str:
+    """A setting's default in words: of None, what the setting's description calls it."""
+    if field.default is None and (meaning := re.search(r"None for ([^;,]+)", what)):
+        return meaning[1]
+    return "none" if field.default in (None, "", ()) else as_argument(field.default)
 
 
 def _add_experiment_commands(commands: Any) -> None:
@@ -191,6 +199,26 @@ def _add_experiment_commands(commands: Any) -> None:
     )
     command.add_argument("--device", help="the device to measure on; as for train")
     command.add_argument("--csv", type=_path, metavar="FILE", help="also write all numbers to FILE")
+
+    command = commands.add_parser(
+        "methods", help="list the methods with their labels, equations and options"
+    )
+    command.set_defaults(run=_methods)
+    command.add_argument("methods", nargs="*", help="names of methods; default: all")
+
+    command = commands.add_parser(
+        "status",
+        help="list what the runs of an experiment are at",
+        description="List the runs that are done, running, waiting, stopped and failed, and the "
+        "time left. Reads only, and never disturbs a run.",
+    )
+    command.set_defaults(run=_status)
+    command.add_argument(
+        "experiment",
+        nargs="?",
+        default="digits",
+        help="its name, folder or file, or one run's folder; default: digits",
+    )
 
     command = commands.add_parser("gather", help="collect an experiment's runs in one file")
     command.set_defaults(run=_gather)
@@ -313,6 +341,16 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _runs(parsed: argparse.Namespace) -> None:
     for run in expand(parsed.experiment):
         print(run.name, shlex.join(run.arguments()))
+
+
+def _methods(parsed: argparse.Namespace) -> None:
+    print(list_methods(parsed.methods))
+
+
+def _status(parsed: argparse.Namespace) -> None:
+    from .watching import status  # here, so that other commands do not wait for xarray
+
+    print(status(parsed.experiment))
 
 
 def _schema(parsed: argparse.Namespace) -> None:

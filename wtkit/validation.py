@@ -128,7 +128,11 @@ def described(cls: type) -> dict[str, str]:
     listed = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
     plain = {name: re.sub(r":\w+:(?=`)|`", "", " ".join(text.split())) for name, text in entries}
-    return {name: re.split(r"\.(?: |$)", text)[0] for name, text in plain.items()}
+    return {name: SENTENCE_END.split(text)[0] for name, text in plain.items()}
+
+
+SENTENCE_END = re.compile(r"(?<!\beq)(?<!\beqs)(?<!\bSec)(?<!\bApp)(?<!\bFig)\.(?: |$)")
+"""A full stop that does not belong to an abbreviation, as in "eq. 7"."""
 
 
 _EXPECTED = {

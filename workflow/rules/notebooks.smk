@@ -21,6 +21,12 @@ def content_of(notebook):
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 
+def labels_of(file):
+    """What tells a file apart in the report."""
+    name, _, kind = file.rpartition(".")
+    return {"experiment": "{experiment}", "name": name, "format": kind}
+
+
 OF_EXPERIMENTS = {
     "fig1_weight_mirror": Notebook(
         False, ["fig1_weight_mirror.svg", "fig1_weight_mirror.png"], "Circuits"
@@ -78,15 +84,17 @@ for notebook, described in NOTEBOOKS.items():
             results=["results/{experiment}/results.nc"] if described.reads_results else [],
             drawn_by=DRAWN_BY,
         output:
-            report(
-                [
-                    f"results/{{experiment}}/figures/{file}"
-                    for file in described.files
-                    if not file.endswith(".tex")
-                ],
-                category=described.category,
-                labels={"experiment": "{experiment}", "notebook": notebook},
-            ),
+            # each with labels of its own: the report lists one file for each set of labels
+            *[
+                report(
+                    f"results/{{experiment}}/figures/{file}",
+                    category=described.category,
+                    caption="../report/notebook.rst",
+                    labels=labels_of(file),
+                )
+                for file in described.files
+                if not file.endswith(".tex")
+            ],
             *[
                 f"results/{{experiment}}/figures/{file}"
                 for file in described.files
@@ -96,12 +104,11 @@ for notebook, described in NOTEBOOKS.items():
             page=report(
                 f"results/{{experiment}}/notebooks/{notebook}.html",
                 category="Executed notebooks",
-                labels={"experiment": "{experiment}", "notebook": notebook},
+                caption="../report/notebook.rst",
+                labels=labels_of(f"{notebook}.html"),
             ),
         log:
-            # executed here, then copied: a notebook that failed stays, with its traceback
-            notebook=f"results/{{experiment}}/logs/notebooks/{notebook}.ipynb",
-            text=f"results/{{experiment}}/logs/notebooks/{notebook}.log",
+            f"results/{{experiment}}/logs/notebooks/{notebook}.log",
         localrule: True
         conda:
             "../../environment.yml"
@@ -111,7 +118,10 @@ for notebook, described in NOTEBOOKS.items():
                 shlex.quote(f"results={path}") for path in input.results
             ),
             figures=subpath(output[0], parent=True),
+            # executed here, then copied: a notebook that failed stays, with its traceback. Not a log, since
+            # Snakemake prints the logs of failed jobs
+            executed=f"results/{{experiment}}/logs/notebooks/{notebook}.ipynb",
         shell:
-            "python {input.script:q} {input.notebook:q} {log.notebook:q} --html {output.page:q}"
-            " {params.given} figures={params.figures:q} > {log.text:q} 2>&1"
-            " && cp {log.notebook:q} {output.notebook:q}"
+            "python {input.script:q} {input.notebook:q} {params.executed:q} --html {output.page:q}"
+            " {params.given} figures={params.figures:q} > {log:q} 2>&1"
+            " && cp {params.executed:q} {output.notebook:q}"

@@ -6,6 +6,7 @@ process: starting another one takes longer than the conversion.
 """
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +18,11 @@ import yaml
 try:
     import nbformat
     import papermill
+    from jinja2 import DictLoader, pass_context
     from jupyter_client.manager import AsyncKernelManager
+    from math_core import LatexError, LatexToMathML
     from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 except ModuleNotFoundError as error:
     sys.exit(f"execute.py: {error.name} is not installed; pip install 'wtkit[pipeline]'")
 
@@ -59,6 +63,62 @@ class PrivateKernel(AsyncKernelManager):
         return os.path.join(self._folder.name, "socket")
 
 
+class MathMLRenderer(IPythonRenderer):
+    """Markdown whose equations are MathML, which browsers show without a script."""
+
+    _converter = LatexToMathML(annotation=False, fancy_error=False)
+
+    def _mathml(self, latex: str, display: bool) -> str:
+        try:
+            return self._converter.convert_with_local_state(latex, displaystyle=display)
+        except LatexError:  # unknown LaTeX in a notebook of one's own
+            return f"<code>{self.escape_html(latex)}</code>"
+
+    def block_math(self, body: str) -> str:
+        return f"<div>{self._mathml(body, True)}</div>"
+
+    def inline_math(self, body: str) -> str:
+        return self._mathml(body, False)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+
+class OfflinePage(HTMLExporter):
+    """A notebook as HTML that fetches nothing: no MathJax, no require.js, no widgets' scripts."""
+
+    BLOCKS = (
+        "html_head_js",
+        "html_head_js_mathjax",
+        "html_head_js_mermaidjs",
+        "jupyter_widgets",
+    )
+    TEMPLATE = "\n".join(
+        [
+            "{% extends 'lab/index.html.j2' %}",
+            *(f"{{% block {name} %}}{{% endblock %}}" for name in BLOCKS),
+            "{% block data_latex %}{{ output.data['text/latex'] | markdown2html }}{% endblock %}",
+        ]
+    )
+
+    def __init__(self) -> None:
+        super().__init__(
+            extra_loaders=[DictLoader({"offline.html.j2": self.TEMPLATE})],
+            template_file="offline.html.j2",
+        )
+
+    @pass_context
+    def markdown2html(self, context, source):
+        cell = context.get("cell", {})
+        renderer = MathMLRenderer(
+            escape=False,
+            attachments=cell.get("attachments", {}),
+            anchor_link_text=self.anchor_link_text,
+            exclude_anchor_links=self.exclude_anchor_links,
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
 def main(source: str, target: str, *assignments: str) -> None:
     page = None
     if assignments[:1] == ("--html",):
@@ -77,11 +137,13 @@ def main(source: str, target: str, *assignments: str) -> None:
             progress_bar=False, kernel_manager_class=PrivateKernel,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
+        colors = re.compile(r"\x1b\[[0-9;]*m")
+        print(colors.sub("", "\n".join(error.traceback)), file=sys.stderr)
         sys.exit(
             f"{source}: {error.ename}: {error.evalue}\nThe notebook with its traceback: {target}"
         )
     if page is not None:
-        html, _ = HTMLExporter().from_filename(target)
+        html, _ = OfflinePage().from_filename(target)
         Path(page).write_text(html, encoding="utf-8")
 
 

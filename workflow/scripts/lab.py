@@ -23,12 +23,23 @@ def copy(source: Path, target: Path) -> None:
             print(f"{own.name}: notebooks/ has a newer version; delete lab/{own.name} to open it")
 
 
+def newest_results(root: Path) -> Path | None:
+    """The results.nc that was written last, of any experiment; not of ablations, which have a
+    notebook of their own."""
+    ablations = {path.stem for path in (root / "config/ablations").glob("*.yaml")}
+    found = [p for p in root.glob("results/*/results.nc") if p.parent.name not in ablations]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def main(*options: str) -> None:
     copy(ROOT / "notebooks", ROOT / "lab")
+    # what open_results() opens; a choice of the user's stays
+    newest = newest_results(ROOT)
+    chosen = {} if newest is None else {"WTKIT_RESULTS": str(newest)}
     # JupyterLab refuses to start as root, which is the user in most containers
     as_root = ["--allow-root"] if os.geteuid() == 0 else []
     words = [sys.executable, "-m", "jupyterlab", *as_root, *options, str(ROOT / "lab")]
-    os.execv(sys.executable, words)
+    os.execve(sys.executable, words, chosen | os.environ)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from .choices import (
 )
 from .facts import Facts, known_facts, split
 from .file import expand
+from .listing import list_methods
 from .reading import is_ablation
 from .run import NUMERICS, RunConfig, as_argument, from_argument, run_config
 from .schedule import decay_exponent, learning_rate
@@ -37,6 +38,7 @@ __all__ = [
     "json_schema",
     "known_facts",
     "learning_rate",
+    "list_methods",
     "run_config",
     "split",
 ]

@@ -10,7 +10,8 @@ layers; :mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
 :mod:`~wtkit.feedback.conversion`, which layers are converted and how;
 :mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
 :mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;
-:mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`.
+:mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`;
+:mod:`~wtkit.feedback.graph`, which layer feeds which.
 """
 
 from .angles import (
@@ -27,6 +28,7 @@ from .angles import (
 from .choosing import as_patterns, convertible
 from .conversion import convert, export
 from .engaged import deltas_of_backprop
+from .graph import blocks_of, fed_layers
 from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers
 from .maps import ConvMaps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
@@ -39,12 +41,14 @@ __all__ = [
     "angle",
     "as_mirrored",
     "as_patterns",
+    "blocks_of",
     "convert",
     "convertible",
     "delta_angles",
     "delta_statistics",
     "deltas_of_backprop",
     "export",
+    "fed_layers",
     "feedback_layers",
     "feedback_norm_ratios",
     "find_live_taps",

@@ -14,12 +14,14 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..results import (
     ANGLE_BOUNDS,
+    BP,
     FA,
     KP,
     METHODS,
     SS,
     WM,
     complete,
+    is_papers,
     lr_drops,
     main_order,
     matching_runs,
@@ -38,32 +40,44 @@ PANELS = {WM: "ab", KP: "cd", SS: "ef"}
 
 
 def angle_columns(nodes: Iterable[xr.Dataset]) -> list[tuple[str, str]]:
-    """Method and variant of each column of :func:`angle_grid`: Fig. 4's, then FA, then the others
-    that were run."""
+    """Method and variant of each column of :func:`angle_grid`: of those that were run Fig. 4's,
+    then FA, then others, then variants. Backprop's angles are 0: it has a column only if nothing
+    else was run."""
     nodes = list(nodes)
-    others = {m for node in nodes for m in methods_of(node)}.difference(METHODS)
-    variants = {(WM, variant) for node in nodes for variant in variants_of(node, WM)}
-    return [(method, "") for method in (*PANELS, FA, *sorted(others))] + sorted(variants)
+    run = {method for node in nodes for method in methods_of(node)}
+    main = [m for m in (*PANELS, FA, *sorted(run.difference(METHODS))) if m in run]
+    variants = {
+        (method, variant)
+        for node in nodes
+        for method in methods_of(node, variant=None)
+        for variant in variants_of(node, method)
+        if method != BP
+    }
+    return [(method, "") for method in main] + sorted(variants) or [(BP, "")]
 
 
 def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, str]]) -> None:
     """Draw a network's matrix angles in the first row of ``axes`` and its δ angles in the second,
-    one column per method."""
+    one column per method.
+
+    The letters of the paper's panels stand where the grid has all of them.
+    """
+    lettered = set(PANELS) <= {method for method, variant in columns if not variant}
     for row, (quantity, name) in enumerate(ANGLES.items()):
         for ax, (method, variant) in zip(axes[row], columns, strict=True):
             angles(ax, node, method, quantity, variant)
             title = method_label(method, variant)
-            if method in PANELS and not variant:
+            if lettered and method in PANELS and not variant:
                 ax.set_title(f"$\\bf{{{PANELS[method][row]}}}$   {title}")
             else:
-                ax.set_title(f"{title} (added here)")
+                ax.set_title(f"{title} (added here)" if lettered else title)
             ax.label_outer()
         axes[row, 0].set_ylabel(f"{network_label(node.attrs['network'])}\n{name} (°)")
 
 
 def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str = "") -> None:
-    """Draw one method's angles by epoch: one line per layer, the mean over complete runs, and the
-    paper's bound.
+    """Draw one method's angles by epoch: one line per layer, the mean over complete runs, and for
+    the paper's networks its bound.
 
     If all runs diverged, they are drawn. The axis extends beyond 100° if an angle does.
     """
@@ -107,7 +121,7 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
     for epoch in lr_drops(runs):
         ax.axvline(epoch, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
     bound = ANGLE_BOUNDS.get((method, quantity))
-    if bound and not variant:
+    if bound and not variant and is_papers(str(node.attrs["network"])):
         sign, angle = bound
         ax.axhline(angle, color=GREY, linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
         ax.annotate(

@@ -8,6 +8,7 @@ Diverged runs are marked.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ from ..results import (
     method_label,
     methods_of,
     network_label,
+    variants_of,
 )
 from .drawing import epoch_axis, seeds, text_below
 from .looks import GREY, Look, look_of
@@ -55,25 +57,29 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
         norm_order: by default the network's :func:`wtkit.results.main_order`.
     """
     norm_order = norm_order or main_order(node)
-    drawn = methods_of(node, norm_order)
-    for index, method in enumerate(drawn):
-        _trajectory(
-            ax, matching_runs(node, method, norm_order=norm_order), look_of(method), offset=index
-        )
-    finals = [(m, final_error(node, m, norm_order), look_of(m)) for m in drawn]
+    drawn = _drawn(node, norm_order)
+    for index, ((method, variant), look) in enumerate(drawn.items()):
+        runs = matching_runs(node, method, norm_order=norm_order, variant=variant)
+        _trajectory(ax, runs, look, offset=index)
+    finals = [(m, v, final_error(node, m, norm_order, v), look) for (m, v), look in drawn.items()]
     printed = FINAL_ERRORS.get((str(node.attrs["network"]), norm_order), {})
     others = _other_anchors(node, norm_order)
     finals += [
-        (m, Estimate(np.nan), look_of(m)) for m in others["method"].unique() if m not in drawn
+        (m, "", Estimate(np.nan), look_of(m))
+        for m in others["method"].unique()
+        if (m, "") not in drawn
     ]
-    _error_axes(ax, node, [ours.mean for _, ours, _ in finals], others["error_percent"])
+    _error_axes(ax, node, [ours.mean for _, _, ours, _ in finals], others["error_percent"])
     columns = _margin(
         ax,
         node,
-        [(method_label(m), ours, printed.get(m), how) for m, ours, how in finals],
+        [
+            (method_label(m, v), ours, None if v else printed.get(m), how)
+            for m, v, ours, how in finals
+        ],
         _key(others),
     )
-    column_of = dict(zip([m for m, *_ in finals], columns, strict=True))
+    column_of = {m: x for (m, v, *_), x in zip(finals, columns, strict=True) if not v}
     for mark, (_, rows) in zip(ANCHOR_MARKS, _by_source(others), strict=False):
         how: dict[str, Any] = {"marker": mark, "markersize": 6, "markeredgewidth": 1.4, "zorder": 4}
         for method, error in zip(rows["method"], rows["error_percent"], strict=True):
@@ -83,7 +89,17 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
                 color=look_of(method).color,
                 **how,
             )
-    _remarks(ax, matching_runs(node, norm_order=norm_order))
+    _remarks(ax, matching_runs(node, norm_order=norm_order, variant=None))
+
+
+def _drawn(node: xr.Dataset, norm_order: str) -> dict[tuple[str, str], Look]:
+    """Methods and variants that were run in this norm order, with their looks."""
+    return {
+        (method, variant): look_of(method, number)
+        for method in methods_of(node, norm_order, variant=None)
+        for number, variant in enumerate(["", *variants_of(node, method)])
+        if matching_runs(node, method, norm_order=norm_order, variant=variant).sizes["run"]
+    }
 
 
 ANCHOR_MARKS = {"+": "+", "x": "×", "_": "–", "|": "|"}
@@ -234,6 +250,8 @@ def _margin(
     left, right = 1.05 * last, (1.05 + max(0.4, 0.12 * len(finals) - 0.2)) * last
     edges = np.linspace(left, right, len(finals) + 1)
     columns = (edges[:-1] + edges[1:]) / 2
+    longest = max((len(name) for name, *_ in finals), default=0)
+    upright = longest > 6  # names of variants, which would run into each other
     for x, (name, ours, printed, how) in zip(columns, finals, strict=True):
         mark: dict[str, Any] = {
             "color": how.color,
@@ -247,7 +265,7 @@ def _margin(
         if printed:
             where = (x + 0.015 * last, printed.mean)
             ax.errorbar(*where, yerr=printed.error, markersize=5.5, markerfacecolor="white", **mark)
-        text_below(ax, x, name, 4, 7.5)
+        text_below(ax, x, name, 4, 7.5, rotation=90 if upright else 0)
     spine = ax.spines["bottom"]
     spine.set_bounds(-0.02 * last, 1.02 * last)
     rule = Line2D([left, right], [0, 0], transform=ax.get_xaxis_transform(), clip_on=False)
@@ -257,7 +275,8 @@ def _margin(
     marks = ["● last epoch"]
     if any(printed for _, _, printed, _ in finals):
         marks.append("○ paper, ImageNet")
-    text_below(ax, right, "\n".join([*marks, *key]), 17, 7.5, color=GREY, ha="right")
+    below = 10 + 4.5 * longest if upright else 17
+    text_below(ax, right, "\n".join([*marks, *key]), below, 7.5, color=GREY, ha="right")
     ax.set_xlabel("epoch", x=0.5 * last / right)
     return columns
 
@@ -265,9 +284,9 @@ def _margin(
 def _remarks(ax: Axes, runs: xr.Dataset) -> None:
     """Write below the axes how many seeds the means have, and which runs diverged."""
     lines = [seeds(runs)]
-    for method in methods_of(runs):
-        for order in ORDERS:
-            error = final_error(runs, method, order)
+    for method in methods_of(runs, variant=None):
+        for variant, order in itertools.product(["", *variants_of(runs, method)], ORDERS):
+            error = final_error(runs, method, order, variant)
             if error.diverged:
                 lines.append(
                     f"{error.name}: {error.diverged} of {error.runs} runs diverged (×), "
@@ -279,13 +298,14 @@ def _remarks(ax: Axes, runs: xr.Dataset) -> None:
 def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | None = None) -> None:
     """Draw a legend above the panels with every method that :func:`test_error` drew in one of
     them."""
-    drawn = {
-        method for node in nodes for method in methods_of(node, norm_order or main_order(node))
-    }
-    ordered = [m for m in METHODS if m in drawn] + sorted(drawn.difference(METHODS))
+    drawn: dict[tuple[str, str], Look] = {}
+    for node in nodes:
+        drawn |= _drawn(node, norm_order or main_order(node))
+    ordered = [m for m in METHODS if (m, "") in drawn]
+    others = sorted({m for m, _ in drawn}.difference(ordered))
     lines = []
-    for method in ordered:
-        how = look_of(method)
+    for method, variant in sorted(drawn, key=lambda it: ([*ordered, *others].index(it[0]), it[1])):
+        how = drawn[method, variant]
         line = Line2D(
             [],
             [],
@@ -294,12 +314,13 @@ def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | No
             marker=how.marker,
             markeredgecolor="white",
         )
-        line.set_label(method_label(method))
+        line.set_label(method_label(method, variant))
         lines.append(line)
+    longest = max((len(str(line.get_label())) for line in lines), default=0)
     fig.legend(
         handles=lines,
         loc="outside upper center",
-        ncols=len(lines),
+        ncols=min(len(lines), max(1, int(fig.get_figwidth() / (0.55 + 0.075 * longest)))),  # inches
         handlelength=3.2,
         columnspacing=1.5,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.typing import ColorType
 
 from .. import methods
@@ -38,6 +38,7 @@ SPARE = (
     Look("#8c8c8c", (0, (1, 2.5)), "p"), Look("#d0683c", (0, (9, 1.5, 2, 1.5)), "h"),
 )  # fmt: skip
 """For methods beyond the paper's five, in order of their names."""
+VARIANT_LINES: tuple[Any, ...] = ((0, (4, 1)), (0, (2, 1)), (0, (1, 1)), (0, (6, 1, 2, 1)))
 LAYER_COLORS: Colormap = ListedColormap(
     mpl.colormaps["viridis"](np.linspace(0.0, 0.92, 256)), "layers"
 )
@@ -72,8 +73,21 @@ def set_style() -> None:
     )
 
 
-def look_of(method: str) -> Look:
-    """A method's look."""
+def look_of(method: str, number: int = 0) -> Look:
+    """A method's look.
+
+    Args:
+        number: 0 for the main runs, 1, 2, … for variants, which are lighter and have other lines.
+    """
+    look = _main_look(method)
+    if number == 0:
+        return look
+    share = 0.35 + 0.2 * (number % 3)  # of white
+    red, green, blue = (share + (1 - share) * part for part in to_rgb(look.color))
+    return Look((red, green, blue), VARIANT_LINES[number % len(VARIANT_LINES)], look.marker)
+
+
+def _main_look(method: str) -> Look:
     if method in LOOKS:
         return LOOKS[method]
     others = [name for name in methods.names() if name not in LOOKS]

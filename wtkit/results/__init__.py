@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+from .graph import GRAPH_COORDS, downstream
 from .names import (
     ANGLE_MEANS,
     BP,
@@ -30,6 +31,7 @@ from .paper import (
     XIAO_ERROR,
     anchors_of,
     error_table,
+    is_papers,
 )
 from .recorded import config_of, settings
 from .schema import (
@@ -61,7 +63,7 @@ from .summary import (
     over_all_weights,
     variants_of,
 )
-from .tidy import tidy
+from .table import nodes_of, tidy
 
 __all__ = [
     "ALL_WEIGHTS",
@@ -71,6 +73,7 @@ __all__ = [
     "BP",
     "FA",
     "FINAL_ERRORS",
+    "GRAPH_COORDS",
     "GROWTH",
     "KP",
     "LATE_ANGLE",
@@ -96,6 +99,7 @@ __all__ = [
     "config_of",
     "data_label",
     "dataset",
+    "downstream",
     "error_table",
     "evaluated_on",
     "final_error",
@@ -103,6 +107,7 @@ __all__ = [
     "gather",
     "held_out_images",
     "is_gathered",
+    "is_papers",
     "last_errors",
     "learned_from_jpeg",
     "lr_drops",
@@ -113,6 +118,7 @@ __all__ = [
     "methods_of",
     "network_label",
     "networks_of",
+    "nodes_of",
     "open_results",
     "open_run",
     "over_all_weights",

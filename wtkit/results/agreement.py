@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 
 from ..errors import WtkitError
+from .graph import GRAPH_COORDS
 from .recorded import settings
 from .schema import LAYER_COORDS
 
@@ -23,7 +24,8 @@ def check_layers(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
             raise WtkitError(
                 f"{source}: its layers differ from those of the other {run.attrs['network']} runs"
             )
-        for name in LAYER_COORDS:
+        both = set(first.coords) & set(run.coords)
+        for name in [name for name in (*LAYER_COORDS, *GRAPH_COORDS) if name in both]:
             if list(first[name].values) != list(run[name].values):
                 raise WtkitError(
                     f"{source}: {name!r} of its layers differs from that of the other runs; check "

@@ -72,6 +72,15 @@ LATE_ANGLE = 6.0
 """Degrees that WM's matrix angles stay below late in the run, except the final layer's (Sec. 6)."""
 
 
+def is_papers(network: str) -> bool:
+    """Whether a network is one of the paper's, of any width.
+
+    >>> is_papers("resnet18-width=16"), is_papers("mlp-hidden=500")
+    (True, False)
+    """
+    return network.partition("-")[0] in {name for name, _ in FINAL_ERRORS}
+
+
 def anchors_of(node: xr.Dataset) -> pd.DataFrame:
     """The rows of :data:`ANCHORS` for the network and data of these runs, in every norm order."""
     same_network = ANCHORS["network"] == node.attrs["network"]

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import WtkitError
+from .graph import GRAPH_COORDS, graph_coords, with_graph
 
 SCHEMA_VERSION = 2
 LIVE_WEIGHTS, ALL_WEIGHTS = "live weights", "all weights"
@@ -79,7 +80,8 @@ def dataset(
     Args:
         records: an array for each name in :data:`VARIABLES`, over epochs, epochs × layers, or
             layers. Epoch 0 is before training. A missing name means not measured: all NaN.
-        layers: ``layer`` (names from the input up), ``kind`` and ``fan_in``.
+        layers: ``layer`` (names from the input up), ``kind`` and ``fan_in``; and, if the graph is
+            known, ``block`` and ``feeds`` (for each layer, those that it feeds).
         run: a value for each of :data:`RUN_COORDS`.
     """
     sizes = {"epoch": len(records["test_error"]), "layer": len(layers["layer"])}
@@ -107,6 +109,8 @@ def dataset(
             {"long_name": LAYER_COORDS["fan_in"]},
         ),
     }
+    if "feeds" in layers:
+        coords |= graph_coords(layers["layer"], layers["block"], layers["feeds"])
     for name, long_name in RUN_COORDS.items():
         coords[name] = ((), run[name], {"long_name": long_name})
     return xr.Dataset(
@@ -135,8 +139,9 @@ def upgraded(run: xr.Dataset) -> xr.Dataset:
     """Upgrade one run or a gathered node from any version to :data:`SCHEMA_VERSION`.
 
     Version 1 has one angle, over all weights. It keeps its name, and ``angles_over`` states the
-    weights.
+    weights. The graph of the layers is added where it follows from their names.
     """
+    run = with_graph(run)
     if run.attrs.get("schema_version") != 1:
         return run
     attrs = run.attrs | {"schema_version": SCHEMA_VERSION}
@@ -236,17 +241,12 @@ def _check_variables(run: xr.Dataset, leading: tuple[str, ...], source: str) -> 
 
 
 def _check_coordinates(run: xr.Dataset, leading: tuple[str, ...], source: str) -> None:
-    for name in ("layer", *LAYER_COORDS):
-        _expect(run, name, ("layer",), source)
+    _check_layers(run, source)
     _expect(run, "epoch", ("epoch",), source)
     if not np.array_equal(run["epoch"], np.arange(run.sizes["epoch"])):
         raise WtkitError(f"{source}: 'epoch' does not count 0, 1, 2, …")
     for name in RUN_COORDS:
         _expect(run, name, leading, source)
-    layers = [str(name) for name in run["layer"].values]
-    for name in layers:
-        if layers.count(name) > 1:
-            raise WtkitError(f"{source}: two layers are called {name!r}; they are told by name")
     for status in _texts(run, "status"):
         if status not in STATUSES:
             raise WtkitError(
@@ -256,6 +256,18 @@ def _check_coordinates(run: xr.Dataset, leading: tuple[str, ...], source: str) -
     for name in ("settings", "provenance"):
         for text in _texts(run, name):
             _check_json(text, name, source)
+
+
+def _check_layers(run: xr.Dataset, source: str) -> None:
+    graph = GRAPH_COORDS if any(name in run.variables for name in GRAPH_COORDS) else ()
+    for name in ("layer", *LAYER_COORDS, *graph):
+        _expect(run, name, ("layer",), source)
+    layers = [str(name) for name in run["layer"].values]
+    for name in layers:
+        if layers.count(name) > 1:
+            raise WtkitError(
+                f"{source}: two layers are called {name!r}; each needs a name of its own"
+            )
 
 
 def _texts(run: xr.Dataset, name: str) -> list[str]:

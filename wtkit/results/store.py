@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ from typing import Any
 import h5py
 import xarray as xr
 
+from ..display import note as say
 from ..errors import WtkitError
 from ..files import write_whole
 from ..validation import nearest
 from .agreement import check_data, check_layers, check_runs
 from .checksum import check_bytes, with_checksum
+from .graph import with_shared_graph
 from .schema import RUN_COORDS, SCHEMA_VERSION, check, upgraded
 
 
@@ -135,7 +136,7 @@ def join_runs(runs: list[xr.Dataset], names: Iterable[str] = RUN_COORDS) -> xr.D
         names: coordinates that differ by run.
     """
     node = xr.concat(
-        runs,
+        with_shared_graph(runs),
         "run",
         join="outer",
         data_vars="all",
@@ -161,7 +162,8 @@ def open_results(*names: str | Path | None, quiet: bool = False) -> xr.DataTree:
 
     An experiment's own results, ``results/<name>/results.nc``, take precedence over the committed
     reference results, ``results/reference/<name>/results.nc``. Both are looked up in the working
-    directory and its parents, then in the checkout that wtkit was imported from.
+    directory and its parents, then in the checkout that wtkit was imported from. An installed
+    wtkit contains the reference results.
 
     Returns:
         Each node has the dimensions ``run``, ``epoch`` and ``layer``; see ``docs/schema.md``. With
@@ -193,25 +195,32 @@ def _open(name: str | Path, quiet: bool) -> xr.DataTree:
         check_runs([(f"{path} ({network}, run {n})", run) for n, run in _runs_of(content)])
         node.dataset = content
     if not quiet:
-        reference = path.parts[-4:-2] == ("results", "reference")
+        reference = path.parts[-4:-2] in (("results", "reference"), ("wtkit", "reference"))
         note = " (the reference results that come with wtkit, not yours)" if reference else ""
         experiment = tree.attrs.get("experiment", "?")
-        print(f"Results of {experiment}: {_relative(path)}{note}", file=sys.stderr)
+        say(f"Results of {experiment}: {_relative(path)}{note}")
     return tree
 
 
 def _find(experiment: str) -> Path:
     here = Path.cwd().resolve()
-    roots = [here, *here.parents, Path(__file__).resolve().parent.parent.parent]
+    package = Path(__file__).resolve().parent.parent
+    roots = [here, *here.parents, package.parent]
     for kind in ("results", "results/reference"):
         for root in roots:
             path = root / kind / experiment / "results.nc"
             if path.exists():
                 return path
+    installed = package / "reference" / experiment / "results.nc"
+    if installed.exists():
+        return installed
     names = {p.parent.name for root in roots for p in root.glob("results/**/results.nc")}
+    names |= {p.parent.name for p in package.glob("reference/*/results.nc")}
+    # there is no pipeline outside of a checkout
+    tool = "snakemake" if any((root / "Snakefile").exists() for root in roots) else "wtkit gather"
     raise WtkitError(
         f"no results of an experiment {experiment!r}{nearest(experiment, names)}; "
-        f"there are: {', '.join(sorted(names)) or 'none'}; make some with 'snakemake'"
+        f"there are: {', '.join(sorted(names)) or 'none'}; make some with {tool!r}"
     )
 
 

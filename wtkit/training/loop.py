@@ -10,14 +10,17 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from ..display import in_notebook
 from ..errors import Stopped, WtkitError
 from ..experiments import RunConfig, check_sense
 from ..processes import agreed, joined, killed_workers
+from ..watching import Live
 from .checkpoint import claim_folder, finish, resume, save_checkpoint
 from .machine import enough_memory, find_device, keep_memory, listen_for_stop, own_modes, say
 from .precision import precision_warning
 from .provenance import cpu_name
 from .run import Run
+from .watchers import Watchers
 
 
 def train(
@@ -28,6 +31,7 @@ def train(
     on_epoch: Callable[[xr.Dataset], None] | None = None,
     quiet: bool = False,
     set_aside: bool = False,
+    watch: bool = False,
 ) -> xr.Dataset:
     """Train one run and return its trajectory, in the schema of :mod:`wtkit.results`.
 
@@ -51,6 +55,9 @@ def train(
         quiet: print nothing.
         set_aside: rename a checkpoint that cannot be used, and start from the beginning. By default
             it is an error.
+        watch: in a notebook, show a progress bar within the epoch, and the error and angles of
+            all layers as they grow, in place of printed lines. Elsewhere it changes nothing. A run
+            with a ``folder`` can be watched from another process, too: :func:`wtkit.watch`.
 
     Raises:
         WtkitError: for a ``config`` that is none; for missing data; for a folder that holds another
@@ -72,6 +79,7 @@ def train(
             "wtkit.experiments.run_config({'method': …})"
         )
     folder = None if folder is None else Path(folder)
+    live = Live() if watch and in_notebook() else None
     with contextlib.ExitStack() as stack:
         target = find_device(device)
         stack.enter_context(own_modes(target))
@@ -95,7 +103,9 @@ def train(
             if folder is not None:
                 resume(run, folder, quiet, set_aside)
             run.refuse_differing("at the start")
-            _loop(run, folder, stop_signals, on_epoch, quiet)
+            watchers = Watchers(run, folder, live)
+            stack.callback(watchers.close)
+            _loop(run, folder, stop_signals, on_epoch, quiet or live is not None, watchers)
         result = run.trajectory()
         if folder is not None:
             agreed(share, lambda: finish(result, folder))
@@ -116,6 +126,7 @@ def _loop(
     stop_signals: list[str],
     on_epoch: Callable[[xr.Dataset], None] | None,
     quiet: bool,
+    watchers: Watchers,
 ) -> None:
     """Train ``run`` from its current state to its end."""
     config = run.config
@@ -143,5 +154,6 @@ def _loop(
         if folder is not None:
             save_checkpoint(run, folder)
         say(run.report(), quiet)
+        watchers.epoch()
         if on_epoch is not None:
             on_epoch(run.trajectory())

@@ -18,7 +18,9 @@ from ..data import Batch, Data
 from ..errors import WtkitError
 from ..experiments import RunConfig, learning_rate
 from ..feedback import (
+    blocks_of,
     delta_statistics,
+    fed_layers,
     feedback_layers,
     feedback_norm_ratios,
     find_live_taps,
@@ -69,8 +71,10 @@ class Run:
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         find_live_taps(self.model, self.examples[0])
+        self.feeds = fed_layers(self.model, self.examples[0][:2])
         self.records: list[dict[str, Any]] = []
         self.status = "running"
+        self.on_step: Callable[[], None] = lambda: None  # of those who watch
         self.provenance = describe_provenance(device, share)
         self.begin_epoch()
 
@@ -142,6 +146,7 @@ class Run:
         ):
             self._engaged_step(x, labels, epoch)
             self._mirror_phase(epoch)
+            self.on_step()
             stopped = self.stops(stop_signals)
             if stopped:
                 break
@@ -291,6 +296,7 @@ class Run:
         }
         kinds = [type(layer).__name__.removeprefix("Feedback") for layer in self.layers.values()]
         layers = {"layer": list(self.layers), "kind": kinds, "fan_in": fan_in}
+        layers |= {"block": blocks_of(self.model), "feeds": self.feeds}
         return results.dataset(
             records, layers, run, network=self.config.network_name, data=self.config.data
         )
