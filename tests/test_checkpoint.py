@@ -363,5 +363,5 @@ def test_settings_that_are_no_config_are_named():
 
 def test_a_network_without_anything_to_train_is_named():
     config = RunConfig(method="backprop", network="own_networks:Still", image_size=32, epochs=1)
-    with pytest.raises(wtkit.WtkitError, match=r"'own_networks\.Still': no parameter requires a "):
+    with pytest.raises(wtkit.WtkitError, match=r"'own_networks\.Still': all parameters are frozen"):
         wtkit.train(config, device="cpu", quiet=True)

@@ -63,11 +63,15 @@ ROOT = Path(__file__).resolve().parent.parent
         (["train", "--method", "backprop", "--batch-size=9999"], ["than the 1437 training images"]),
         (
             ["train", "--method", "weight_mirror", "--option=noise_std=1e30"],
-            ["'noise_std': 1e+30 is too large", "expected a size from 1e-15 to 1e+15"],
+            ["'noise_std': input should be less than or equal to 1000000"],
         ),
         (
             ["train", "--method", "weight_mirror", "--option=noise_std=1e-30"],
-            ["'noise_std': 1e-30 is too small"],
+            ["'noise_std': expected 1e-6 or more, got 1e-30"],
+        ),
+        (
+            ["train", "--method", "backprop", "--lr=1e30"],
+            ["'lr': 1e+30 is too large", "expected a size from 1e-15 to 1e+15"],
         ),
         (
             ["train", "--method", "weight_mirror", f"--option=noise={'[' * 10**5}"],

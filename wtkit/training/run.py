@@ -95,11 +95,6 @@ class Run:
             config, num_classes=self.data.num_classes, image_size=self.examples[0].shape[-1]
         )
         convert_all(model, self.method, config)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise WtkitError(
-                f"network {config.network_name!r}: no parameter requires a gradient, so nothing "
-                "would be trained; set requires_grad=True for some"
-            )
         # images are channels_last everywhere, weights only on GPUs: on the CPU it would cost a copy
         # of each gradient
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
