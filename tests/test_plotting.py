@@ -196,6 +196,25 @@ def test_the_grid_has_the_papers_letters_and_what_was_added():
     assert "FA (added here)" in titles
 
 
+def test_networks_of_the_grid_keep_their_own_epochs_and_variants():
+    longer, shorter = (
+        synthetic(networks=(name,), methods=methods, seeds=(0,), epochs=epochs, drop=2)[
+            name
+        ].to_dataset()
+        for name, methods, epochs in (
+            ("resnet50", ["weight_mirror"], 8),
+            ("resnet18", ["weight_mirror", "weight_mirror:gaussian"], 5),
+        )
+    )
+    columns = angle_columns([longer, shorter])
+    axes = Figure().subplots(4, len(columns), sharex="row", sharey=True)
+    angle_grid(axes[:2], longer, columns)
+    angle_grid(axes[2:], shorter, columns)
+    assert [round(ax.get_xlim()[1]) for ax in axes[:, 0]] == [8, 8, 5, 5]
+    assert [ax.get_visible() for ax in axes[:, 1]] == [False, False, True, True]
+    assert [ax.get_xlabel() for ax in axes[:, 0]] == ["", "epoch", "", "epoch"]
+
+
 def test_an_experiment_of_ones_own_has_no_empty_panels_and_no_claims_of_the_paper():
     own = synthetic(
         networks=("wide_resnet50_2",), methods=["backprop", "kolen_pollack", "kolen_pollack:slow"],

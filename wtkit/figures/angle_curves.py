@@ -72,6 +72,10 @@ def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, 
             else:
                 ax.set_title(f"{title} (added here)" if lettered else title)
             ax.label_outer()
+            if row == 1:  # networks may differ in their epochs
+                ax.tick_params(labelbottom=True)
+                ax.set_xlabel("epoch")
+            ax.set_visible(not variant or variant in variants_of(node, method))
         axes[row, 0].set_ylabel(f"{network_label(node.attrs['network'])}\n{name} (°)")
 
 
