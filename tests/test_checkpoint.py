@@ -224,6 +224,7 @@ UNFIT = [
     (put("done", "status"), "its status is 'done', expected one of running"),
     (put(10**6, "step"), "at step 1000000 of"),
     (put(-1, "step"), "at step -1 of"),
+    (put(1.5, "step"), "'step' is of an unexpected type, float"),
     (put("0", "step"), "'step' is of an unexpected type, str"),
     (put("{", "provenance"), "'provenance' is no JSON"),
     (put("[]", "provenance"), "'provenance' is of an unexpected type"),

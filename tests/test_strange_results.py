@@ -200,8 +200,6 @@ def test_a_small_file_that_claims_much_memory_is_refused(tmp_path):
     path = tmp_path / "run.nc"
     make().to_netcdf(path, engine="h5netcdf")
     with h5py.File(path, "r+") as file:
-        del file["test_error"]
-        made = file.create_dataset("test_error", (10**11,), "f8", chunks=(1000,))
-        made.dims[0].attach_scale(file["epoch"])
+        file.create_dataset("huge", (10**11,), "f8", chunks=(1000,)).make_scale("huge")
     assert path.stat().st_size < 10**5
-    assert f"cannot read {path}: " in refused(open_run, path)
+    assert "it would take 800 GB of memory" in refused(open_run, path)

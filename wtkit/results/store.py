@@ -71,19 +71,29 @@ def _loaded(path: Path, opened: Callable[..., Any], fix: str) -> Any:
     """The content of a file as xarray's function ``opened`` reads it."""
     try:
         check_bytes(path)
-        with h5py.File(path) as file:  # where this fails, h5netcdf would print a traceback
-            dict(file.attrs)
+        _check_hdf5(path)
         with opened(path, engine="h5netcdf") as content:
-            if (
-                content.nbytes > MOST_BYTES
-            ):  # which a small file can claim: HDF5 fills what is empty
-                raise WtkitError(f"it would take {content.nbytes / 1e9:,.0f} GB of memory")
             return content.load()
     except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WtkitError(
             f"cannot read {path}: it is no netCDF file, or damaged ({reason}); {fix}"
         ) from None
+
+
+def _check_hdf5(path: Path) -> None:
+    """Read what h5netcdf would print a traceback for, and refuse a file that claims too much
+    memory. A small one can, as HDF5 fills what was not written."""
+    sizes = []
+
+    def add(_name: str, item: Any) -> None:
+        sizes.append(getattr(item, "nbytes", 0))  # a group has none
+
+    with h5py.File(path) as file:
+        dict(file.attrs)
+        file.visititems(add)
+    if sum(sizes) > MOST_BYTES:
+        raise WtkitError(f"it would take {sum(sizes) / 1e9:,.0f} GB of memory")
 
 
 # ------------------------------------------------------------------------------------------- gather

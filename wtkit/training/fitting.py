@@ -76,7 +76,7 @@ def _check_like(expected: Any, found: Any, name: str) -> None:
             raise WtkitError(
                 f"{name!r} is {_described(found)}, but {_described(expected)} in this run"
             )
-    elif isinstance(expected, int | float):
+    elif isinstance(expected, float):
         _check_kind(found, (int, float), name)
     else:
         _check_kind(found, type(expected), name)
