@@ -183,6 +183,7 @@ def run_all(browser, lab, name):
     """The page of a notebook in JupyterLab after all cells ran and it was saved."""
     address, _ = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(600_000)  # a busy machine
     page.goto(f"{address}/lab/tree/{name}?token=secret")
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
     kernel = page.locator(".jp-Dialog button.jp-mod-accept")
@@ -194,7 +195,6 @@ def run_all(browser, lab, name):
         if status == "idle":
             break
         page.wait_for_timeout(500)
-    page.set_default_timeout(600_000)
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     # a cell that failed ends the run, and leaves the rest without a number
     page.wait_for_function(f"{context}.sessionContext.session.kernel.status === 'idle'")
