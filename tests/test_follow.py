@@ -441,6 +441,23 @@ def test_the_old_weight_norm_is_named_too():
         wtkit.convert(nn.Sequential(weight_norm(nn.Linear(6, 5))), "kolen_pollack")
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda m: prune.l1_unstructured(m, "bias", 0.3),
+        lambda m: parametrize.register_parametrization(m, "bias", nn.Tanh()),
+    ],
+)
+def test_a_computed_bias_changes_nothing_for_B_and_is_named_by_export(compute):
+    model = layer()
+    compute(model)
+    before = gap(model)
+    step(model, torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1), 5)
+    assert gap(model) == pytest.approx(before * 0.99**5, rel=1e-5)
+    with pytest.raises(wtkit.WtkitError, match=r"'bias' is computed .*; remove that"):
+        wtkit.export(model)
+
+
 def test_once_pruning_is_made_permanent_B_follows_again():
     model = layer()
     COMPUTED["prune"](model)
