@@ -317,6 +317,19 @@ def test_the_law_holds_in_an_optimizer_that_wraps_another(wrap):
     torch.testing.assert_close((model.weight - model.B).detach(), before * 0.99**4)
 
 
+def test_layers_follow_in_the_order_of_the_optimizer_also_those_that_share_a_weight(monkeypatch):
+    """Processes that gather sharded weights together must agree on it; sets differ in theirs."""
+    model = nn.Sequential(*(nn.Linear(6, 6) for _ in range(9)))
+    model[8].weight = model[0].weight
+    wtkit.convert(model, "sign_symmetry_batchwise")
+    order = []
+    monkeypatch.setattr(follow, "_follow", order.extend)
+    model(torch.randn(4, 6)).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    places = [next(i for i, each in enumerate(model) if each.weight is w.weight) for w in order]
+    assert places == sorted(places) and len(set(map(id, order))) == 9
+
+
 def test_a_wrapped_optimizer_takes_random_numbers_once():
     model = layer(signal_noise=0.1)
     step(model, Lookahead(torch.optim.SGD(model.parameters(), lr=0.01)), 3)
@@ -439,6 +452,23 @@ def test_a_computed_W_is_named_by_convert_and_export(compute, after):
 def test_the_old_weight_norm_is_named_too():
     with pytest.raises(wtkit.WtkitError, match="'weight' is computed from other tensors"):
         wtkit.convert(nn.Sequential(weight_norm(nn.Linear(6, 5))), "kolen_pollack")
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda m: prune.l1_unstructured(m, "bias", 0.3),
+        lambda m: parametrize.register_parametrization(m, "bias", nn.Tanh()),
+    ],
+)
+def test_a_computed_bias_changes_nothing_for_B_and_is_named_by_export(compute):
+    model = layer()
+    compute(model)
+    before = gap(model)
+    step(model, torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1), 5)
+    assert gap(model) == pytest.approx(before * 0.99**5, rel=1e-5)
+    with pytest.raises(wtkit.WtkitError, match=r"'bias' is computed .*; remove that"):
+        wtkit.export(model)
 
 
 def test_once_pruning_is_made_permanent_B_follows_again():

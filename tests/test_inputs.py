@@ -220,6 +220,9 @@ X = torch.ones(4, 6)
         (ARRAY, TARGETS, None, r"inputs: expected a torch.Tensor, got a NumPy array"),
         ((ARRAY,), TARGETS, None, r"inputs\[0\]: expected a torch.Tensor"),
         ({"input": ARRAY}, TARGETS, None, r"inputs\['input'\]: expected a torch.Tensor"),
+        (None, TARGETS, None, r"inputs: expected a batch as a torch.Tensor, .*, got None"),
+        ("x", TARGETS, None, r"inputs: expected a batch as a torch.Tensor, .*, got 'x'"),
+        (X[:0], TARGETS[:0], None, "inputs: the batch is empty"),
         (X, np.zeros(4, int), None, r"targets: expected a torch.Tensor, got a NumPy"),
         (X, TARGETS, "mse", r"loss: expected a function .*, got 'mse'"),
         (X, TARGETS, lambda out, y: out, r"loss: expected a number, .*\(4, 3\); take its mean"),
@@ -401,6 +404,14 @@ def test_wrong_arguments_are_named_with_what_was_expected(call, message):
     with pytest.raises(wtkit.WtkitError, match=message):
         call(model)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("measure", ["mirror", "matrix_angles", "delta_angles"])
+def test_weights_without_values_are_named(measure):
+    model = wtkit.convert(nn.Linear(6, 3, device="meta"), "weight_mirror")
+    arguments = {"delta_angles": (X, TARGETS)}.get(measure, ())
+    with pytest.raises(wtkit.WtkitError, match="on the meta device and has no values; load them"):
+        getattr(wtkit, measure)(model, *arguments)
 
 
 SMALL = {

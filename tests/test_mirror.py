@@ -598,10 +598,14 @@ def test_rows_of_the_basis_are_the_same_kept_or_computed(size, kept, monkeypatch
 def test_bases_are_kept_up_to_a_number_of_bytes(monkeypatch):
     fresh = Cosines()
     monkeypatch.setattr(fresh, "LIMIT", 4 * (30**2 + 20**2))
+    monkeypatch.setattr(fresh, "RECENT", 4)
     for size in (10, 20, 30, 20, 40, 10, 30):
         fresh(torch.tensor([0]), size, torch.float32)
         assert fresh.kept_bytes <= fresh.LIMIT
-    assert [size for size, *_ in fresh._kept] == [10, 30], "the one that waited longest has gone"
+    assert [size for size, *_ in fresh._kept] == [20, 10], "layers take turns: none is pushed out"
+    for _ in range(4):
+        fresh(torch.tensor([0]), 30, torch.float32)
+    assert [size for size, *_ in fresh._kept] == [10, 30], "the one that waited too long has gone"
 
 
 def test_a_wide_layer_keeps_no_basis():

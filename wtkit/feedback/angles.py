@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from ..errors import WtkitError
 from .engaged import deltas_of_backprop
-from .inputs import call, out_of_inference_mode, tensors, usable
+from .inputs import call, out_of_inference_mode, refuse_other_than_tensors, tensors, usable
 from .layers import (
     FeedbackConv2d,
     FeedbackLayer,
     feedback_layers,
     refuse_other_than_module,
+    refuse_without_values,
     unwrap,
 )
 from .maps import Taps
@@ -234,6 +235,7 @@ def _deltas(
         undisturbed(model, inputs),
         contextlib.ExitStack() as hooks,
     ):
+        refuse_other_than_tensors(inputs)
         inputs, targets = usable(inputs, "inputs"), usable(targets, "targets")
         # a compiled backward pass, even inside the model, would have fixed its feedback weights
         hooks.enter_context(torch.compiler.set_stance("force_eager"))
@@ -242,6 +244,8 @@ def _deltas(
         value = _loss(loss, call(model, inputs), targets)
         reached = [out for calls in outputs.values() for out in calls]
         sent = torch.autograd.grad(value, reached, retain_graph=True, allow_unused=True)
+        if any(out.numel() == 0 for out in reached):
+            raise WtkitError("inputs: the batch is empty, and no angle is defined; give examples")
         for layer, calls in zip(layers.values(), outputs.values(), strict=True):
             if any(out.dim() < (4 if isinstance(layer, nn.Conv2d) else 2) for out in calls):
                 shapes = ", ".join(str(tuple(each.shape)) for each in tensors(inputs))
@@ -346,6 +350,7 @@ def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:
         raise WtkitError(
             "the model has no feedback layers; convert it first: wtkit.convert(model, method)"
         )
+    refuse_without_values("angles", layers)
     return layers
 
 

@@ -115,14 +115,15 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
 
 
 def is_computed(module: nn.Module) -> bool:
-    """Whether ``module`` is a layer whose weight is no parameter, but computed from some."""
-    return isinstance(module, tuple(TWINS)) and "weight" not in module._parameters
+    """Whether ``module`` is a layer whose weight or bias is computed from other tensors."""
+    return isinstance(module, tuple(TWINS)) and not {"weight", "bias"} <= module._parameters.keys()
 
 
 def computed(name: str, module: nn.Module) -> str:
     """What is wrong with such a layer, and how to change it."""
+    what = "bias" if "weight" in module._parameters else "weight"
     return (
-        f"{_where(name, module)}: 'weight' is computed from other tensors, by pruning or a "
+        f"{_where(name, module)}: {what!r} is computed from other tensors, by pruning or a "
         "parametrization; remove that (torch.nn.utils.prune.remove, "
         "parametrize.remove_parametrizations)"
     )

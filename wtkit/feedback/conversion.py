@@ -14,7 +14,7 @@ from .. import methods
 from ..errors import WtkitError
 from ..methods import Method
 from ..seeds import stream_seed
-from .choosing import choose, computed
+from .choosing import choose, computed, is_computed
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
 from .layers import PLAIN, TWINS, FeedbackLayer, feedback_layers, refuse_other_than_module, unwrap
@@ -119,7 +119,8 @@ def export(model: nn.Module) -> nn.Module:
     change.
 
     Raises:
-        WtkitError: for a layer whose weight is computed from other tensors, or is sharded.
+        WtkitError: for a layer whose weight or bias is computed from other tensors, or is
+            sharded.
 
     Example:
         >>> import torch, wtkit
@@ -129,7 +130,7 @@ def export(model: nn.Module) -> nn.Module:
     """
     refuse_other_than_module("export", model)
     for name, layer in feedback_layers(model).items():
-        if "weight" not in layer._parameters:
+        if is_computed(layer):
             raise WtkitError(f"export: {computed(name, layer)}, then export")
         if is_sharded(layer.weight):
             raise WtkitError(

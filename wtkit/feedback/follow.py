@@ -74,7 +74,7 @@ class _Step:
 
     Attributes:
         frame: PyTorch's frame around hooks and step: while it is among the callers, the step runs.
-        ids: of the parameters that are stepped.
+        ids: of the parameters that are stepped, with their places in the optimizer.
         learning: those of their layers whose B learns as W does, with B.
         due: layers that follow W and whose W this step, or one inside it, updated.
         drawn: layers whose B's gradient took random numbers.
@@ -84,7 +84,7 @@ class _Step:
 
     optimizer: Optimizer
     frame: FrameType
-    ids: set[int]
+    ids: dict[int, int]
     learning: dict[FeedbackLayer, Tensor]
     handles: list[RemovableHandle] = dataclasses.field(default_factory=list)
     due: dict[FeedbackLayer, None] = dataclasses.field(default_factory=dict)
@@ -140,7 +140,8 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if _running.steps and _running.steps[-1].optimizer is optimizer:
         _running.steps[-1].inside += 1
         return
-    ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    ids = {id(parameter): place for place, parameter in enumerate(parameters)}
     each = ((layer, layer._parameters.get("feedback")) for layer in list(learning_layers))
     learning: dict[FeedbackLayer, Tensor] = {
         layer: B for layer, B in each if B is not None and id(B) in ids
@@ -180,11 +181,14 @@ def _before_others_hooks(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if step.inside:
         return
     step.take_gradients_away()
+    updated: list[tuple[int, int, FeedbackLayer]] = []
     for layer in list(following_layers):
         W = layer._parameters.get("weight")
         if W is not None and W.grad is not None and id(W) in step.ids:
-            step.due[layer] = None
+            updated.append((step.ids[id(W)], layer.seed, layer))
             steps_are_reported(layer)
+    # in the same order in all processes, which gather sharded weights together
+    step.due |= {layer: None for *_, layer in sorted(updated, key=lambda each: each[:2])}
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

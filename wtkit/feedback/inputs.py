@@ -44,6 +44,15 @@ def tensors(inputs: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
+def refuse_other_than_tensors(inputs: Any) -> None:
+    """Raise for inputs that hold no tensor and are no object of the model's own."""
+    if inputs is None or isinstance(inputs, (str, bytes, bool, int, float)):
+        raise WtkitError(
+            "inputs: expected a batch as a torch.Tensor, or a tuple or dict of several, got "
+            f"{inputs!r}"
+        )
+
+
 def usable(inputs: Any, name: str) -> Any:
     """``inputs``, with copies of the tensors that were made in inference mode, which no backward
     pass may keep.

@@ -228,4 +228,4 @@ def _entries(layers: Sequence[FeedbackLayer]) -> Array:
     ]
     if len({values.device for values in found}) > 1:
         found = [values.cpu() for values in found]
-    return torch.stack(found).double().cpu().numpy().reshape(len(layers), 2, -1)
+    return torch.stack(found).cpu().double().numpy().reshape(len(layers), 2, -1)

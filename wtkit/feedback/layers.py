@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -378,6 +378,16 @@ def refuse_other_than_module(name: str, model: object) -> None:
     """Raise for a ``model`` that is none, in the function ``name``."""
     if not isinstance(model, nn.Module):
         raise WtkitError(f"{name}: expected an nn.Module first, got {type(model).__name__}")
+
+
+def refuse_without_values(name: str, layers: Mapping[str, FeedbackLayer]) -> None:
+    """Raise for weights on the meta device, in the function ``name``."""
+    for where, layer in layers.items():
+        if layer.weight.is_meta:
+            raise WtkitError(
+                f"{name}: 'weight' of {where or 'the model'!r} is on the meta device and has no "
+                "values; load them first: model.load_state_dict(..., assign=True)"
+            )
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from .layers import (
     FeedbackLayer,
     feedback_layers,
     refuse_other_than_module,
+    refuse_without_values,
     share_of,
 )
 from .maps import ConvMaps
@@ -62,6 +63,7 @@ def mirror(model: nn.Module, steps: int = 1, *, running_mean: bool = False) -> N
             "mirror: no layer of this model learns in mirror mode; convert it: "
             "wtkit.convert(model, 'weight_mirror')"
         )
+    refuse_without_values("mirror", {layer.sketch: layer for layer in layers})
     share = share_of(model)
     for step in range(1, steps + 1):
         for layer in layers:

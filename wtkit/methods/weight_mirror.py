@@ -283,31 +283,43 @@ class Cosines:
     """Rows of orthonormal DCT-II matrices, whose rows are cosines of rising frequency.
 
     A matrix is kept for the next step, because computing it takes longer than using it, as long as
-    all that are kept take up to ``LIMIT`` bytes; the one that was not used for longest goes first.
-    Of a larger one only the rows that a step needs are computed.
+    all that are kept take up to ``LIMIT`` bytes. Where there is no room, only the rows that a step
+    needs are computed. Room is made by matrices that were not used in the last ``RECENT`` calls:
+    layers that take turns do not push each other out.
     """
 
-    LIMIT = 2**28  # all of ResNet-50's take half of it
+    LIMIT = 2**29  # all of ResNet-50's take a quarter of it
+    RECENT = 512
     AT_ONCE = 2**21  # elements whose phases are computed together
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[int, torch.dtype, torch.device], Tensor] = OrderedDict()
+        self._used: dict[tuple[int, torch.dtype, torch.device], int] = {}
+        self._calls = 0
 
     def __call__(self, rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
         """The ``rows`` of the matrix (size, size), on their device."""
         import torch
 
-        if size**2 * dtype.itemsize > self.LIMIT:
-            return self._computed(rows, size, dtype)
+        self._calls += 1
         key = size, dtype, rows.device
-        matrix = self._kept.get(key)
-        if matrix is None:
-            matrix = self._computed(torch.arange(size, device=rows.device), size, dtype)
-            self._kept[key] = matrix
-            while self.kept_bytes > self.LIMIT:
-                self._kept.popitem(last=False)
+        if key not in self._kept:
+            if not self._has_room(size**2 * dtype.itemsize):
+                return self._computed(rows, size, dtype)
+            every = torch.arange(size, device=rows.device)
+            self._kept[key] = self._computed(every, size, dtype)
         self._kept.move_to_end(key)
-        return matrix.index_select(0, rows)
+        self._used[key] = self._calls
+        return self._kept[key].index_select(0, rows)
+
+    def _has_room(self, wanted: int) -> bool:
+        """Whether ``wanted`` bytes more may be kept; drops matrices that are no longer used."""
+        while wanted <= self.LIMIT < self.kept_bytes + wanted:
+            oldest = next(iter(self._kept))
+            if self._calls - self._used[oldest] <= self.RECENT:
+                return False
+            del self._kept[oldest], self._used[oldest]
+        return wanted <= self.LIMIT
 
     @property
     def kept_bytes(self) -> int:
@@ -315,6 +327,7 @@ class Cosines:
 
     def cache_clear(self) -> None:
         self._kept.clear()
+        self._used.clear()
 
     def _computed(self, rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
         import torch
