@@ -16,7 +16,7 @@ IMPORTED  := wtkit.training, wtkit.plan.measuring, wtkit.claims, wtkit.figures.a
              sklearn.datasets, snakemake.cli, papermill, nbconvert, ipykernel.kernelapp, jupyter_client.manager
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke reproduce report lab bench test test-fast test-slurm test-browser lint docs clean
+.PHONY: help setup smoke reproduce report lab bench test test-fast test-slurm test-browser test-tools lint docs clean
 
 help: ## show this list
 	@echo "make TARGET [EXPERIMENT=digits] [PYTHON=python3] [ARGS='options of lab']"
@@ -66,6 +66,10 @@ test-browser: $(READY) ## test the interactive figures in a browser, Chromium or
 	@$(BIN)/python -m pip install --quiet --group browser
 	WTKIT_BROWSER="$${WTKIT_BROWSER:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome)}" \
 	  $(BIN)/pytest tests/test_browser.py
+
+test-tools: $(READY) ## test converted networks under Lightning, Accelerate, timm, peft and others, which it installs
+	@$(BIN)/python -m pip install --quiet --group tools
+	$(BIN)/pytest tests/test_tools.py
 
 lint: $(READY) ## check style, types and imports
 	$(BIN)/ruff check

@@ -136,7 +136,11 @@ def _mixes(parameter: Tensor) -> bool:
 
 
 def _where(name: str, module: nn.Module) -> str:
-    return f"{repr(name) if name else 'the model itself'} ({type(module).__name__})"
+    kind, twins = type(module), tuple(TWINS)
+    # a subclass may compute something else, and may have the name of its parent
+    subclass = isinstance(module, twins) and kind not in twins
+    called = f"{kind.__module__}.{kind.__qualname__}, a subclass" if subclass else kind.__name__
+    return f"{repr(name) if name else 'the model itself'} ({called})"
 
 
 def _cannot_convert(reasons: dict[str, str], model: nn.Module, *, some: bool) -> WtkitError:
