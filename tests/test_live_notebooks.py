@@ -2,6 +2,7 @@
 the predictions."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,5 +87,6 @@ def test_the_tour_can_be_taken(tmp_path):
     results.save(synthetic(seeds=(0, 1), epochs=3, drop=2), tmp_path / "results.nc")
     printed = execute("explore", tmp_path, results=tmp_path / "results.nc", epochs=1)
     assert "BP" in printed
-    assert "δ angle" in printed
+    close, slow, calm = map(float, re.findall(r"test error +([\d.]+) %\n", printed)[-3:])
+    assert max(close, calm) < 20 < slow  # a mirror that lags fails where the learning rate is high
     assert (tmp_path / "figures/explore_angle_and_error.svg").exists()
