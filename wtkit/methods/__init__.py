@@ -15,6 +15,9 @@
    * - :mod:`~wtkit.methods.direct_feedback_alignment` (DFA)
      - fixed random weights, from the output layer
      - not
+   * - :mod:`~wtkit.methods.direct_kolen_pollack` (DKP)
+     - learned weights, from the output layer
+     - engaged mode: by the output layer's δ and the layer's activity
    * - :mod:`~wtkit.methods.sign_symmetry` (SS)
      - the signs of W, times one scale per layer
      - not: B is a function of W
