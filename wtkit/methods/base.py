@@ -78,9 +78,9 @@ class Method(ABC):
         """What a layer stores for its feedback path, computed once at conversion.
 
         Args:
-            W: the layer's forward weights. Use their scale, not their single values. A ``direct``
-                method gets a stand-in with that scale, (outputs of the network, inputs of the
-                layer).
+            W: the layer's forward weights. Use their scale, not their single values, unless the
+                method is defined to transport something of them once. A ``direct`` method gets a
+                stand-in with that scale, (outputs of the network, inputs of the layer).
             generator: the random stream of this layer's feedback path.
 
         Returns:
