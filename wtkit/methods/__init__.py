@@ -48,6 +48,9 @@
    * - :mod:`~wtkit.methods.weight_mirror_delta_rule` (DRM)
      - learned weights
      - mirror mode: delta rule, from the error in predicting the response
+   * - :mod:`~wtkit.methods.information_alignment` (IA)
+     - learned weights
+     - mirror mode: Hebbian, and a cost of strong feedback
    * - :mod:`~wtkit.methods.frozen` (FZ)
      - nothing
      - there is no B
