@@ -13,7 +13,7 @@ class DirectKolenPollack(Method):
     """As in direct feedback alignment every layer receives e, the δ of the output layer, through
     weights of its own. They learn from e and the layer's activity, and decay as W does::
 
-        δ_l  = φ'(y_l) B_l e
+        δ_l = φ'(y_l) B_l e
         ΔB_l = −η_W y_l eᵀ − λ B_l
 
     B_l belongs to the layer that y_l enters; η_W, λ and the momentum are those of the optimizer. In

@@ -40,9 +40,9 @@ class InformationAlignment(Method):
     that nothing depends on the scale of W.
 
     Attributes:
-        rate: η.
-        decay: λ.
-        null: ν; 0 is a weight mirror with Gaussian noise.
+        rate: η, the step size; below 2 it is stable.
+        decay: λ, the weight of the cost of a large B.
+        null: ν, the weight of the cost of a large B r; 0 is a weight mirror with Gaussian noise.
         samples: N, noise samples per layer and mirror step.
         steps: mirror steps in each mirror phase.
         every: engaged steps between two mirror phases.

@@ -26,7 +26,7 @@ class LowRankFeedback(Method):
     nor time here.
 
     Attributes:
-        rank: r.
+        rank: r, the numbers that δ travels through.
         scale: the root mean square of B over that of W at conversion.
 
     Example:
