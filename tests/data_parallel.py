@@ -26,6 +26,7 @@ CASES = {
     "sign_symmetry_batchwise": {},
     "symmetric_alignment": {"rate": 0.1, "noise": 0.5},
     "direct_feedback_alignment": {},
+    "direct_kolen_pollack": {},
     # less than two pairs
     "weight_mirror": {"noise": "orthogonal", "noise_batch": 2, "noise_fraction": 0.0},
     "weight_mirror:gaussian": {"noise_batch": 7, "noise_fraction": 0.0},  # an odd number

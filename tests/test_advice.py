@@ -221,6 +221,8 @@ def test_every_method_says_what_to_expect_by_its_decisions(name):
         "backprop": (0, 0), "sign_symmetry": (37.1, 37.1), "sign_symmetry_fixed": (46.3, 46.3),
         "frozen": (None, None), "sign_symmetry_batchwise": (46.3, 46.3),
         "symmetric_alignment": (90, 1.7), "weight_mirror_delta_rule": (90, None),
+        "direct_kolen_pollack": (90, None), "information_alignment": (90, None),
+        "signed_initialisation": (46.3, 46.3),
     }  # fmt: skip
     config, inspection = planned(name)
     at_rest, course = angles_at_rest(config.loaded_method(), 352)

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 import wtkit
 from wtkit import networks
 from wtkit.experiments import MLP, run_config
-from wtkit.methods import names
+from wtkit.methods import method_class, names
 from wtkit.networks import by_name
 
 METHODS = names()
@@ -270,7 +270,7 @@ PER_EXAMPLE = {
 
 
 @pytest.mark.parametrize(("make", "shape"), PER_EXAMPLE.values(), ids=PER_EXAMPLE)
-@pytest.mark.parametrize("method", [name for name in METHODS if name[:6] != "direct"])
+@pytest.mark.parametrize("method", [name for name in METHODS if not method_class(name).direct])
 def test_vmap_gives_the_methods_own_gradient_of_each_example(method, make, shape):
     model = wtkit.convert(make().double(), method, seed=0)
     x, y = torch.randn(4, *shape).double(), TARGETS

@@ -86,7 +86,7 @@ def convert(
         raise WtkitError(
             f"convert: no nn.Linear and no nn.Conv2d in this {type(unwrap(model)).__name__}"
         )
-    if method.learns_engaged:
+    if method.learns_engaged and method.learns_from_W:
         _refuse_shared(chosen)
     for layer in chosen.values():
         refuse_weights(method.name, layer)

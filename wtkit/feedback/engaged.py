@@ -81,7 +81,8 @@ def apply_engaged(*arguments: Any) -> Tensor:
 
 
 class Direct(torch.autograd.Function):
-    """A layer in engaged mode that sends the output layer's δ through B, not its own."""
+    """A layer in engaged mode that sends the output layer's δ e through B, not its own. A B that
+    requires a gradient gets the product e yᵀ."""
 
     @staticmethod
     def forward(ctx, y, W, B, bias, maps, dtype, is_output):
@@ -92,23 +93,27 @@ class Direct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, delta):
         y, W, B = ctx.saved_tensors
-        for_y, for_W, _, for_bias, *_ = ctx.needs_input_grad
+        for_y, for_W, for_B, for_bias, *_ = ctx.needs_input_grad
         if ctx.is_output:
             _store_output_delta(delta)
         direct = for_y and not _deltas_of_backprop
         needs = for_y and not direct, for_W, for_bias
         below, product, total = ctx.maps.backward(delta, y, W.to(ctx.dtype), needs)
-        if direct:
+        B_gradient = None
+        if direct or for_B:
             output_delta = _output_delta(delta.device).to(ctx.dtype)
-            below = ctx.maps.direct(output_delta, y, B.to(ctx.dtype))
-            if below.shape != y.shape:
+            sent = ctx.maps.direct(output_delta, y, B.to(ctx.dtype))
+            if sent.shape != y.shape:
                 raise WtkitError(
                     f"direct feedback: the output layer's δ, {tuple(output_delta.shape)}, does not "
                     f"fit the input of a layer, {tuple(y.shape)}; both need the same examples: "
                     "keep such layers on backprop, or take another method"
                 )
+            below = sent if direct else below
+            if for_B:
+                B_gradient = ctx.maps.direct_product(output_delta, y).to(B.dtype)
         W_gradient = None if product is None else product.to(W.dtype)
-        return below, W_gradient, None, total, None, None, None
+        return below, W_gradient, B_gradient, total, None, None, None
 
 
 output_deltas: dict[tuple[int, torch.device], Tensor] = {}

@@ -52,7 +52,7 @@ def watch(layer: FeedbackLayer) -> None:
         learning_layers.add(layer)
     if method.follows:
         following_layers.add(layer)
-    if method.learns_engaged or method.follows:
+    if method.learns_from_W:
         expect_steps(layer)
     if method.direct:
         torch.compiler.allow_in_graph(apply_direct)  # not at import: it takes seconds
@@ -144,7 +144,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     ids = {id(parameter): place for place, parameter in enumerate(parameters)}
     each = ((layer, layer._parameters.get("feedback")) for layer in list(learning_layers))
     learning: dict[FeedbackLayer, Tensor] = {
-        layer: B for layer, B in each if B is not None and id(B) in ids
+        layer: B for layer, B in each if B is not None and id(B) in ids and not layer.method.direct
     }
     step = _Step(optimizer, frame, ids, learning)
     step.take_gradients_away()  # those that a step which failed, or one around this, set
@@ -235,6 +235,10 @@ def _hand_over(step: _Step) -> None:
         W, B = layer._parameters.get("weight"), layer.feedback
         if B is None or not ({id(W), id(B)} & group_of.keys()):
             continue
+        if layer.method.direct:  # the backward pass has given B its gradient
+            if id(B) not in group_of and B.requires_grad:
+                raise _has_one(layer, "weight", "feedback")
+            continue
         layer.refuse_computed_weight()
         if W is None or W.grad is None:
             continue
@@ -297,11 +301,7 @@ def _refuse_unequal(
     precision that loses small steps."""
     if for_W is None or for_B is None:
         given, other = ("weight", "feedback") if for_B is None else ("feedback", "weight")
-        raise WtkitError(
-            f"{layer.method.name}: the optimizer has {given!r} of {layer.sketch} but not "
-            f"{other!r}, so B would not follow W; give it all of model.parameters(), taken after "
-            "wtkit.convert and not filtered"
-        )
+        raise _has_one(layer, given, other)
     if layer.weight.dtype.itemsize < 4:
         raise WtkitError(
             f"{layer.method.name}: {layer.sketch} has {layer.weight.dtype} weights, which round "
@@ -320,6 +320,16 @@ def _refuse_unequal(
             f"{layer.method.name}: 'weight' and 'feedback' of {layer.sketch} are in parameter "
             f"groups with different {', '.join(differing)}; put both in one group"
         )
+
+
+def _has_one(layer: FeedbackLayer, given: str, other: str) -> WtkitError:
+    """The error for an optimizer that has one of W and B."""
+    lost = "learn" if layer.method.direct else "follow W"
+    return WtkitError(
+        f"{layer.method.name}: the optimizer has {given!r} of {layer.sketch} but not {other!r}, "
+        f"so B would not {lost}; give it all of model.parameters(), taken after wtkit.convert and "
+        "not filtered"
+    )
 
 
 def _same(a: Any, b: Any) -> bool:

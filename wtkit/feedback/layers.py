@@ -107,7 +107,9 @@ class FeedbackLayer(nn.Module):
         is_stored = B is stored
         if B is None:  # nothing is sent back: δ ends here
             y = y.detach()
-        B = None if B is None or B is W else B.detach()  # from here on None stands for W
+        B = None if B is W else B  # from here on None stands for W
+        if B is not None and not self.method.direct:
+            B = B.detach()
         device = y.device.type
         if not torch.is_autocast_enabled(device) or not _autocast_casts(W):
             return self._apply_engaged(y, W, B, bias, W.dtype)
@@ -159,7 +161,9 @@ class FeedbackLayer(nn.Module):
         if stored is not None and self.method.averages and stored.dtype.itemsize < 4:
             stored = stored.float()
         if self.method.learns_engaged and stored is not None:
-            self.register_parameter("feedback", nn.Parameter(stored, requires_grad=False))
+            # the backward pass gives a direct B its gradient; others get theirs before a step
+            parameter = nn.Parameter(stored, requires_grad=self.method.direct)
+            self.register_parameter("feedback", parameter)
         else:
             self.register_buffer("feedback", stored)
 
@@ -183,7 +187,7 @@ class FeedbackLayer(nn.Module):
             WtkitError: naming the layer.
         """
         method = self.method
-        if not (method.learns_engaged or method.follows) or "weight" in self._parameters:
+        if not method.learns_from_W or "weight" in self._parameters:
             return
         if not getattr(self, "_is_replica", False):  # DataParallel's copies have no parameters
             raise WtkitError(
@@ -202,7 +206,8 @@ class FeedbackLayer(nn.Module):
             and not W.is_complex()
             and "weight" in self._parameters
             and self.drawn
-            and (stored is None or (stored.device == W.device and not stored.requires_grad))
+            and (stored is None or stored.device == W.device)
+            and (stored is None or self.method.direct or not stored.requires_grad)
         )
 
     def _refuse_unusual(self, y: Tensor) -> None:
@@ -214,7 +219,7 @@ class FeedbackLayer(nn.Module):
         """
         refuse_weights(self.method.name, self)
         self.refuse_computed_weight()
-        if isinstance(self.feedback, nn.Parameter) and self.feedback.requires_grad:
+        if isinstance(self.feedback, nn.Parameter) and not self.method.direct:
             self._refuse_reducer()
         if y.layout is not torch.strided or y.is_nested:
             kind = "nested" if y.is_nested else str(y.layout).removeprefix("torch.")
@@ -227,7 +232,9 @@ class FeedbackLayer(nn.Module):
     def _refuse_reducer(self) -> None:
         """Refuse a B that requires a gradient inside DistributedDataParallel, which would wait for
         one from the backward pass; B is handed W's."""
-        if getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None) is not None:
+        assert self.feedback is not None
+        wrapped = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+        if self.feedback.requires_grad and wrapped is not None:
             raise WtkitError(
                 f"{self.method.name}: 'feedback' of {self.sketch} requires a gradient, for which "
                 "DistributedDataParallel would wait; before wrapping the model, set "

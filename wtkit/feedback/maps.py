@@ -51,6 +51,16 @@ class LinearMaps(NamedTuple):
             return (signal / positions.numel()).view(len(y), *[1] * len(positions), -1).expand_as(y)
         return signal
 
+    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
+        """e yᵀ, the product that the M of :meth:`direct` learns by, (outputs, in).
+
+        Where several positions of y share one e, y is averaged over them.
+        """
+        if output_delta.dim() == 2 < y.dim() and len(output_delta) == len(y):
+            y = y.flatten(1, -2).mean(1)
+        rows = output_delta.reshape(-1, output_delta.shape[-1])
+        return rows.T @ y.reshape(-1, y.shape[-1])
+
 
 Taps = EllipsisType | tuple[slice, ...]
 """An index into the weights of a layer: all of them, or those of some of a kernel's taps."""
@@ -116,9 +126,13 @@ class ConvMaps(NamedTuple):
         Shapes: e (N, outputs), or (N, outputs, H, W), which is summed over positions; M (outputs,
         in).
         """
-        signal = output_delta.flatten(2).sum(2) if output_delta.dim() == 4 else output_delta
-        signal = signal if signal.dim() > 1 else signal[None]  # of one example without a batch
-        return (signal @ M / y.shape[2:].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
+        signal = _of_examples(output_delta) @ M
+        return (signal / y.shape[2:].numel())[:, :, None, None].expand(-1, -1, *y.shape[2:])
+
+    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
+        """e yᵀ, the product that the M of :meth:`direct` learns by, (outputs, in), with y averaged
+        over positions."""
+        return _of_examples(output_delta).T @ y.flatten(2).mean(2)
 
     def seen_at_once(self, y: Tensor, W: Tensor, padding: tuple[int, ...]) -> Taps | None:
         """The part of y under the kernel if the output is a single position, else None.
@@ -148,6 +162,12 @@ class ConvMaps(NamedTuple):
         if rows == slice(0, W.shape[2]) and columns == slice(0, W.shape[3]):
             return ..., self.padding
         return (slice(None), slice(None), rows, columns), (top, left)
+
+
+def _of_examples(output_delta: Tensor) -> Tensor:
+    """The output layer's δ, (N, outputs): of a convolution summed over positions."""
+    signal = output_delta.flatten(2).sum(2) if output_delta.dim() == 4 else output_delta
+    return signal if signal.dim() > 1 else signal[None]  # of one example without a batch
 
 
 def _no_view(result: Tensor, shape: Sequence[int]) -> Tensor:

@@ -15,6 +15,18 @@
    * - :mod:`~wtkit.methods.direct_feedback_alignment` (DFA)
      - fixed random weights, from the output layer
      - not
+   * - :mod:`~wtkit.methods.direct_kolen_pollack` (DKP)
+     - learned weights, from the output layer
+     - engaged mode: by the output layer's δ and the layer's activity
+   * - :mod:`~wtkit.methods.sparse_feedback` (sDFA)
+     - fixed random weights, from the output, most of them 0
+     - not
+   * - :mod:`~wtkit.methods.low_rank_feedback` (LRF)
+     - fixed random weights of low rank
+     - not
+   * - :mod:`~wtkit.methods.signed_initialisation` (SI)
+     - fixed random magnitudes with the signs of the initial W
+     - not
    * - :mod:`~wtkit.methods.sign_symmetry` (SS)
      - the signs of W, times one scale per layer
      - not: B is a function of W
@@ -36,6 +48,9 @@
    * - :mod:`~wtkit.methods.weight_mirror_delta_rule` (DRM)
      - learned weights
      - mirror mode: delta rule, from the error in predicting the response
+   * - :mod:`~wtkit.methods.information_alignment` (IA)
+     - learned weights
+     - mirror mode: Hebbian, and a cost of strong feedback
    * - :mod:`~wtkit.methods.frozen` (FZ)
      - nothing
      - there is no B

@@ -28,8 +28,9 @@ class Method(ABC):
        straight from the output to the layer.
     2. *How does B learn in engaged mode?* By default it does not. With ``learns_engaged``, B is a
        parameter; before each optimizer step its gradient is set to W's (eq. 17) or, if
-       ``has_own_gradient``, to the result of :meth:`feedback_gradient`. With ``follows``,
-       :meth:`follow` computes new feedback weights after each update of W.
+       ``has_own_gradient``, to the result of :meth:`feedback_gradient`. If it is ``direct``, too,
+       the backward pass gives B the product of the output layer's δ and the layer's input. With
+       ``follows``, :meth:`follow` computes new feedback weights after each update of W.
     3. *How does B learn in mirror mode?* By default it does not. With ``learns_mirror``,
        :attr:`mirror_schedule` says when mirror steps are taken, and :meth:`mirror_update` computes
        one step.
@@ -77,9 +78,9 @@ class Method(ABC):
         """What a layer stores for its feedback path, computed once at conversion.
 
         Args:
-            W: the layer's forward weights. Use their scale, not their single values. A ``direct``
-                method gets a stand-in with that scale, (outputs of the network, inputs of the
-                layer).
+            W: the layer's forward weights. Use their scale, not their single values, unless the
+                method is defined to transport something of them once. A ``direct`` method gets a
+                stand-in with that scale, (outputs of the network, inputs of the layer).
             generator: the random stream of this layer's feedback path.
 
         Returns:
@@ -103,6 +104,12 @@ class Method(ABC):
         return True
 
     # ------------------------------------------------------------- 2. how B learns in engaged mode
+
+    @property
+    def learns_from_W(self) -> bool:
+        """Whether B learns from W's gradient or from the updated W. A ``direct`` B that learns in
+        engaged mode does not: its gradient is of its own shape."""
+        return self.follows or (self.learns_engaged and not self.direct)
 
     @property
     def has_own_gradient(self) -> bool:

@@ -1,0 +1,58 @@
+"""Direct Kolen–Pollack: weights from the output straight to every layer, which learn."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from ..validation import frozen
+from .base import Method, random_like
+
+
+@frozen
+class DirectKolenPollack(Method):
+    """As in direct feedback alignment every layer receives e, the δ of the output layer, through
+    weights of its own. They learn from e and the layer's activity, and decay as W does::
+
+        δ_l = φ'(y_l) B_l e
+        ΔB_l = −η_W y_l eᵀ − λ B_l
+
+    B_l belongs to the layer that y_l enters; η_W, λ and the momentum are those of the optimizer. In
+    a fully connected output layer, e yᵀ is W's own product, so that there W − Bᵀ = (1−λ)^t
+    (W₀ − B₀ᵀ), as in Kolen–Pollack. Below it no such law holds: B_l learns which outputs a neuron
+    should change with, and estimates the whole forward path above it.
+
+    B is a parameter of the layer with the shape (outputs, inputs of the layer), stored as e yᵀ. The
+    backward pass computes its gradient, so any optimizer will do. Adds no hyper-parameter but the
+    scale; without weight decay the initial B stays in the sum. Reference: Webster, Choi & Ahn,
+    "Learning the connections in direct feedback alignment" (2021).
+
+    Departures: a convolution has one weight per (channel, output), its signal is divided by the
+    number of positions, and it learns from y averaged over positions, which is the adjoint of that;
+    see :mod:`wtkit.methods.direct_feedback_alignment`. B starts with the scale of W.
+
+    Attributes:
+        scale: the root mean square of B over that of W at conversion.
+
+    Example:
+        >>> import torch, wtkit
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 5))
+        >>> model = wtkit.convert(model, "direct_kolen_pollack", seed=0)
+        >>> x = torch.randn(4, 20)
+        >>> model(x).square().sum().backward()
+        >>> e = 2 * model(x)
+        >>> torch.allclose(model[0].feedback.grad, e.T @ x, rtol=1e-4, atol=1e-4)
+        True
+    """
+
+    label: ClassVar[str] = "DKP"
+    direct: ClassVar[bool] = True
+    learns_engaged: ClassVar[bool] = True
+
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+    def initial(self, W, generator):
+        return random_like(W, generator) * self.scale
+
+    def feedback_weights(self, W, stored):
+        return stored

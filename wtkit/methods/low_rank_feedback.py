@@ -1,0 +1,59 @@
+"""Low-rank feedback: fixed random weights that pass a few dimensions of δ."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from ..validation import frozen
+from .base import Method, initial_scale, random_like
+
+
+@frozen
+class LowRankFeedback(Method):
+    """As feedback alignment, but δ travels through r numbers only::
+
+        δ_l = φ'(y_l) Q_{l+1} R_{l+1} δ_{l+1},    B = Q R
+
+    R, (r, outputs of the layer), reduces δ; Q, (inputs of the layer, r), expands it. Both are
+    Gaussian and never change; B has the root mean square of W exactly. A layer whose smaller side
+    is not above r has a B of full rank. A convolution's B is a matrix of (outputs, inputs of one
+    neuron): r numbers for each position. Adds two hyper-parameters, the rank and the scale.
+    Reference: Hanut & Kadmon, "Training large neural networks with low-dimensional error feedback",
+    arXiv:2502.20580 (2025), for feedback of low rank.
+
+    Departure: Q and R are fixed. In the publication's rule, LDFA, they learn; do not take this
+    method's errors for those of LDFA. B is stored as one tensor, so a low rank saves neither memory
+    nor time here.
+
+    Attributes:
+        rank: r, the numbers that δ travels through.
+        scale: the root mean square of B over that of W at conversion.
+
+    Example:
+        >>> import torch, wtkit
+        >>> layer = wtkit.convert(torch.nn.Linear(20, 30), "low_rank_feedback", rank=4)
+        >>> int(torch.linalg.matrix_rank(layer.B, rtol=1e-4))
+        4
+    """
+
+    label: ClassVar[str] = "LRF"
+
+    rank: Annotated[int, Field(ge=1)] = 10
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+    def initial(self, W, generator):
+        import torch
+
+        outputs, inputs = len(W), W[0].numel()
+        if self.rank >= min(outputs, inputs):
+            B = random_like(W, generator).float()
+        else:
+            R, Q = (
+                torch.randn(self.rank, size, generator=generator, device=generator.device)
+                for size in (outputs, inputs)
+            )
+            B = (R.T @ Q).reshape(W.shape).to(W.device)
+        return (B * (self.scale * initial_scale(W) / B.square().mean().sqrt())).to(W.dtype)
+
+    def feedback_weights(self, W, stored):
+        return stored
