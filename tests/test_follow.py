@@ -15,6 +15,7 @@ import wtkit
 from wtkit.feedback import feedback_layers, follow, law
 from wtkit.feedback.law import _is_checked
 from wtkit.methods import names
+from wtkit.methods.symmetric_alignment import SymmetricAlignment
 
 METHODS = names()
 
@@ -620,3 +621,20 @@ def test_weights_alone_load_into_any_method():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer("kolen_pollack").load_state_dict(state)
+
+
+def test_a_method_that_follows_is_given_the_number_of_the_update(monkeypatch):
+    numbers = []
+    plain = SymmetricAlignment.follow
+
+    def recording(self, W, stored, generator, update):
+        numbers.append(update)
+        return plain(self, W, stored, generator, update)
+
+    monkeypatch.setattr(SymmetricAlignment, "follow", recording)
+    model = wtkit.convert(nn.Linear(3, 2), "symmetric_alignment")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    assert numbers == [1, 2, 3]

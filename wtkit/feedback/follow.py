@@ -257,8 +257,9 @@ def _follow(layers: list[FeedbackLayer]) -> None:
     for layer in layers:
         W, stored = whole(layer.weight), layer.feedback
         if stored is not None:
-            layer.update_count += 1
-            stored.copy_(layer.method.follow(W, stored, layer.stream("update", layer.update_count)))
+            layer.update_count = update = layer.update_count + 1
+            stream = layer.stream("update", update)
+            stored.copy_(layer.method.follow(W, stored, stream, update))
 
 
 def _own_gradient(layer: FeedbackLayer, optimizer: Optimizer, group: dict[str, Any]) -> Tensor:

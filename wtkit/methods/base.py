@@ -129,13 +129,14 @@ class Method(ABC):
         """
         raise NotImplementedError
 
-    def follow(self, W: Tensor, stored: Tensor, generator: torch.Generator) -> Tensor:
+    def follow(self, W: Tensor, stored: Tensor, generator: torch.Generator, update: int) -> Tensor:
         """The new stored tensor after an update of W, for a method that ``follows``.
 
         Args:
             W: the layer's forward weights after the update.
             stored: the stored tensor so far.
             generator: a random stream for this layer and update.
+            update: the number of this update of W, from 1.
         """
         raise NotImplementedError
 

@@ -38,5 +38,5 @@ class SignSymmetryBatchwise(Method):
     def is_valid(self, stored):
         return bool((stored >= 0).all())
 
-    def follow(self, W, stored, generator):
+    def follow(self, W, stored, generator, update):
         return magnitudes_like(stored, generator)

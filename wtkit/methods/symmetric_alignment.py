@@ -48,6 +48,6 @@ class SymmetricAlignment(Method):
     def feedback_weights(self, W, stored):
         return stored
 
-    def follow(self, W, stored, generator):
+    def follow(self, W, stored, generator, update):
         estimate = W + self.noise * random_like(W, generator) if self.noise else W
         return stored + self.rate * (estimate - stored)

@@ -359,8 +359,8 @@ def angles_at_rest(method: Method, steps: int) -> tuple[tuple[float, float] | No
         return (math.nan, math.nan), "no error is sent back"
     before = float(angle(B.flatten(), W.flatten()))
     if method.follows and stored is not None:
-        for _ in range(min(steps, 2000)):
-            stored = method.follow(W, stored, generator)
+        for update in range(1, min(steps, 2000) + 1):
+            stored = method.follow(W, stored, generator, update)
         B = method.feedback_weights(W, stored)
         assert B is not None
         after = float(angle(B.flatten(), W.flatten()))
