@@ -317,7 +317,7 @@ def test_cifar10_with_one_mirror_step_and_with_four():
     )
     says(REPRODUCTION, "down to 0.38 ‖W‖ in a layer", float(four.feedback_norm_ratio.min()))
     forgotten = time_constant(config_of(one.isel(run=0)))
-    says(REPRODUCTION, "W forgets itself in about 160", round(forgotten, -1))
+    says(REPRODUCTION, "W decays to 1/e in about 160", 1, round(forgotten, -1))
 
 
 def test_difficulty():

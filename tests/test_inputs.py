@@ -440,3 +440,46 @@ def test_a_network_without_a_parameter_to_train_is_refused(monkeypatch):
     monkeypatch.setattr(networks, "build", lambda config, **sizes: frozen(MLP(), **sizes))
     with pytest.raises(wtkit.WtkitError, match=r"network 'mlp.*: all parameters are frozen"):
         wtkit.train(run_config(SMALL), device="cpu", quiet=True)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, **how):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.how = how
+
+    def inner(self, x):
+        return torch.relu(self.b(torch.relu(self.a(x))))
+
+    def forward(self, x):
+        from torch.utils.checkpoint import checkpoint
+
+        return self.c(checkpoint(self.inner, x, **self.how) if self.how else self.inner(x))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_delta_angles_within_activation_checkpointing_are_right_or_nan():
+    x, y = torch.randn(5, 4), torch.arange(5) % 3
+    whole = wtkit.convert(Checkpointed(), "feedback_alignment", seed=0)
+    recomputed = wtkit.convert(Checkpointed(use_reentrant=False), "feedback_alignment", seed=0)
+    recomputed.load_state_dict(whole.state_dict())
+    expected = wtkit.delta_angles(whole, x, y)
+    assert expected[0] > 1
+    np.testing.assert_allclose(wtkit.delta_angles(recomputed, x, y), expected, rtol=1e-5)
+    reentrant = wtkit.convert(Checkpointed(use_reentrant=True), "feedback_alignment")
+    found = wtkit.delta_angles(reentrant, x, y)  # its layers run without gradients
+    assert np.isnan(found[:2]).all() and found[2] == 0
+
+
+def test_calls_with_batches_of_different_sizes_are_named():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.b(torch.relu(self.a(x))) + self.a(x[:1])
+
+    model = wtkit.convert(Two(), "feedback_alignment")
+    with pytest.raises(wtkit.WtkitError, match="batches of different sizes"):
+        wtkit.delta_angles(model, torch.randn(5, 4), torch.arange(5) % 3)

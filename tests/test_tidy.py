@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import wtkit
-from wtkit import WtkitError, results
+from wtkit import WtkitError, open_results, results, tidy
 
 LAYERS = {"layer": ["conv1", "fc"], "kind": ["Conv2d", "Linear"], "fan_in": [147, 512]}
 LABELS = {
@@ -157,3 +157,16 @@ def test_several_experiments_are_one_tree(first, tmp_path):
     path = tmp_path / "both.nc"
     results.save(tree, path)
     xr.testing.assert_identical(wtkit.open_results(path, quiet=True), tree)
+
+
+def test_a_run_may_not_be_opened_twice_and_a_name_may_not_be_empty():
+    with pytest.raises(WtkitError, match="the same run as"):
+        open_results("digits", "digits", quiet=True)
+    with pytest.raises(WtkitError, match="got an empty text"):
+        open_results("", quiet=True)
+
+
+@pytest.mark.parametrize("given", [None, "digits", {}, [], 3])
+def test_what_holds_no_results_is_named(given):
+    with pytest.raises(WtkitError, match="expected results"):
+        tidy(given)

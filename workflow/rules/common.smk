@@ -12,6 +12,10 @@ def chosen_experiment(value):
     """
     if value is None:
         return "digits"
+    if value == "":
+        raise WtkitError(
+            "config key 'experiment': expected a name, got an empty text; leave it out for digits"
+        )
     if isinstance(value, str):
         return value
     names = [

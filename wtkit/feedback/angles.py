@@ -242,6 +242,8 @@ def _deltas(
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_hook(_keep(outputs[name])).remove)
         value = _loss(loss, call(model, inputs), targets)
+        # activation checkpointing calls layers again in the backward pass: those calls do not count
+        outputs = {name: list(calls) for name, calls in outputs.items()}
         reached = [out for calls in outputs.values() for out in calls]
         sent = torch.autograd.grad(value, reached, retain_graph=True, allow_unused=True)
         if any(out.numel() == 0 for out in reached):
@@ -287,6 +289,11 @@ def _compared(ours: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]
     if not ours:
         nan = torch.full((), float("nan"), dtype=torch.float64)
         return nan, nan
+    if len({len(call) for call in ours}) > 1:
+        raise WtkitError(
+            "inputs: a layer was called with batches of different sizes, so its δ cannot be read "
+            "by example; give all its calls the same examples"
+        )
     delta, true = (torch.cat([d.flatten(1) for d in calls], 1).double() for calls in (ours, theirs))
     return angle(delta, true).nanmean().cpu(), (delta.norm() / true.norm()).cpu()
 

@@ -48,7 +48,7 @@ def check_data(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
 def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
     """Check that no two runs have the same labels, and that those that differ in their seed alone
     have the same settings."""
-    _check_labels(sourced_runs)
+    check_labels(sourced_runs)
     first: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
     for source, run in sourced_runs:
         other, expected = first.setdefault(_labels(run)[:-1], (source, _shared_settings(run)))
@@ -78,7 +78,8 @@ def _labels(run: xr.Dataset) -> tuple[str, ...]:
     return run.attrs["network"], *(str(run[name].values) for name in names if name in run.coords)
 
 
-def _check_labels(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+def check_labels(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that no two runs have the same labels."""
     sources: dict[tuple[str, ...], str] = {}
     for source, run in sourced_runs:
         labels = _labels(run)

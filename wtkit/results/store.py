@@ -14,7 +14,7 @@ from ..display import note as say
 from ..errors import WtkitError
 from ..files import write_whole
 from ..validation import nearest
-from .agreement import check_data, check_layers, check_runs
+from .agreement import check_data, check_labels, check_layers, check_runs
 from .checksum import check_bytes, with_checksum
 from .graph import with_shared_graph
 from .schema import RUN_COORDS, SCHEMA_VERSION, check, upgraded
@@ -181,14 +181,17 @@ def open_results(*names: str | Path | None, quiet: bool = False) -> xr.DataTree:
         experiments are in one node.
 
     Raises:
-        WtkitError: if there are no results, they break the schema, or a network's layers differ
-            between experiments.
+        WtkitError: if there are no results, they break the schema, a network's layers differ
+            between experiments, or a run is in two of them.
 
     Example:
         >>> tree = open_results("digits", "feedback")  # doctest: +SKIP
         >>> tree.wt.select("WM", experiment="digits", network="resnet18")  # doctest: +SKIP
     """
-    chosen = [name for name in names if name] or [os.environ.get("WTKIT_RESULTS") or "digits"]
+    if any(name is not None and not str(name) for name in names):
+        raise WtkitError("open_results: expected names of experiments, or files, got an empty text")
+    chosen = [name for name in names if name is not None]
+    chosen = chosen or [os.environ.get("WTKIT_RESULTS") or "digits"]
     trees = [_open(name, quiet) for name in chosen]
     return trees[0] if len(trees) == 1 else _join_experiments(trees)
 
@@ -254,6 +257,12 @@ def _join_experiments(trees: list[xr.DataTree]) -> xr.DataTree:
     for network, sourced_nodes in by_network.items():
         check_layers(sourced_nodes)
         datasets = [node for _, node in sourced_nodes]
+        runs = [
+            (f"open_results: {experiment} ({network}, run {n})", run)
+            for experiment, node in sourced_nodes
+            for n, run in _runs_of(node)
+        ]
+        check_labels(runs)
         nodes[f"/{network}"] = join_runs(datasets, (*RUN_COORDS, "experiment"))
     joined = xr.DataTree.from_dict(nodes)
     names = "+".join(dict.fromkeys(str(tree.attrs.get("experiment", "?")) for tree in trees))

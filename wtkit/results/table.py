@@ -65,6 +65,10 @@ def nodes_of(results: xr.Dataset | xr.DataTree) -> list[tuple[xr.Dataset, str]]:
     Raises:
         WtkitError: for results after a mean, or without their labels.
     """
+    if not isinstance(results, (xr.Dataset, xr.DataTree)):
+        raise WtkitError(
+            f"expected results, such as open_results(), got a {type(results).__name__}"
+        )
     if isinstance(results, xr.Dataset):
         found, attrs = [results], results.attrs
     else:
