@@ -14,7 +14,9 @@ class Notebook(NamedTuple):
 @functools.cache
 def content_of(notebook):
     """A digest of a notebook's cells without their outputs, which JupyterLab saves in the file."""
-    cells = json.loads((BASE / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((BASE / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))[
+        "cells"
+    ]
     kept = [
         (cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags")) for cell in cells
     ]
