@@ -195,6 +195,26 @@ def test_angles_on_digits_at_width_16():
         assert next(bounds, None) is None
 
 
+def test_errors_at_each_methods_own_best_settings():
+    table = rows(TUNING, "Digits, width 16")
+    for method, name in zip(FIVE, ("BP", "FA", "SS", "WM", "KP"), strict=True):
+        shared, own, settings = table[name]
+        network = "resnet18-width=16"
+        errors(shared, of("digits", method, "", network=network, norm_order="relu_bn"))
+        runs = of("digits_own_best", method, network=network)
+        errors(own, runs)
+        config = config_of(runs.isel(run=0))
+        agree(settings, config.lr, config.weight_decay)
+    angles = of("digits_own_best", WM, network=network).matrix_angle
+    before, after = angles.isel(epoch=slice(1, 3)).max(), angles.isel(epoch=slice(3, None)).max()
+    says(TUNING, "matrix angle is 20° before the drop and 5.7° after it", before, after)
+    says(
+        TUNING,
+        "the largest is 60°",
+        final(of("digits_own_best", KP, network=network), "matrix_angle").max(),
+    )
+
+
 def test_equal_counts_are_said_where_an_error_bar_is_zero():
     for name, method, variant, order, sentence in (
         (

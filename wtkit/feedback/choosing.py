@@ -136,10 +136,10 @@ def _mixes(parameter: Tensor) -> bool:
 
 
 def _where(name: str, module: nn.Module) -> str:
-    kind, twins = type(module), tuple(TWINS)
-    # a subclass may compute something else, and may have the name of its parent
-    subclass = isinstance(module, twins) and kind not in twins
-    called = f"{kind.__module__}.{kind.__qualname__}, a subclass" if subclass else kind.__name__
+    kind = type(module)
+    # a subclass may have the name of its parent
+    same_name = kind not in TWINS and kind.__name__ in {twin.__name__ for twin in TWINS}
+    called = f"{kind.__module__}.{kind.__name__}" if same_name else kind.__name__
     return f"{repr(name) if name else 'the model itself'} ({called})"
 
 

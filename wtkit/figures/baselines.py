@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from .. import methods
 from ..errors import WtkitError
 from ..results import METHODS, evaluated_on, final_error, method_label, methods_of, network_label
+from .drawing import log_ticks
 from .looks import look_of
 
 COLUMNS = ("trial", "method", "validation_error")
@@ -111,7 +112,7 @@ def error_against_trials(ax: Axes, table: pd.DataFrame, title: str = "") -> None
             color=how.color, linestyle=how.linestyle, marker=how.marker,
         )  # fmt: skip
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
+    log_ticks(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(
         xlabel="trials of learning rate and weight decay",

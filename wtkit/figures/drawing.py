@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 WHOLE_NUMBERS = MaxNLocator(nbins=7, integer=True)
 
@@ -19,6 +19,13 @@ def epoch_axis(ax: Axes, node: xr.Dataset) -> int:
     ax.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if 0 <= tick <= last]))
     ax.set_xlabel("epoch")
     return last
+
+
+def log_ticks(ax: Axes) -> None:
+    """Ticks of a logarithmic vertical axis at 1, 2, 5, 10, …, as plain numbers."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def text_below(

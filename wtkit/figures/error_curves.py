@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ..results import (
     FINAL_ERRORS,
@@ -212,10 +211,7 @@ def _error_axes(
         ax.set_ylim(bottom, 110)
         if (drawn == 0).any():
             _mark_zeros(ax, bottom)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.yaxis.set_minor_locator(NullLocator())
+        log_ticks(ax)
     else:
         ax.set_ylim(0, 102)
 

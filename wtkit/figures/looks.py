@@ -36,6 +36,9 @@ SPARE = (
     Look("#7a6fb0", (0, (8, 2)), "P"), Look("#a0693a", (0, (2, 2)), "X"), Look("#6f8f3f", "-", "*"),
     Look("#c26fa2", (0, (6, 1, 1, 1)), "<"), Look("#3f8fc0", (0, (4, 3)), ">"),
     Look("#8c8c8c", (0, (1, 2.5)), "p"), Look("#d0683c", (0, (9, 1.5, 2, 1.5)), "h"),
+    Look("#2f6b4f", (0, (3, 3)), "d"), Look("#e08a8a", (0, (7, 1, 1, 1, 1, 1)), "H"),
+    Look("#5b4a8a", (0, (2, 1)), "8"), Look("#b5b04a", (0, (5, 4)), "$+$"),
+    Look("#4d4d4d", (0, (10, 2)), "$x$"),
 )  # fmt: skip
 """For methods beyond the paper's five, in order of their names."""
 VARIANT_LINES: tuple[Any, ...] = ((0, (4, 1)), (0, (2, 1)), (0, (1, 1)), (0, (6, 1, 2, 1)))
