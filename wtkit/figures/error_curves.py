@@ -42,7 +42,7 @@ from ..results import (
     network_label,
     variants_of,
 )
-from .drawing import epoch_axis, seeds, text_below
+from .drawing import epoch_axis, log_ticks, seeds, text_below
 from .looks import GREY, Look, look_of
 
 
