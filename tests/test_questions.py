@@ -15,9 +15,11 @@ BLOCK = re.compile(r"^```(python|text)\n(.*?)^```", re.M | re.S)
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch):
-    mpl.use("agg")
     monkeypatch.delenv("WTKIT_RESULTS", raising=False)
-    yield
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever style other tests have set
+        mpl.use("agg")
+        yield
     plt.close("all")
 
 
