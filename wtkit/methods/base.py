@@ -260,6 +260,16 @@ class MirroredLayer(Protocol):
         positions."""
 
 
+def white_noise(layer: MirroredLayer, samples: int) -> Tensor:
+    """Standard normal noise for one mirror step of ``layer``: (groups, samples, inputs), of the
+    samples those of this process."""
+    import torch
+
+    shape = (layer.groups, samples, layer.inputs)
+    noise = torch.empty(shape, dtype=layer.dtype, device=layer.device)
+    return noise.normal_(generator=layer.stream("noise", layer.step))[:, layer.own_samples]
+
+
 def random_like(W: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian weights in W's shape with mean 0 and the root mean square of
     :func:`initial_scale`."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ..validation import frozen
-from .base import Method, MirrorSchedule, random_like
+from .base import Method, MirrorSchedule, random_like, white_noise
 
 
 @frozen
@@ -84,9 +84,7 @@ class InformationAlignment(Method):
     def mirror_update(self, layer, B):
         import torch
 
-        shape = (layer.groups, self.samples, layer.inputs)
-        noise = torch.empty(shape, dtype=layer.dtype, device=layer.device)
-        noise = noise.normal_(generator=layer.stream("noise", layer.step))[:, layer.own_samples]
+        noise = white_noise(layer, self.samples)
         response = layer.respond(noise).to(B.dtype)
         amp = layer.total(response.mT @ noise.to(B.dtype)) / self.samples
         spread = layer.total(response.mT @ response)  # (groups, outputs, outputs), Σ r rᵀ

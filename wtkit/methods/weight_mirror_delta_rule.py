@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ..validation import frozen
-from .base import Method, MirrorSchedule, random_like
+from .base import Method, MirrorSchedule, random_like, white_noise
 
 
 @frozen
@@ -75,11 +75,7 @@ class DeltaRuleMirror(Method):
         return self.samples
 
     def mirror_update(self, layer, B):
-        import torch
-
-        shape = (layer.groups, self.samples, layer.inputs)
-        noise = torch.empty(shape, dtype=layer.dtype, device=layer.device)
-        noise = noise.normal_(generator=layer.stream("noise", layer.step))[:, layer.own_samples]
+        noise = white_noise(layer, self.samples)
         error = layer.respond(noise) - noise @ layer.matrices(B).mT
         product = layer.total((error.mT @ noise.to(error.dtype)).to(B.dtype))
         step_size = self.rate / (self.samples + layer.inputs + 1)
