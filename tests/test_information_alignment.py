@@ -1,32 +1,24 @@
 """Information alignment beyond the contract: its step, where B settles, and that it is stable."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
 import torch
 from contract import array
 from learning import digits_error
+from mirrored import fired, mirrored_layer
 from torch import nn
 
 import wtkit
-from wtkit.feedback import as_mirrored, find_live_taps, mirror_step
+from wtkit.feedback import find_live_taps, mirror_step
 from wtkit.processes import Share
 
 NAME = "information_alignment"
 
 
-def layer(fan_in=30, out=12, **options):
-    torch.manual_seed(3)
-    return wtkit.convert(nn.Linear(fan_in, out).double(), NAME, seed=1, **options)
-
-
-def fired(mirrored):
-    """The noise of the next mirror step, (groups, samples, inputs)."""
-    view = as_mirrored(mirrored)
-    shape = (view.groups, mirrored.method.samples, view.inputs)
-    generator = view.stream("noise", view.step)
-    return array(torch.empty(shape, dtype=view.dtype).normal_(generator=generator))
+layer = functools.partial(mirrored_layer, NAME)
 
 
 def expected(B, W, noise, rate, decay, null):

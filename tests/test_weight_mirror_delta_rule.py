@@ -1,34 +1,26 @@
 """The delta-rule mirror: a mirror method with none of the weight mirror's options."""
 
 import copy
+import functools
 import json
 
 import numpy as np
 import pytest
 import torch
 from contract import array
+from mirrored import fired, mirrored_layer
 from torch import nn
 
 import wtkit
 from wtkit import methods, plan
 from wtkit.experiments import known_facts, run_config
-from wtkit.feedback import as_mirrored, feedback_layers, find_live_taps, mirror_step, noise_samples
+from wtkit.feedback import feedback_layers, find_live_taps, mirror_step, noise_samples
 from wtkit.processes import Share
 
 NAME = "weight_mirror_delta_rule"
 
 
-def layer(fan_in=30, out=12, **options):
-    torch.manual_seed(3)
-    return wtkit.convert(nn.Linear(fan_in, out).double(), NAME, seed=1, **options)
-
-
-def fired(mirrored):
-    """The noise of the next mirror step, (groups, samples, inputs)."""
-    view = as_mirrored(mirrored)
-    shape = (view.groups, mirrored.method.samples, view.inputs)
-    generator = view.stream("noise", view.step)
-    return array(torch.empty(shape, dtype=view.dtype).normal_(generator=generator))
+layer = functools.partial(mirrored_layer, NAME)
 
 
 def expected(B, W, noise, rate):
