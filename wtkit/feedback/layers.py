@@ -18,7 +18,7 @@ from ..seeds import stream_seed
 from .engaged import apply_direct, apply_engaged
 from .follow import watch
 from .initial import initial, refuse_weights
-from .maps import ConvMaps, LinearMaps, Taps
+from .maps import ConvMaps, LinearMaps, Maps, Taps
 from .sharded import whole
 
 
@@ -80,7 +80,7 @@ class FeedbackLayer(nn.Module):
 
     @property
     @abstractmethod
-    def maps(self) -> LinearMaps | ConvMaps:
+    def maps(self) -> Maps:
         """The layer's forward map, feedback map and weight product."""
 
     def forward(self, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The three maps of a layer, for the two kinds of layer.
+"""The three maps of a layer.
 
 The paper's equations use three maps of a layer:
 
@@ -6,18 +6,61 @@ The paper's equations use three maps of a layer:
     Mᵀ δ     the feedback path: eq. 2 with M = W, eq. 3 with M = B
     δ yᵀ     the product that W learns by, eqs. 4, 16 and 17
 
-:class:`LinearMaps` has them for fully connected layers, :class:`ConvMaps` for 2-d convolutions.
+:class:`Maps` is what every kind of layer has to give. :class:`LinearMaps` has them for fully
+connected layers, :class:`ConvMaps` for 2-d convolutions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Taps = EllipsisType | tuple[slice, ...]
+"""An index into the weights of a layer: all of them, or those of some of a kernel's taps."""
+
+
+class Maps(Protocol):
+    """The maps of one kind of layer, for weights W, or M in their place. Both have the shape of
+    the layer's weight.
+
+    The output is linear in y and in W, apart from the bias. Nothing here is differentiated by
+    autograd.
+    """
+
+    def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W y + bias."""
+
+    def backward(
+        self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
+        """(Mᵀ δ, δ yᵀ, Σ δ), in the shapes of y, M and the bias, each only if ``needs`` says so,
+        else None."""
+
+    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
+        """Mᵀ e in y's shape, for the output layer's δ e. M has the shape (outputs of the network,
+        inputs), with the inputs of :meth:`features`."""
+
+    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
+        """e yᵀ, the product that the M of :meth:`direct` learns by, in its shape."""
+
+    def matrices(self, W: Tensor) -> Tensor:
+        """W as the matrices that the layer's neurons multiply by, (groups, outputs, inputs): one
+        row for each neuron, with the weights of its inputs.
+
+        Each entry of W appears once.
+        """
+
+    def features(self, W: Tensor) -> tuple[int, int]:
+        """The features of y and of the output at one position: ``in_features`` or ``in_channels``
+        of a layer, then ``out_features`` or ``out_channels``."""
+
+    def live_taps(self, y: Tensor, W: Tensor) -> Taps:
+        """The part of W that a signal can pass if the input has y's size; ``...`` for all of it."""
 
 
 class LinearMaps(NamedTuple):
@@ -61,9 +104,15 @@ class LinearMaps(NamedTuple):
         rows = output_delta.reshape(-1, output_delta.shape[-1])
         return rows.T @ y.reshape(-1, y.shape[-1])
 
+    def matrices(self, W: Tensor) -> Tensor:
+        """(1, out, in)."""
+        return W[None]
 
-Taps = EllipsisType | tuple[slice, ...]
-"""An index into the weights of a layer: all of them, or those of some of a kernel's taps."""
+    def features(self, W: Tensor) -> tuple[int, int]:
+        return W.shape[1], W.shape[0]
+
+    def live_taps(self, y: Tensor, W: Tensor) -> Taps:
+        return ...
 
 
 class ConvMaps(NamedTuple):
@@ -133,6 +182,16 @@ class ConvMaps(NamedTuple):
         """e yᵀ, the product that the M of :meth:`direct` learns by, (outputs, in), with y averaged
         over positions."""
         return _of_examples(output_delta).T @ y.flatten(2).mean(2)
+
+    def matrices(self, W: Tensor) -> Tensor:
+        """(groups, out/groups, in/groups · taps): a neuron sees one patch at a time."""
+        return W.reshape(self.groups, len(W) // self.groups, -1)
+
+    def features(self, W: Tensor) -> tuple[int, int]:
+        return W.shape[1] * self.groups, len(W)
+
+    def live_taps(self, y: Tensor, W: Tensor) -> Taps:
+        return self.taps(y, W)[0]
 
     def seen_at_once(self, y: Tensor, W: Tensor, padding: tuple[int, ...]) -> Taps | None:
         """The part of y under the kernel if the output is a single position, else None.
