@@ -1,6 +1,8 @@
 """Engaged mode: the forward and backward pass of a layer, with δ through B in place of W.
 
-:class:`Engaged` sends the layer's own δ. :class:`Direct` sends the output layer's.
+Three ways to do so. :class:`_Exchange` lets PyTorch's own product find B where it saved W: most
+layers in most passes. :class:`Engaged` writes the same backward pass out, for those that consist of
+several products or are compiled. :class:`Direct` sends the output layer's δ, not the layer's own.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import WtkitError
+from .maps import Maps
 
 _deltas_of_backprop = False
 
@@ -74,10 +78,79 @@ class EngagedTransformed(Engaged):
         ctx.save_for_backward(y, W, B)
 
 
-def apply_engaged(*arguments: Any) -> Tensor:
-    """A layer in engaged mode, under a transform of ``torch.func`` or none."""
-    transformed = torch._C._are_functorch_transforms_active()
-    return (EngagedTransformed if transformed else Engaged).apply(*arguments)
+def apply_engaged(
+    y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None, maps: Maps, dtype: torch.dtype
+) -> Tensor:
+    """A layer in engaged mode. B may be None, which stands for W."""
+    if torch._C._are_functorch_transforms_active():
+        return EngagedTransformed.apply(y, W, B, bias, maps, dtype)
+    place = maps.place(y, W) if _may_exchange() else None
+    if place is None:
+        return Engaged.apply(y, W, B, bias, maps, dtype)
+    if B is None and W.dtype == dtype:
+        return maps.product(y, maps.operand(W, place), bias, place)
+    exchange = _Exchange(W, B, maps, place, dtype)
+    with saved_tensors_hooks(exchange.pack, exchange.unpack):
+        out = maps.product(y, exchange.operand, bias, place)
+    if exchange.operand is None or not y.requires_grad:
+        exchange.operand = None
+        return out
+    return Engaged.apply(y, W, B, bias, maps, dtype)  # the product saved something else than W
+
+
+def _may_exchange() -> bool:
+    """Whether hooks on saved tensors are free: activation checkpointing has hooks of its own."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._autograd._saved_tensors_hooks_is_enabled()
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    )
+
+
+class _Exchange:
+    """Saves what PyTorch's own product needs for its backward pass, with B in place of W.
+
+    This costs a fifth of what :class:`Engaged` does. PyTorch does not check a tensor that hooks
+    save for changes in place, so they are checked here.
+
+    Attributes:
+        operand: W as the product takes it; None once the product has saved it.
+    """
+
+    def __init__(
+        self, W: Tensor, B: Tensor | None, maps: Maps, place: Any, dtype: torch.dtype
+    ) -> None:
+        self.W, self.B, self.maps, self.place, self.dtype = W, B, maps, place, dtype
+        self.operand: Tensor | None = maps.operand(W if W.dtype == dtype else W.to(dtype), place)
+        self.versions = W._version, 0 if B is None else B._version
+
+    def pack(self, saved: Tensor) -> tuple[Tensor | None, int]:
+        if saved is not self.operand:
+            return saved, saved._version
+        self.operand = None  # no copy of W in another precision is kept
+        return None, 0
+
+    def unpack(self, kept: tuple[Tensor | None, int]) -> Tensor:
+        saved, version = kept
+        if saved is not None:
+            return _unchanged(saved, version)
+        of_W, of_B = self.versions
+        if self.B is None or _deltas_of_backprop:
+            M = _unchanged(self.W, of_W)
+        else:
+            M = _unchanged(self.B, of_B)
+        return self.maps.operand(M if M.dtype == self.dtype else M.to(self.dtype), self.place)
+
+
+def _unchanged(saved: Tensor, version: int) -> Tensor:
+    """``saved``, if no operation in place has changed it since it had ``version``."""
+    if saved._version != version:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace "
+            f"operation: {type(saved).__name__} of shape {tuple(saved.shape)} is at version "
+            f"{saved._version}; expected version {version} instead"
+        )
+    return saved
 
 
 class Direct(torch.autograd.Function):

@@ -71,6 +71,17 @@ class LinearMaps(NamedTuple):
         out = F.linear(y, W, bias)
         return out if y.dim() < 3 else _no_view(out, out.shape)
 
+    def place(self, y: Tensor, W: Tensor) -> tuple[()] | None:
+        return () if y.dim() > 1 else None
+
+    def operand(self, M: Tensor, place: tuple[()]) -> Tensor:
+        return M.t()
+
+    def product(self, y: Tensor, operand: Tensor, bias: Tensor | None, place: tuple[()]) -> Tensor:
+        rows = y if y.dim() == 2 else y.reshape(-1, y.shape[-1])
+        out = rows.mm(operand) if bias is None else torch.addmm(bias, rows, operand)
+        return out if y.dim() == 2 else _no_view(out, [*y.shape[:-1], out.shape[-1]])
+
     def backward(
         self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
     ) -> Sequence[Tensor | None]:
@@ -131,7 +142,23 @@ class ConvMaps(NamedTuple):
         if seen is not None:
             rows = F.linear(_rows(y[seen]), _rows(used), bias)
             return _no_view(rows, [len(y), len(W), 1, 1])
-        return F.conv2d(y, used, bias, self.stride, padding, self.dilation, self.groups)
+        return self.product(y, used, bias, (taps, padding))
+
+    def place(self, y: Tensor, W: Tensor) -> tuple[Taps, tuple[int, ...]] | None:
+        taps, padding = self.taps(y, W)
+        return (taps, padding) if self.seen_at_once(y, W[taps], padding) is None else None
+
+    def operand(self, M: Tensor, place: tuple[Taps, tuple[int, ...]]) -> Tensor:
+        return M if place[0] is ... else M[place[0]]
+
+    def product(
+        self,
+        y: Tensor,
+        operand: Tensor,
+        bias: Tensor | None,
+        place: tuple[Taps, tuple[int, ...]],
+    ) -> Tensor:
+        return F.conv2d(y, operand, bias, self.stride, place[1], self.dilation, self.groups)
 
     def backward(
         self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
