@@ -27,7 +27,7 @@ from .angles import (
 )
 from .choosing import as_patterns, convertible
 from .conversion import convert, export
-from .engaged import deltas_of_backprop
+from .engaged import deltas_of_backprop, twice_differentiable
 from .graph import blocks_of, fed_layers
 from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers
 from .maps import ConvMaps
@@ -57,6 +57,7 @@ __all__ = [
     "mirror",
     "mirror_step",
     "noise_samples",
+    "twice_differentiable",
     "undisturbed",
     "weight_norms",
 ]

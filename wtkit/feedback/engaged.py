@@ -87,21 +87,38 @@ def apply_engaged(
     place = maps.place(y, W) if _may_exchange() else None
     if place is None:
         return Engaged.apply(y, W, B, bias, maps, dtype)
-    if B is None and W.dtype == dtype:
-        return maps.product(y, maps.operand(W, place), bias, place)
+    W_used = W if W.dtype == dtype else W.to(dtype)
+    if B is None:
+        return maps.product(y, maps.operand(W_used, place), bias, place)
     exchange = _Exchange(W, B, maps, place, dtype)
+    exchange.operand = maps.operand(W_used, place)
     with saved_tensors_hooks(exchange.pack, exchange.unpack):
         out = maps.product(y, exchange.operand, bias, place)
     if exchange.operand is None or not y.requires_grad:
-        exchange.operand = None
         return out
     return Engaged.apply(y, W, B, bias, maps, dtype)  # the product saved something else than W
 
 
+_twice_differentiable = False
+
+
+@contextlib.contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Within this context, layers record backward passes that can be differentiated again, with
+    ``create_graph=True``. They cost more time."""
+    global _twice_differentiable
+    before, _twice_differentiable = _twice_differentiable, True
+    try:
+        yield
+    finally:
+        _twice_differentiable = before
+
+
 def _may_exchange() -> bool:
-    """Whether hooks on saved tensors are free: activation checkpointing has hooks of its own."""
+    """Whether hooks on saved tensors may be used: activation checkpointing has its own."""
     return (
         not torch.compiler.is_compiling()
+        and not _twice_differentiable
         and torch._C._autograd._saved_tensors_hooks_is_enabled()
         and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
     )
@@ -110,19 +127,19 @@ def _may_exchange() -> bool:
 class _Exchange:
     """Saves what PyTorch's own product needs for its backward pass, with B in place of W.
 
-    This costs a fifth of what :class:`Engaged` does. PyTorch does not check a tensor that hooks
-    save for changes in place, so they are checked here.
+    This costs a fifth of what :class:`Engaged` does. PyTorch does not check tensors that hooks save
+    for changes in place, so they are checked here. It would also take B's part in a second
+    derivative for W's, so that is refused.
 
     Attributes:
-        operand: W as the product takes it; None once the product has saved it.
+        operand: W as the product takes it, until the product saves it.
     """
 
-    def __init__(
-        self, W: Tensor, B: Tensor | None, maps: Maps, place: Any, dtype: torch.dtype
-    ) -> None:
+    operand: Tensor | None = None
+
+    def __init__(self, W: Tensor, B: Tensor, maps: Maps, place: Any, dtype: torch.dtype) -> None:
         self.W, self.B, self.maps, self.place, self.dtype = W, B, maps, place, dtype
-        self.operand: Tensor | None = maps.operand(W if W.dtype == dtype else W.to(dtype), place)
-        self.versions = W._version, 0 if B is None else B._version
+        self.versions = W._version, B._version
 
     def pack(self, saved: Tensor) -> tuple[Tensor | None, int]:
         if saved is not self.operand:
@@ -135,11 +152,20 @@ class _Exchange:
         if saved is not None:
             return _unchanged(saved, version)
         of_W, of_B = self.versions
-        if self.B is None or _deltas_of_backprop:
+        if _deltas_of_backprop:
             M = _unchanged(self.W, of_W)
         else:
+            _refuse_second_derivative()
             M = _unchanged(self.B, of_B)
         return self.maps.operand(M if M.dtype == self.dtype else M.to(self.dtype), self.place)
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():
+        raise WtkitError(
+            "create_graph=True differentiates a backward pass through feedback weights; run the "
+            "forward pass inside wtkit.feedback.twice_differentiable()"
+        )
 
 
 def _unchanged(saved: Tensor, version: int) -> Tensor:
