@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 import wtkit
 from wtkit import methods
 from wtkit.feedback import ConvMaps, FeedbackConv2d, FeedbackLinear, feedback_layers
-from wtkit.feedback.maps import _used_taps
+from wtkit.feedback.convolution_maps import _used_taps
 
 METHODS = methods.names()
 
@@ -364,10 +364,6 @@ class Own(nn.Linear):
 
 
 REFUSED = {
-    "ConvTranspose2d": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 2)), "'0' "
-                                                                            "(ConvTranspose2d): "
-                                                                            "'weight'", "0"),
-    "Conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 2, 2)), "'0' (Conv1d): 'weight'", "0"),
     "Bilinear": (lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "'0' (Bilinear): 'weight'", "0"),
     "LSTM": (lambda: nn.Sequential(nn.LSTM(2, 2)), "'0' (LSTM): 'weight_ih_l0'", "0"),
     "attention": (

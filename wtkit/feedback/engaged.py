@@ -95,7 +95,7 @@ class Direct(torch.autograd.Function):
         y, W, B = ctx.saved_tensors
         for_y, for_W, for_B, for_bias, *_ = ctx.needs_input_grad
         if ctx.is_output:
-            _store_output_delta(delta)
+            _store_output_delta(ctx.maps.output_delta(delta))
         direct = for_y and not _deltas_of_backprop
         needs = for_y and not direct, for_W, for_bias
         below, product, total = ctx.maps.backward(delta, y, W.to(ctx.dtype), needs)
