@@ -22,6 +22,9 @@ LAYERS = {
     "groups": (lambda: nn.Conv2d(4, 6, 3, padding=2, groups=2, bias=False), (2, 4, 5, 6)),
     "dead_taps": (lambda: nn.Conv2d(4, 6, 3, padding=1), (2, 4, 1, 2)),
     "one_position": (lambda: nn.Conv2d(4, 6, 3), (2, 4, 3, 3)),
+    "series": (lambda: nn.Conv1d(4, 6, 3, padding=1), (2, 4, 5)),
+    "volume": (lambda: nn.Conv3d(2, 3, 2, bias=False), (2, 2, 3, 4, 3)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (2, 4, 3, 4)),
 }
 
 

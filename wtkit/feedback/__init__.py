@@ -27,17 +27,33 @@ from .angles import (
 )
 from .choosing import as_patterns, convertible
 from .conversion import convert, export
+from .convolution_maps import ConvMaps, TransposedMaps
+from .convolutions import (
+    FeedbackConv1d,
+    FeedbackConv2d,
+    FeedbackConv3d,
+    FeedbackConvTranspose1d,
+    FeedbackConvTranspose2d,
+    FeedbackConvTranspose3d,
+)
 from .engaged import deltas_of_backprop, twice_differentiable
 from .graph import blocks_of, fed_layers
-from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers
-from .maps import ConvMaps
+from .layers import FeedbackLayer, FeedbackLinear, feedback_layers
+from .maps import Maps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
 
 __all__ = [
     "ConvMaps",
+    "FeedbackConv1d",
     "FeedbackConv2d",
+    "FeedbackConv3d",
+    "FeedbackConvTranspose1d",
+    "FeedbackConvTranspose2d",
+    "FeedbackConvTranspose3d",
     "FeedbackLayer",
     "FeedbackLinear",
+    "Maps",
+    "TransposedMaps",
     "angle",
     "as_mirrored",
     "as_patterns",

@@ -17,7 +17,6 @@ from ..errors import WtkitError
 from .engaged import deltas_of_backprop
 from .inputs import call, out_of_inference_mode, refuse_other_than_tensors, tensors, usable
 from .layers import (
-    FeedbackConv2d,
     FeedbackLayer,
     feedback_layers,
     refuse_other_than_module,
@@ -61,17 +60,17 @@ def find_live_taps(model: nn.Module, images: Tensor) -> None:
     layers = feedback_layers(model)
     live: dict[FeedbackLayer, Taps] = {}
 
-    def note(layer: FeedbackConv2d, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].dim() == 4:
-            taps, _ = layer.maps.taps(inputs[0], layer.weight)
+    def note(layer: FeedbackLayer, inputs: tuple[Tensor, ...]) -> None:
+        y = next(tensors(inputs), None)
+        if y is not None and y.dim() >= layer.batch_dims:
+            taps = layer.maps.live_taps(y, layer.weight)
             live[layer] = _union(live[layer], taps) if layer in live else taps
 
     model = unwrap(model)
     training = {module: module.training for module in model.modules()}
     with undisturbed(model, images), contextlib.ExitStack() as hooks:
         for layer in layers.values():
-            if isinstance(layer, FeedbackConv2d):
-                hooks.callback(layer.register_forward_pre_hook(note).remove)
+            hooks.callback(layer.register_forward_pre_hook(note).remove)
         try:
             model.eval()(images)
         finally:
@@ -249,7 +248,7 @@ def _deltas(
         if any(out.numel() == 0 for out in reached):
             raise WtkitError("inputs: the batch is empty, and no angle is defined; give examples")
         for layer, calls in zip(layers.values(), outputs.values(), strict=True):
-            if any(out.dim() < (4 if isinstance(layer, nn.Conv2d) else 2) for out in calls):
+            if any(out.dim() < layer.batch_dims for out in calls):
                 shapes = ", ".join(str(tuple(each.shape)) for each in tensors(inputs))
                 raise WtkitError(
                     "inputs: expected a batch, examples first, got one example of shape "

@@ -17,7 +17,15 @@ from ..seeds import stream_seed
 from .choosing import choose, computed, is_computed
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
-from .layers import PLAIN, TWINS, FeedbackLayer, feedback_layers, refuse_other_than_module, unwrap
+from .layers import (
+    PLAIN,
+    TWINS,
+    FeedbackLayer,
+    feedback_layers,
+    maps_of,
+    refuse_other_than_module,
+    unwrap,
+)
 from .sharded import is_sharded
 
 _ATTRIBUTES = (
@@ -94,11 +102,15 @@ def convert(
             raise WtkitError(f"{method.name}: convert the model before fully_shard, not after it")
     seeds = {name: stream_seed(seed, "layer", name) for name in chosen}
     output = _output_layer(model)
-    outputs = len(chosen[output].get_parameter("weight")) if output in chosen else None
+    outputs = None
+    if output in chosen:
+        last = chosen[output]
+        _, outputs = maps_of(last).features(last.get_parameter("weight"))
     # drawn before anything changes, so that a method that fails leaves the model as it was
     with torch.inference_mode(False):  # else no backward pass could keep B
         drawn = {
-            name: initial(method, layer, seeds[name], outputs) for name, layer in chosen.items()
+            name: initial(method, layer, maps_of(layer), seeds[name], outputs)
+            for name, layer in chosen.items()
         }
     for converted in feedback_layers(model).values():
         _strip(converted)  # also layers that now stay on backprop
@@ -182,7 +194,7 @@ def _no_names(given: object) -> WtkitError:
 
 
 def _output_layer(model: nn.Module) -> str | None:
-    """The name of the network's last Linear or Conv2d."""
+    """The name of the network's last layer of a kind that has a feedback twin."""
     layers = [
         name for name, module in unwrap(model).named_modules() if isinstance(module, tuple(TWINS))
     ]

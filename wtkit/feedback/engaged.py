@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import WtkitError
-from .maps import Maps
+from .maps import Maps, OneProduct
+
+_autograd: Any = torch._C._autograd
 
 _deltas_of_backprop = False
 
@@ -84,9 +86,11 @@ def apply_engaged(
     """A layer in engaged mode. B may be None, which stands for W."""
     if torch._C._are_functorch_transforms_active():
         return EngagedTransformed.apply(y, W, B, bias, maps, dtype)
-    place = maps.place(y, W) if _may_exchange() else None
+    ask = getattr(maps, "place", None) if _may_exchange() else None
+    place = None if ask is None else ask(y, W)
     if place is None:
         return Engaged.apply(y, W, B, bias, maps, dtype)
+    maps = cast(OneProduct, maps)
     W_used = W if W.dtype == dtype else W.to(dtype)
     if B is None:
         return maps.product(y, maps.operand(W_used, place), bias, place)
@@ -119,8 +123,8 @@ def _may_exchange() -> bool:
     return (
         not torch.compiler.is_compiling()
         and not _twice_differentiable
-        and torch._C._autograd._saved_tensors_hooks_is_enabled()
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        and _autograd._saved_tensors_hooks_is_enabled()
+        and _autograd._top_saved_tensors_default_hooks(True) is None
     )
 
 
@@ -137,7 +141,9 @@ class _Exchange:
 
     operand: Tensor | None = None
 
-    def __init__(self, W: Tensor, B: Tensor, maps: Maps, place: Any, dtype: torch.dtype) -> None:
+    def __init__(
+        self, W: Tensor, B: Tensor, maps: OneProduct, place: Any, dtype: torch.dtype
+    ) -> None:
         self.W, self.B, self.maps, self.place, self.dtype = W, B, maps, place, dtype
         self.versions = W._version, B._version
 
@@ -194,7 +200,7 @@ class Direct(torch.autograd.Function):
         y, W, B = ctx.saved_tensors
         for_y, for_W, for_B, for_bias, *_ = ctx.needs_input_grad
         if ctx.is_output:
-            _store_output_delta(delta)
+            _store_output_delta(ctx.maps.output_delta(delta))
         direct = for_y and not _deltas_of_backprop
         needs = for_y and not direct, for_W, for_bias
         below, product, total = ctx.maps.backward(delta, y, W.to(ctx.dtype), needs)

@@ -9,32 +9,38 @@ from ..errors import WtkitError
 from ..methods import Method
 from ..methods.base import initial_scale
 from ..seeds import stream_seed
+from .maps import Maps
+from .rows import from_rows, rows
 
 
-def initial(method: Method, layer: nn.Module, seed: int, outputs: int | None) -> Tensor | None:
+def initial(
+    method: Method, layer: nn.Module, maps: Maps, seed: int, outputs: int | None
+) -> Tensor | None:
     """What a layer stores for its feedback path; raises if B would have the wrong shape.
 
     Args:
+        maps: of the layer.
         seed: the seed of the layer's own random streams.
         outputs: the network's outputs, if its last layer is converted.
     """
     W = layer.get_parameter("weight").detach()
-    like = W
+    seen = rows(maps, W)
+    shape = W.shape
     if method.direct:
         if outputs is None:
             raise WtkitError(
                 f"{method.name}: the network's last layer sends its δ to all others, so it cannot "
                 "stay on backprop; take it out of keep_on_backprop"
             )
-        like = (
-            initial_scale(W).to(W.dtype).expand(outputs, W.shape[1] * getattr(layer, "groups", 1))
-        )
-    stored = method.initial(like, torch.Generator().manual_seed(stream_seed(seed, "feedback")))
+        shape = torch.Size((outputs, maps.features(W)[0]))
+        seen = initial_scale(seen).to(W.dtype).expand(shape)
+    stored = method.initial(seen, torch.Generator().manual_seed(stream_seed(seed, "feedback")))
+    if stored is not None and seen is not W and stored.shape == seen.shape and not method.direct:
+        stored = from_rows(maps, stored, W)
     B = method.feedback_weights(W, stored)
-    if B is not None and B.shape != like.shape:
+    if B is not None and B.shape != shape:
         raise WtkitError(
-            f"{method.name}: feedback_weights gave shape {tuple(B.shape)}, expected "
-            f"{tuple(like.shape)}"
+            f"{method.name}: feedback_weights gave shape {tuple(B.shape)}, expected {tuple(shape)}"
         )
     return stored
 

@@ -1,14 +1,15 @@
-"""The two feedback layers, and how to find them in a model."""
+"""What all feedback layers have in common, the one of fully connected layers, and how to find them
+in a model."""
 
 from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrize import cached
 
 from ..errors import WtkitError
@@ -18,13 +19,12 @@ from ..seeds import stream_seed
 from .engaged import apply_direct, apply_engaged
 from .follow import watch
 from .initial import initial, refuse_weights
-from .maps import ConvMaps, LinearMaps, Maps, Taps
+from .maps import LinearMaps, Maps, Taps
 from .sharded import whole
 
 
 class FeedbackLayer(nn.Module):
-    """The common part of the two kinds of layer. :func:`convert` makes them; they have no
-    constructor.
+    """The common part of all kinds of layer. :func:`convert` makes them; they have no constructor.
 
     Attributes:
         method: the layer's :class:`~wtkit.methods.Method`.
@@ -59,6 +59,17 @@ class FeedbackLayer(nn.Module):
         return f"{type(self).__name__}{tuple(self.weight.shape)}"
 
     @property
+    def batch_dims(self) -> int:
+        """The least number of dimensions of a batch of inputs, or of outputs."""
+        return 2
+
+    @property
+    def fan_in(self) -> int:
+        """The inputs of one neuron."""
+        shape = torch.empty(self.weight.shape, device="meta")
+        return self.maps.matrices(shape).shape[2]
+
+    @property
     def B(self) -> Tensor | None:
         """The weights that δ travels through, in the shape of ``weight``; for backprop, ``weight``
         itself.
@@ -83,21 +94,30 @@ class FeedbackLayer(nn.Module):
     def maps(self) -> Maps:
         """The layer's forward map, feedback map and weight product."""
 
-    def forward(self, y: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not isinstance(y, Tensor):
-            return super().forward(y)
+    def forward(self, input: Tensor, *others: Any, **named: Any) -> Tensor:
+        if not torch.is_grad_enabled() or not isinstance(input, Tensor):
+            return self.plain_forward(input, *others, **named)
         if "weight" in self._parameters:
-            return self.send(y)
+            return self.send(input, *others, **named)
         with cached():  # computed once: a spectral norm takes a step of its own each time
-            return self.send(y)
+            return self.send(input, *others, **named)
+
+    def plain_forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """The forward pass of the plain layer."""
+        return super().forward(*inputs, **named)
 
     @abstractmethod
     def send(self, y: Tensor) -> Tensor:
         """The forward pass of an input as a plain layer takes it."""
 
-    def engaged(self, y: Tensor) -> Tensor:
-        """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
-        shape."""
+    def engaged(self, y: Tensor, maps: Maps | None = None) -> Tensor:
+        """Eq. 1, recorded for a backward pass that follows the method.
+
+        Args:
+            y: in the shape that the maps take.
+            maps: where they are not the layer's :attr:`maps`.
+        """
+        maps = self.maps if maps is None else maps
         W, bias, stored = self.weight, self.bias, self.feedback
         if not self._is_usual(y, W, stored):
             self._refuse_unusual(y)
@@ -111,10 +131,10 @@ class FeedbackLayer(nn.Module):
         if B is not None and not self.method.direct:
             B = B.detach()
         device = y.device.type
-        if not torch.is_autocast_enabled(device) or not _autocast_casts(W):
-            return self._apply_engaged(y, W, B, bias, W.dtype)
+        if not torch.is_autocast_enabled(device) or not autocast_casts(W):
+            return self._apply_engaged(y, W, B, bias, maps, W.dtype)
         dtype = torch.get_autocast_dtype(device)
-        y = y.to(dtype) if _autocast_casts(y) else y  # what it leaves alone, the product refuses
+        y = y.to(dtype) if autocast_casts(y) else y  # what it leaves alone, the product refuses
         bias = None if bias is None else bias.to(dtype)
         # save the backward weights in this precision, unless they are stored anyway
         if B is None:
@@ -122,18 +142,24 @@ class FeedbackLayer(nn.Module):
         elif not is_stored:
             B = B.to(dtype)
         with torch.autocast(device, enabled=False):
-            return self._apply_engaged(y, W, B, bias, dtype)
+            return self._apply_engaged(y, W, B, bias, maps, dtype)
 
     def _apply_engaged(
-        self, y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None, dtype: torch.dtype
+        self,
+        y: Tensor,
+        W: Tensor,
+        B: Tensor | None,
+        bias: Tensor | None,
+        maps: Maps,
+        dtype: torch.dtype,
     ) -> Tensor:
         if self.method.direct:
-            return apply_direct(y, W, B, bias, self.maps, dtype, self.is_output)
-        return apply_engaged(y, W, B, bias, self.maps, dtype)
+            return apply_direct(y, W, B, bias, maps, dtype, self.is_output)
+        return apply_engaged(y, W, B, bias, maps, dtype)
 
     def initial_feedback(self) -> Tensor | None:
         """What the method stores for the feedback path of this layer, drawn anew from its seed."""
-        return initial(self.method, self, self.seed, self.outputs)
+        return initial(self.method, self, self.maps, self.seed, self.outputs)
 
     def settle(self) -> None:
         """Draw what is stored for the feedback path, once the weights have come from the meta
@@ -305,66 +331,36 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
         return self.engaged(y)
 
 
-class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
-    """``nn.Conv2d`` with a feedback path."""
-
-    @property
-    def maps(self) -> ConvMaps:
-        padding = (0, 0) if self._pads_first else self._symmetric_padding
-        return ConvMaps(self.stride, padding, self.dilation, self.groups)
-
-    def send(self, y: Tensor) -> Tensor:
-        if not self._fits(y):
-            nn.Conv2d.forward(self, y)  # raises torch's own error
-        if y.dim() == 3:  # one image without a batch dimension
-            return self.send(y[None])[0]
-        if self._pads_first:
-            # non-zero or asymmetric padding is applied first; autograd handles it
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
-        return self.engaged(y)
-
-    def _fits(self, y: Tensor) -> bool:
-        """Whether y has the shape and precision that ``nn.Conv2d`` accepts.
-
-        The maps choose among several products, some of which only see the product of the sizes.
-        """
-        W = self.weight
-        if y.dim() not in (3, 4) or y.shape[-3] != W.shape[1] * self.groups:
-            return False
-        cast = torch.is_autocast_enabled(y.device.type) and _autocast_casts(y)
-        if y.dtype != W.dtype and not (cast and _autocast_casts(W)):
-            return False
-        top, bottom, left, right = self._ends
-        heights, widths = y.shape[-2] + top + bottom, y.shape[-1] + left + right
-        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, W.shape[2:], strict=True)]
-        return heights >= reach[0] and widths >= reach[1] and 0 not in y.shape[-3:]
-
-    @property
-    def _ends(self) -> tuple[int, ...]:
-        left, right, top, bottom = self._reversed_padding_repeated_twice
-        return top, bottom, left, right
-
-    @property
-    def _symmetric_padding(self) -> tuple[int, int]:
-        return self._ends[0], self._ends[2]
-
-    @property
-    def _pads_first(self) -> bool:
-        top, bottom, left, right = self._ends
-        return self.padding_mode != "zeros" or top != bottom or left != right
-
-
-def _autocast_casts(tensor: Tensor) -> bool:
+def autocast_casts(tensor: Tensor) -> bool:
     """Whether autocast casts ``tensor`` before a product: float64 and integers it leaves alone."""
     return tensor.is_floating_point() and tensor.dtype is not torch.float64
 
 
-TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {
-    nn.Linear: FeedbackLinear,
-    nn.Conv2d: FeedbackConv2d,
-}
-PLAIN = {twin: plain for plain, twin in TWINS.items()}
+def of_one_precision(y: Tensor, W: Tensor) -> bool:
+    """Whether y and W have the same precision, or autocast gives them the same."""
+    cast = torch.is_autocast_enabled(y.device.type) and autocast_casts(y)
+    return y.dtype == W.dtype or (cast and autocast_casts(W))
+
+
+TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {}
+"""The feedback layer of each kind of plain layer."""
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {}
+"""The plain layer of each kind of feedback layer."""
+
+
+def add_kind(plain: type[nn.Module], twin: type[FeedbackLayer]) -> None:
+    """Let :func:`~wtkit.convert` turn layers of the class ``plain`` into ``twin``, a subclass of it
+    and of :class:`FeedbackLayer`."""
+    TWINS[plain], PLAIN[twin] = twin, plain
+
+
+def maps_of(layer: nn.Module) -> Maps:
+    """The maps of a layer, converted or not."""
+    kind = TWINS.get(type(layer), type(layer))
+    return kind.maps.fget(layer)  # type: ignore[attr-defined]  # it reads a plain layer's attributes
+
+
+add_kind(nn.Linear, FeedbackLinear)
 
 
 def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from ..errors import WtkitError
 from ..methods.base import MirroredLayer
 from ..processes import ALONE, Share
+from .convolution_maps import ConvMaps
 from .layers import (
-    FeedbackConv2d,
     FeedbackLayer,
     feedback_layers,
     refuse_other_than_module,
     refuse_without_values,
     share_of,
 )
-from .maps import ConvMaps
+from .rows import from_rows, has_rows, rows
 from .sharded import whole
 
 
@@ -83,9 +83,15 @@ def mirror_step(
     layer.settle()
     B = layer.feedback
     assert B is not None
-    updated = layer.method.mirror_update(as_mirrored(layer, running_mean_step, share), B)
-    if updated is not B:
-        B.copy_(updated)  # in place: a backward pass may hold the buffer
+    view = _Mirrored(layer, running_mean_step, share)
+    if view.has_rows:
+        updated = layer.method.mirror_update(view, B)
+        if updated is not B:
+            B.copy_(updated)  # in place: a backward pass may hold the buffer
+    else:
+        live = B[layer.taps]
+        updated = layer.method.mirror_update(view, rows(layer.maps, live).clone())
+        live.copy_(from_rows(layer.maps, updated, live))
     layer.mirror_count += 1
 
 
@@ -108,23 +114,27 @@ class _Mirrored:
         self._W = whole(layer.weight)
         used = self._W[layer.taps]
         self._layer, self._share = layer, share
+        maps = self._maps = layer.maps
+        self.has_rows = has_rows(maps, self._W)
         # each neuron sees its own fan-in only: the groups of a convolution are separate matrices
-        self.groups: int = getattr(layer, "groups", 1)
-        self.inputs, self.fan_in = used[0].numel(), layer.weight[0].numel()
-        self.shape, self.device = used.shape, layer.weight.device
+        self._matrices = maps.matrices(used)
+        self.groups, _, self.inputs = self._matrices.shape
+        self.fan_in = self.inputs if used.shape == self._W.shape else layer.fan_in
+        self.shape = used.shape if self.has_rows else self._matrices.flatten(0, 1).shape
+        self.device = layer.weight.device
         # B may be stored in a higher precision than W
         self.dtype = layer.weight.dtype if layer.feedback is None else layer.feedback.dtype
         self.is_output, self.step = layer.is_output, layer.mirror_count
         bias = None if layer.bias is None else whole(layer.bias)
         self._bias = bias
-        self.bias = None if bias is None else bias.reshape(self.groups, 1, -1)
+        self.bias = None if bias is None else maps.biases(bias, used)
         self.running_mean_step = running_mean_step
         self.own_samples, self.processes = share.part, share.world
         self.in_channels, self.kernel_reach, self.stride = 0, (), ()
-        if isinstance(layer, FeedbackConv2d):
-            self.in_channels, self.stride = layer.in_channels, layer.stride
+        if isinstance(maps, ConvMaps):
+            self.in_channels, self.stride = maps.features(self._W)[0], maps.stride
             self.kernel_reach = tuple(
-                d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+                d * (k - 1) + 1 for d, k in zip(maps.dilation, self._W.shape[2:], strict=True)
             )
 
     in_channels: int
@@ -135,10 +145,10 @@ class _Mirrored:
         return self._layer.stream(*key)
 
     def respond(self, noise: Tensor) -> Tensor:
-        return noise @ self.matrices(self._W).to(noise.dtype).mT
+        return noise @ self._matrices.to(noise.dtype).mT
 
     def live(self, B: Tensor) -> Tensor:
-        return B[self._layer.taps]
+        return B[self._layer.taps] if self.has_rows else B
 
     def matrices(self, B: Tensor) -> Tensor:
         return self.live(B).reshape(self.groups, -1, self.inputs)
@@ -162,7 +172,6 @@ class _Mirrored:
 
     @property
     def _image_maps(self) -> ConvMaps:
-        layer = self._layer
-        assert isinstance(layer, FeedbackConv2d)
+        assert isinstance(self._maps, ConvMaps)
         # no padding: it would bias the border
-        return ConvMaps(layer.stride, (0, 0), layer.dilation, layer.groups)
+        return self._maps._replace(padding=(0,) * len(self._maps.padding))

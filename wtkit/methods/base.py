@@ -78,13 +78,15 @@ class Method(ABC):
         """What a layer stores for its feedback path, computed once at conversion.
 
         Args:
-            W: the layer's forward weights. Use their scale, not their single values, unless the
-                method is defined to transport something of them once. A ``direct`` method gets a
-                stand-in with that scale, (outputs of the network, inputs of the layer).
+            W: the layer's forward weights, outputs first: ``W[i]`` are those of one neuron. The
+                weights of layers that are stored otherwise, such as transposed convolutions, come
+                as (neurons, inputs of one neuron). Use their scale, not their single values, unless
+                the method is defined to transport something of them once. A ``direct`` method gets
+                a stand-in with that scale, (outputs of the network, inputs of the layer).
             generator: the random stream of this layer's feedback path.
 
         Returns:
-            a tensor (B in W's shape, or anything smaller), or None to store nothing.
+            a tensor (B in W's shape, or a number), or None to store nothing.
         """
 
     @abstractmethod
@@ -94,9 +96,9 @@ class Method(ABC):
         None sends nothing: the layers below then have no gradient, and no optimizer moves them.
 
         Args:
-            W: the layer's current forward weights.
-            stored: the current value of what :meth:`initial` returned. With ``direct``, B has the
-                shape of the W that :meth:`initial` got.
+            W: the layer's current forward weights, in the shape in which the layer stores them.
+            stored: the current value of what :meth:`initial` returned, in the same shape unless it
+                is a number. With ``direct``, B has the shape of the W that :meth:`initial` got.
         """
 
     def is_valid(self, stored: Tensor) -> bool:
@@ -166,7 +168,7 @@ class Method(ABC):
 
         Args:
             layer: the layer as a black box that responds to noise.
-            B: the current feedback weights, in W's shape; they may be changed in place and
+            B: the current feedback weights, outputs first; they may be changed in place and
                 returned.
         """
         raise NotImplementedError
@@ -199,11 +201,12 @@ class MirroredLayer(Protocol):
 
     A convolution is a set of neurons that see one patch at a time. Inputs that only ever meet
     padding (:func:`wtkit.feedback.find_live_taps`) receive no noise and are left out of ``inputs``,
-    ``shape``, :meth:`live` and :meth:`matrices`.
+    ``shape``, :meth:`live` and :meth:`matrices`. A neuron of a transposed convolution is a pixel of
+    the patch that one position gives; it sees the channels of that position, which fires alone.
     """
 
     groups: int
-    """Groups of a convolution, which are separate matrices; 1 for a Linear layer."""
+    """Groups of neurons with inputs of their own, as in a convolution: separate matrices."""
     inputs: int
     """Inputs of one neuron that can receive a signal."""
     fan_in: int
@@ -215,7 +218,8 @@ class MirroredLayer(Protocol):
     is_output: bool
     """Whether this is the network's last layer."""
     bias: Tensor | None
-    """The neurons' biases, (groups, 1, outputs of a group)."""
+    """The neurons' biases, (groups, 1, outputs of a group); None also where each neuron has no
+    bias of its own."""
     step: int
     """Mirror steps taken before this one."""
     running_mean_step: int | None
@@ -245,18 +249,18 @@ class MirroredLayer(Protocol):
         """The sum of ``tensor`` over all processes, in place."""
 
     in_channels: int
-    """Channels of the images that a convolution sees; 0 for a Linear layer."""
+    """Channels of the images that a convolution sees; 0 for other layers."""
     kernel_reach: tuple[int, ...]
-    """Height and width in pixels that a convolution's kernel spans; () for a Linear layer."""
+    """Pixels that a convolution's kernel spans in each dimension; () for other layers."""
     stride: tuple[int, ...]
-    """The stride of a convolution; () for a Linear layer."""
+    """The stride of a convolution; () for other layers."""
 
     def respond_to_images(self, images: Tensor, *, with_bias: bool) -> Tensor:
-        """:meth:`respond` of a convolution to whole images, without padding: (N, channels, height,
-        width) to (N, outputs, height, width)."""
+        """:meth:`respond` of a convolution to whole images, without padding: (N, channels, ...) to
+        (N, outputs, ...)."""
 
     def image_product(self, response: Tensor, images: Tensor) -> Tensor:
-        """The product of a response to images and those images, in W's shape, summed over
+        """The product of a response to images and those images, in B's shape, summed over
         positions."""
 
 

@@ -47,7 +47,8 @@ class WeightMirror(Method):
         noise_std: σ of the noise, in units of the layer's input.
         noise_batch: the least number of noise samples per layer and mirror step.
         noise_fraction: the same as a fraction of the layer's fan-in, where that is more.
-        noise_size: height and width of the noise images that a convolution receives, in pixels.
+        noise_size: the size of the noise images that a convolution receives, in pixels in each
+            dimension.
             None fires one patch of the kernel's size per sample, which has no border effects.
         phi: φ of every layer but the last, in its response to noise.
         output_phi: φ of the last layer.
@@ -202,10 +203,11 @@ class WeightMirror(Method):
         return math.ceil(self.samples(layer.fan_in) / positions), positions
 
     def noise_images(self, layer: MirroredLayer) -> Tensor:
-        """Noise images, (images, channels, size, size)."""
+        """Noise images, (images, channels, size, size) for a 2-d convolution."""
         size = self.noise_size
         assert size is not None
-        return self._draw(layer, (self._images(layer)[0], layer.in_channels, size, size))
+        shape = (size,) * len(layer.kernel_reach)
+        return self._draw(layer, (self._images(layer)[0], layer.in_channels, *shape))
 
     def noise_vectors(self, layer: MirroredLayer) -> Tensor:
         """Noise vectors, (groups, samples, inputs). Orthogonal noise is half the samples; the other

@@ -26,7 +26,7 @@ from ..data import Batch, Data, check_batch, chosen_classes, count
 from ..data_sets import data_set
 from ..errors import WtkitError
 from ..experiments import Facts, RunConfig, known_facts
-from ..feedback import angle, feedback_layers, find_live_taps, noise_samples
+from ..feedback import angle, as_mirrored, feedback_layers, find_live_taps, noise_samples
 from ..methods import Method
 from ..processes import killed_workers
 from ..training import (
@@ -302,8 +302,8 @@ def mirror_layers(config: RunConfig, facts: Facts) -> list[Layer]:
     return [
         Layer(
             name,
-            inputs=layer.weight[layer.taps][0].numel(),
-            fan_in=layer.weight[0].numel(),
+            inputs=as_mirrored(layer).inputs,
+            fan_in=layer.fan_in,
             samples=noise_samples(layer),
             phi=method.output_phi if layer.is_output else method.phi,
         )

@@ -270,7 +270,7 @@ class Run:
             missing = np.full(len(self.layers), np.nan) if "layer" in dims else np.nan
             if "epoch" in dims:
                 records[name] = [entry.get(name, missing) for entry in self.records]
-        fan_in = [layer.weight[0].numel() for layer in self.layers.values()]
+        fan_in = [layer.fan_in for layer in self.layers.values()]
         records["live_share"] = live_shares(self.model).values
         if self.method.learns_mirror:
             records["mirror_samples"] = [
