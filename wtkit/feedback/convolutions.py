@@ -84,7 +84,7 @@ class FeedbackConvTranspose(FeedbackLayer, _ConvTransposeNd):
         output_padding = self._output_padding(
             y, output_size, stride, padding, kernel, self.weight.dim() - 2, dilation
         )
-        return self.engaged(y, self.maps._replace(output_padding=tuple(output_padding)))
+        return self.engaged(y, maps=self.maps._replace(output_padding=tuple(output_padding)))
 
     @property
     def batch_dims(self) -> int:
