@@ -110,9 +110,15 @@ def known(value: str, accepted: Iterable[str], what: str) -> str:
     )
 
 
+def at_least(value: float, least: float, what: str) -> None:
+    """Raise WtkitError, naming ``what`` it is, for a number below ``least`` and for NaN."""
+    if not value >= least:
+        raise WtkitError(f"{what}: expected {least} or more, got {value}")
+
+
 def shown(value: Any) -> str:
-    """``value`` as Python writes it, cut to a part of a line."""
-    text = repr(value)
+    """``value`` as Python writes it, in one line, cut to a part of it."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 

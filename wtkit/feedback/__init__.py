@@ -14,6 +14,7 @@ layers; :mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
 :mod:`~wtkit.feedback.graph`, which layer feeds which.
 """
 
+from ..arguments import check_arguments
 from .angles import (
     angle,
     delta_angles,
@@ -29,6 +30,7 @@ from .choosing import as_patterns, convertible
 from .conversion import convert, export
 from .engaged import deltas_of_backprop
 from .graph import blocks_of, fed_layers
+from .inputs import say_who_refused
 from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers
 from .maps import ConvMaps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
@@ -60,3 +62,5 @@ __all__ = [
     "undisturbed",
     "weight_norms",
 ]
+
+check_arguments(globals(), say_who_refused)

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import data_sets
+from ..arguments import checked
+from ..experiments import own_options
 from ..plan import predicted_and_measured
 from ..results import ANGLE_MEANS, method_label, network_label, settings
 from .angle_curves import ANGLES
@@ -45,6 +47,7 @@ def swept(node: xr.Dataset) -> list[str]:
     return ["variant"] if named else list(keys.pop())
 
 
+@checked
 def runs(node: xr.Dataset) -> pd.DataFrame:
     """One row per run: its labels, swept quantities, and final errors and angles.
 
@@ -65,6 +68,7 @@ def runs(node: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=[*rows[0], *(c for c in columns if c not in rows[0])])
 
 
+@checked
 def epochs(node: xr.Dataset) -> pd.DataFrame:
     """One row per run and epoch, with the columns of :func:`runs`."""
     parts, keys = [], swept(node)
@@ -77,6 +81,8 @@ def epochs(node: xr.Dataset) -> pd.DataFrame:
 
 def _labels(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen = settings(run)
+    # options that are the network's own are not recorded
+    chosen = own_options(chosen["network"]) | chosen
     chosen |= chosen.get("network_options", {}) | chosen["options"]
     labels: dict[str, Any] = {
         name: str(run[name].values) for name in ("method", "norm_order", "status")
@@ -112,6 +118,7 @@ def _by_epoch(run: xr.Dataset) -> dict[str, pd.Series]:
 # ------------------------------------------------------------------------------------------ drawing
 
 
+@checked
 def draw(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw final errors and angles against the swept quantity, one row per network unless networks
     were swept; heat maps if two quantities were swept."""
@@ -136,6 +143,7 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
     return fig
 
 
+@checked
 def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw test error and, below it, matrix angle by epoch: one line per point of the ablation, one
     pair of panels per method and network."""
@@ -176,6 +184,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     return fig
 
 
+@checked
 def draw_predicted(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw predictions of :mod:`wtkit.plan` against measurements, one panel per quantity that was
     recorded; without any, a figure that says so."""

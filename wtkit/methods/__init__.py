@@ -69,6 +69,7 @@ import inspect
 import pkgutil
 from typing import Any
 
+from ..arguments import check_arguments
 from ..errors import WtkitError
 from ..methods.base import Method, MirrorSchedule
 from ..validation import known
@@ -137,3 +138,6 @@ def load(name: str, **options: Any) -> Method:
         WtkitError: for an unknown method, an unknown option, or a value that the option refuses.
     """
     return method_class(name)(**options)
+
+
+check_arguments(globals())

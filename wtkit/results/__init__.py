@@ -3,7 +3,9 @@
 Imports no torch.
 """
 
+from ..arguments import check_arguments
 from .graph import GRAPH_COORDS, downstream
+from .incomplete import say_what_is_missing
 from .names import (
     ANGLE_MEANS,
     BP,
@@ -128,3 +130,5 @@ __all__ = [
     "tidy",
     "variants_of",
 ]
+
+check_arguments(globals(), say_what_is_missing)

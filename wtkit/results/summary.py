@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..experiments import known_facts
+from ..validation import known
 from .names import MAIN_ORDER, METHODS, method_label
 from .recorded import config_of, settings
 from .schema import ALL_WEIGHTS
@@ -51,7 +52,12 @@ class Estimate:
 
 def mean_and_error(values: xr.DataArray, dim: str = "run") -> tuple[xr.DataArray, xr.DataArray]:
     """Mean and standard error over ``dim``, skipping NaN. The error of fewer than two values is
-    NaN."""
+    NaN.
+
+    Raises:
+        WtkitError: for values without this dimension.
+    """
+    known(dim, map(str, values.dims), "dimension")
     count = values.count(dim)
     mean = values.sum(dim) / count.where(count > 0)
     variance = ((values - mean) ** 2).sum(dim) / (count - 1).where(count > 1)
