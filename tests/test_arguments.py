@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pathlib
 import warnings
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -185,6 +186,25 @@ def test_a_fault_of_the_functions_own_stays_what_it_is():
 
     with pytest.raises(KeyError, match="mine"):
         checked(broken, wtkit.results.incomplete.say_what_is_missing)(NODE)
+
+
+def test_an_array_is_a_list_and_a_node_is_a_data_set():
+    def counted(
+        axes: "Sequence[int]", names: "Iterable[str]", nodes: "Sequence[xr.Dataset]"
+    ) -> int:
+        assert all(type(node) is xr.Dataset for node in nodes)
+        return len(axes)
+
+    function = checked(counted)
+    assert function(np.arange(3), {"a": 1}, [TREE["resnet18"], NODE]) == 3
+    with pytest.raises(wtkit.WtkitError, match=r"axes: expected a list of whole numbers, got {}"):
+        function({}, [], [])
+    node = TREE["resnet18"]
+    assert wtkit.results.final_error(node, "backprop") == wtkit.results.final_error(
+        NODE, "backprop"
+    )
+    with pytest.raises(wtkit.WtkitError, match=r"final_error: node: expected results of one netw"):
+        wtkit.results.final_error(TREE, "backprop")
 
 
 def test_what_fits_is_taken():

@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ T = TypeVar("T")
 Explain = Callable[[Exception, str, dict[str, Any]], WtkitError | None]
 
 _LISTS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection, list)
+_ORDERED = (collections.abc.Sequence, list)
 _WORDS: dict[Any, str] = {
     None: "None",
     types.NoneType: "None",
@@ -69,8 +70,9 @@ def check_arguments(room: MutableMapping[str, Any], explain: Explain | None = No
 def checked(function: Callable[P, T], explain: Explain | None = None) -> Callable[P, T]:
     """``function``, which refuses arguments that do not fit its annotations.
 
-    Only types are compared, and loosely: NumPy's numbers are numbers. What a value means is for the
-    function to check.
+    Only types are compared, and loosely: NumPy's numbers are numbers, its arrays are lists, and a
+    network's node of a tree is a data set: the function gets its data set. What a value means is
+    for the function to check.
 
     Args:
         explain: given an error that the function raised, the function's name and its arguments by
@@ -94,27 +96,33 @@ def checked(function: Callable[P, T], explain: Explain | None = None) -> Callabl
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError:
             return function(*args, **kwargs)  # Python says it best
-        for name, kind, value in _pairs(given, signature, hints(function)):
-            if not fits(value, kind):
-                expected = _words(kind).removesuffix(",")
-                raise WtkitError(
-                    f"{function.__name__}: {name}: expected {expected}, got {_given(value)}"
-                )
+        _check(function.__name__, bound, hints(function))
         try:
-            return function(*args, **kwargs)
+            return function(*bound.args, **bound.kwargs)
         except WtkitError:
             raise
         except Exception as error:
-            explained = explain and explain(error, function.__name__, given)
+            explained = explain and explain(error, function.__name__, bound.arguments)
             if explained:
                 raise explained from error
             raise
 
     guarded.checks_arguments = True  # type: ignore[attr-defined]
     return guarded
+
+
+def _check(function: str, bound: inspect.BoundArguments, hints: dict[str, Any]) -> None:
+    """Refuse arguments that do not fit, and put data sets in the place of nodes."""
+    for name, kind, value in _pairs(bound.arguments, bound.signature, hints):
+        if not fits(value, kind):
+            expected = _words(kind).removesuffix(",")
+            raise WtkitError(f"{function}: {name}: expected {expected}, got {_given(value)}")
+    for name, kind in hints.items():
+        if name in bound.arguments:
+            bound.arguments[name] = _as_data_set(bound.arguments[name], kind)
 
 
 def _pairs(
@@ -202,18 +210,34 @@ def _fit_each(values: tuple[Any, ...], kinds: tuple[Any, ...]) -> bool:
 
 
 def _is_list(value: Any, kind: Any, part: Any) -> bool:
-    """A text is no list, though Python can go through its letters."""
-    if isinstance(value, str | bytes) or not isinstance(value, kind):
+    """A text is no list, though Python can go through its letters. Arrays are lists."""
+    if isinstance(value, str | bytes) or not hasattr(type(value), "__iter__"):
         return False
-    is_used_up = isinstance(value, collections.abc.Iterator)  # by going through it
+    if kind in _ORDERED and (isinstance(value, Mapping) or not hasattr(type(value), "__len__")):
+        return False
+    is_used_up = isinstance(value, Iterator)  # by going through it
     return is_used_up or part is Any or all(fits(one, part) for one in value)
 
 
 def _is_instance(value: Any, kind: type) -> bool:
     try:
-        return isinstance(value, kind)
+        return isinstance(value, kind) or (kind.__name__ == "Dataset" and _is_node(value))
     except TypeError:  # a protocol that cannot be asked
         return True
+
+
+def _is_node(value: Any) -> bool:
+    """Whether it is a node with data of an xarray tree. xarray is not imported to ask."""
+    return type(value).__name__ == "DataTree" and value.has_data
+
+
+def _as_data_set(value: Any, kind: Any) -> Any:
+    """The data set of a node, for a function that takes no trees."""
+    if "DataTree" in str(kind):
+        return value
+    if isinstance(value, list | tuple) and any(map(_is_node, value)):
+        return type(value)(_as_data_set(one, kind) for one in value)
+    return value.to_dataset() if _is_node(value) else value
 
 
 def _words(kind: Any) -> str:
