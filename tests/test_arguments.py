@@ -197,6 +197,7 @@ def test_an_array_is_a_list_and_a_node_is_a_data_set():
 
     function = checked(counted)
     assert function(np.arange(3), {"a": 1}, [TREE["resnet18"], NODE]) == 3
+    assert function(np.zeros((2, 2), object), [], ()) == 2
     with pytest.raises(wtkit.WtkitError, match=r"axes: expected a list of whole numbers, got {}"):
         function({}, [], [])
     node = TREE["resnet18"]

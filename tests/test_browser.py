@@ -10,30 +10,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from synthetic import synthetic
+from test_explore import POINTS, sweep_of
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="run it by: make test-browser")
-
-from synthetic import synthetic  # noqa: E402
-from test_explore import POINTS, sweep_of  # noqa: E402
-
-from wtkit import explore  # noqa: E402
+from wtkit import explore
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
-CHROMIUM = os.environ.get("WTKIT_BROWSER")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="run it by: make test-browser"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        # a container has no sandbox for root
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

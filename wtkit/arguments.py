@@ -215,8 +215,9 @@ def _is_list(value: Any, kind: Any, part: Any) -> bool:
         return False
     if kind in _ORDERED and (isinstance(value, Mapping) or not hasattr(type(value), "__len__")):
         return False
-    is_used_up = isinstance(value, Iterator)  # by going through it
-    return is_used_up or part is Any or all(fits(one, part) for one in value)
+    # by going through it; and an array of several dimensions has rows
+    is_left_alone = isinstance(value, Iterator) or getattr(value, "ndim", 1) != 1
+    return is_left_alone or part is Any or all(fits(one, part) for one in value)
 
 
 def _is_instance(value: Any, kind: type) -> bool:
