@@ -185,7 +185,7 @@ def test_a_fault_of_the_functions_own_stays_what_it_is():
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        checked(broken, wtkit.results.incomplete.say_what_is_missing)(NODE)
+        checked(broken, wtkit.results.say_what_is_missing)(NODE)
 
 
 def test_an_array_is_a_list_and_a_node_is_a_data_set():

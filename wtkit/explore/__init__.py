@@ -10,7 +10,7 @@ hover, sliders and switches work offline and without a kernel.
 
 from ..arguments import check_arguments
 from ..errors import imports_of
-from ..results.incomplete import say_what_is_missing
+from ..results import say_what_is_missing
 
 with imports_of("notebooks"):  # before the files of this folder, which import it, too
     import bokeh as _bokeh  # noqa: F401

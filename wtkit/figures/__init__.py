@@ -5,7 +5,7 @@
 
 from ..arguments import check_arguments
 from ..errors import imports_of
-from ..results.incomplete import say_what_is_missing
+from ..results import say_what_is_missing
 
 with imports_of("figures"):  # before the files of this folder, which import them, too
     import matplotlib as _matplotlib  # noqa: F401

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import check_arguments, checked
-from ..results.incomplete import say_what_is_missing
+from ..results import say_what_is_missing
 from .advice import MIN_FOLDINGS, row, warnings
 from .formulas import (
     Layer,

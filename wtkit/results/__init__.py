@@ -125,6 +125,7 @@ __all__ = [
     "open_run",
     "over_all_weights",
     "save",
+    "say_what_is_missing",
     "select",
     "settings",
     "tidy",
