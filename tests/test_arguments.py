@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pathlib
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.figure import Figure
 from synthetic import synthetic
 
 import wtkit
@@ -178,6 +180,36 @@ def test_what_the_model_or_the_loss_refuse_is_said_to_be_theirs():
         wtkit.delta_angles(mirrored(), torch.randn(6, 5), Y)
     with pytest.raises(wtkit.WtkitError, match=r"model or the loss failed .*IndexError"):
         wtkit.delta_angles(mirrored(), X, Y + 9)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: wtkit.RunConfig("backprop"),
+            "expected a name for each, RunConfig(method=…), ",
+        ),
+        (lambda: wtkit.RunConfig(method="WM"), "did you mean 'weight_mirror', whose label it is?"),
+        (lambda: wtkit.convert(mlp(), "KP"), "did you mean 'kolen_pollack', whose label it is?"),
+        (lambda: wtkit.results.final_error(NODE, "weigt_mirror"), "did you mean 'weight_mirror'?"),
+        (lambda: wtkit.results.variants_of(NODE, "nope"), "unknown method 'nope'"),
+        (lambda: wtkit.claims.claim_table(TREE["resnet18"]), "or one network's node"),
+        (lambda: wtkit.results.error_table(TREE["resnet18"]), "or one network's node"),
+        (lambda: wtkit.figures.ablation.draw([]), "got an empty list"),
+        (
+            lambda: wtkit.figures.angles(Figure().subplots(), NODE, "weight_mirror", "matrix"),
+            "unknown quantity 'matrix' (did you mean 'matrix_angle'?)",
+        ),
+    ],
+)
+def test_what_a_newcomer_gets_wrong_is_said_with_the_fix(call, words):
+    with pytest.raises(wtkit.WtkitError, match=re.escape(words)):
+        call()
+
+
+def test_a_label_is_as_good_as_a_name():
+    by_name = wtkit.results.final_error(NODE, "weight_mirror")
+    assert str(wtkit.results.final_error(NODE, "WM")) == str(by_name) != "–"
 
 
 def test_a_fault_of_the_functions_own_stays_what_it_is():

@@ -168,8 +168,10 @@ def run_all(browser, lab, name):
     address, _ = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(600_000)  # a busy machine
-    page.goto(f"{address}/lab/tree/{name}?token=secret")
-    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
+    # a workspace of its own: JupyterLab opens again what another page of the same one has open
+    page.goto(f"{address}/lab/workspaces/{name.removesuffix('.ipynb')}/tree/{name}?token=secret")
+    opened = "window.jupyterapp?.shell.currentWidget?.context"
+    page.wait_for_function(f"{opened}?.isReady && {opened}.path === '{name}'")
     kernel = page.locator(".jp-Dialog button.jp-mod-accept")
     context = "window.jupyterapp.shell.currentWidget.context"
     for _ in range(120):

@@ -43,6 +43,7 @@ _LIBRARIES_WORDS = {  # by the name of the class, since importing it may take se
     "PurePath": "a path",
     "Module": "a model (torch.nn.Module)",
     "Method": "a Method",
+    "ndarray": "a NumPy array",
     "Dataset": "results of one network, such as wtkit.open_results()['resnet18'],",
     "DataTree": "results, such as wtkit.open_results(),",
     "DataFrame": "a pandas DataFrame",

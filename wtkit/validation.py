@@ -35,7 +35,12 @@ def frozen(cls: type[T]) -> type[T]:
     what = vars(cls).get("NOUN") or f"option of {cls.__module__.rpartition('.')[2]}"
 
     @functools.wraps(construct)
-    def checked(self: T, **values: Any) -> None:
+    def checked(self: T, *unnamed: Any, **values: Any) -> None:
+        if unnamed:
+            raise WtkitError(
+                f"{what}: expected a name for each, {cls.__name__}({next(iter(fields), '')}=…), "
+                f"got {shown(unnamed[0])} without one"
+            )
         for name, value in values.items():
             known(name, fields, what)
             if is_stray_truth_value(value, fields[name].annotation):

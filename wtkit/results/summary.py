@@ -8,6 +8,7 @@ import math
 import numpy as np
 import xarray as xr
 
+from ..errors import WtkitError
 from ..experiments import known_facts
 from ..validation import known
 from .names import MAIN_ORDER, METHODS, method_label
@@ -120,7 +121,16 @@ def lr_drops(node: xr.Dataset) -> list[int]:
 
 def networks_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
     """A tree's data sets by network, sorted by length of the name, then by name: smaller ResNets
-    come first."""
+    come first.
+
+    Raises:
+        WtkitError: for a tree without networks, such as a single network's node.
+    """
+    if not tree.children:
+        raise WtkitError(
+            "expected the results of an experiment, such as open_results('digits'), got a tree "
+            "without networks, or one network's node"
+        )
     return {
         name: tree[name].to_dataset()
         for name in sorted(tree.children, key=lambda name: (len(name), name))
