@@ -219,7 +219,8 @@ def test_explorers_answer_in_jupyterlab(browser, lab):
     frames[0].locator("input[type=checkbox]").first.uncheck()
     assert shown_lines(frames[0]) < before
     handle = frames[1].locator(".noUi-handle").first
+    last = model(frames[1], "slider", "it.value")
     handle.focus()
     handle.press("ArrowLeft")
-    assert model(frames[1], "slider", "it.value") == 4
+    assert model(frames[1], "slider", "it.value") == last - 1
     page.close()
