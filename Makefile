@@ -62,10 +62,10 @@ test-fast: $(READY) ## run the tests that take at most a second or two each
 test-slurm: $(READY) ## test the pipeline on a temporary Slurm cluster on this machine (Debian, Ubuntu; root)
 	tests/slurm.sh $(BIN)/pytest tests/test_slurm.py
 
-test-browser: $(READY) ## test the interactive figures in a browser, Chromium or the one that WTKIT_BROWSER names
+test-browser: $(READY) ## test interactive figures, notebooks and report in a browser, Chromium or the one in WTKIT_BROWSER
 	@$(BIN)/python -m pip install --quiet --group browser
 	WTKIT_BROWSER="$${WTKIT_BROWSER:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome)}" \
-	  $(BIN)/pytest tests/test_browser.py
+	  $(BIN)/pytest tests/test_browser.py tests/test_report.py
 
 test-tools: $(READY) ## test converted networks under Lightning, Accelerate, timm, peft and others, which it installs
 	@$(BIN)/python -m pip install --quiet --group tools

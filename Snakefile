@@ -3,6 +3,7 @@
 #   train      every method on every network, one run per seed    results/<experiment>/runs/*/trajectory.nc
 #   gather     all runs of an experiment in one file              results/<experiment>/results.nc
 #   notebooks  every figure and table, from executed notebooks    results/<experiment>/figures, …/notebooks
+#              Figs. 1 and 2, once for all experiments            results/circuits/figures, …/notebooks
 #
 #   snakemake                                 the experiment config/digits.yaml
 #   snakemake --config experiment=cifar10     another one
@@ -112,7 +113,8 @@ onstart:  # not in a dry run, and not if there is nothing to do
 
 onsuccess:
     print(
-        "Figures and tables: results/<experiment>/figures   executed notebooks: results/<experiment>/notebooks"
+        "Figures and tables: results/<experiment>/figures   executed notebooks: results/<experiment>/notebooks\n"
+        "Figs. 1 and 2: results/circuits"
     )
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import os
 import resource
 
 import pytest
@@ -27,3 +28,18 @@ def little_space():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The browser that ``make test-browser`` names, Chromium or one of its kind."""
+    if not os.environ.get("WTKIT_BROWSER"):
+        pytest.skip("run it by: make test-browser")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="run it by: make test-browser")
+    with sync_api.sync_playwright() as playwright:
+        # a container has no sandbox for root
+        browser = playwright.chromium.launch(
+            executable_path=os.environ["WTKIT_BROWSER"], args=["--no-sandbox"]
+        )
+        yield browser
+        browser.close()

@@ -208,9 +208,9 @@ def train(model, steps=1, **settings):
 
 
 def assert_same_state(a, b):
-    assert list(a) == list(b)
+    assert list(a) == list(b), "both should hold the same names, in the same order"
     for key in a:
-        assert torch.equal(a[key], b[key]), key
+        assert torch.equal(a[key], b[key]), f"{key!r} should be the same in both, bit for bit"
 
 
 # ------------------------------------------------------------------------------------- the contract
@@ -219,11 +219,13 @@ def assert_same_state(a, b):
 def is_a_documented_frozen_dataclass(name):
     cls = methods.method_class(name)
     method = methods.load(name)
-    assert (method.name, type(method)) == (name, cls)
+    assert (method.name, type(method)) == (name, cls), (
+        "a method's name is that of its file, which defines its class"
+    )
     assert cls.__doc__ and "Reference" in cls.__doc__, (
         "the docstring holds the equations and the reference"
     )
-    assert 0 < len(cls.label) <= 4
+    assert 0 < len(cls.label) <= 4, "the label in figures and tables has 1 to 4 letters"
     for field in dataclasses.fields(method):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(method, field.name, None)
@@ -235,9 +237,10 @@ def forward_is_that_of_the_plain_network(name):
     plain = network()
     model = wtkit.convert(copy.deepcopy(plain), name)
     inputs, _ = batch()
-    assert torch.equal(model(inputs), plain(inputs))
+    same = "the forward pass uses W alone: the outputs are those of the plain network, bit for bit"
+    assert torch.equal(model(inputs), plain(inputs)), same
     with torch.no_grad():
-        assert torch.equal(model(inputs), plain(inputs))
+        assert torch.equal(model(inputs), plain(inputs)), f"{same}, also without gradients"
 
 
 def gradients_have_B_in_the_place_of_W(name):
@@ -246,9 +249,12 @@ def gradients_have_B_in_the_place_of_W(name):
     for key, value in expected.items():
         # where nothing is sent there is no gradient at all, so that no optimizer moves anything
         if key not in found:
-            assert not value.any(), key
+            assert not value.any(), f"{key} has no gradient, but by eqs. 3 and 4 δ reaches it"
         else:
-            np.testing.assert_allclose(array(found[key]), value, rtol=1e-9, atol=1e-12, err_msg=key)
+            np.testing.assert_allclose(
+                array(found[key]), value, rtol=1e-9, atol=1e-12,
+                err_msg=f"the gradient of {key} is not that of eqs. 3 and 4 with B in W's place",
+            )  # fmt: skip
 
 
 def B_has_the_shape_precision_and_scale_of_W(name):
@@ -259,12 +265,20 @@ def B_has_the_shape_precision_and_scale_of_W(name):
                 continue
             inputs = getattr(layer, "in_features", None) or layer.in_channels
             shape = (3, inputs) if layer.method.direct else layer.weight.shape
-            assert (layer.B.shape, layer.B.dtype) == (shape, dtype)
-            assert 0.5 < float(rms(layer.B) / rms(layer.weight)) < 2
+            assert (layer.B.shape, layer.B.dtype) == (shape, dtype), (
+                "B has W's shape and precision; of a direct method, a column per class"
+            )
+            assert 0.5 < float(rms(layer.B) / rms(layer.weight)) < 2, (
+                "B's elements are about as large as W's at the start; random_like scales them so"
+            )
 
 
 def rms(tensor):
     return tensor.detach().square().mean().sqrt()
+
+
+SELDOM = 1500
+"""Updates of W within which a method that learns in engaged mode changes every B at least once."""
 
 
 def B_learns_in_engaged_mode_only_if_the_method_says_so(name):
@@ -276,23 +290,26 @@ def B_learns_in_engaged_mode_only_if_the_method_says_so(name):
     }
     before = {key: value.detach().clone() for key, value in kept.items()}
     learns = methods.method_class(name).learns_engaged
-    assert all(isinstance(value, nn.Parameter) == learns for value in kept.values())
+    assert all(isinstance(value, nn.Parameter) == learns for value in kept.values()), (
+        "B is a parameter, for the optimizer to update, if and only if learns_engaged is true"
+    )
     assert sum("feedback" in key for key, _ in model.named_parameters()) == (
         len(kept) if learns else 0
-    )
+    ), "model.parameters() has each layer's B if learns_engaged is true, and none otherwise"
     gradients(model, *batch())
     assert all(torch.equal(kept[key], before[key]) for key in kept), (
         "before W is updated nothing changes"
     )
     changes = learns or methods.method_class(name).follows
     changed: set[str] = set()
-    for _ in range(60 if changes else 2):  # a method may change its B seldom
+    for _ in range(SELDOM if changes else 2):
         train(model)
         changed |= {key for key in kept if not torch.equal(kept[key], before[key])}
         if changed == set(kept):
             break
     assert changed == (set(kept) if changes else set()), (
-        "B changes with W's updates if, and only if, learns_engaged or follows is true"
+        f"B changes with W's updates, within {SELDOM} of them, if and only if learns_engaged or "
+        "follows is true"
     )
 
 
@@ -304,34 +321,41 @@ def B_learns_in_mirror_mode_only_if_the_method_says_so(name):
         return
     before = wtkit.matrix_angles(model)
     wtkit.mirror(model, 300)
-    assert (wtkit.matrix_angles(model) < before - 30).all()
+    assert (wtkit.matrix_angles(model) < before - 30).all(), (
+        "300 mirror steps bring every B at least 30° nearer to W if learns_mirror is true"
+    )
 
 
 def a_plain_loop_lowers_the_loss(name):
     """By more than the output layer does alone, or as much, where it is alone."""
     model = converted(name)
     losses = train(model, steps=40)
-    assert losses[-1] < (0.95 if model[-1].B is None else 0.6) * losses[0]
+    assert losses[-1] < (0.95 if model[-1].B is None else 0.6) * losses[0], (
+        f"40 steps of SGD on one batch lower the loss; it went from {losses[0]:.3f} to "
+        f"{losses[-1]:.3f}"
+    )
 
 
 def angles_are_those_of_B(name):
     model, (inputs, targets) = converted(name), batch()
     train(model)
     angles = wtkit.matrix_angles(model)
-    assert list(angles.layer.values) == ["0", "2", "5", "7"]
+    assert list(angles.layer.values) == ["0", "2", "5", "7"], "every layer has a matrix angle"
     for key, layer in feedback_layers(model).items():
         if layer.B is None or layer.B.shape != layer.weight.shape:  # no B is in W's place
-            assert math.isnan(angles.sel(layer=key))
+            assert math.isnan(angles.sel(layer=key)), "no matrix angle without a B in W's place"
             continue
         B, W = array(layer.B).ravel(), array(layer.weight).ravel()
         cosine = min(1.0, B @ W / math.sqrt((B @ B) * (W @ W)))
         assert math.isclose(
             float(angles.sel(layer=key)), math.degrees(math.acos(cosine)), abs_tol=1e-5
-        )
+        ), f"the matrix angle of layer {key!r} is not that between its B and its W"
     deltas = wtkit.delta_angles(model, inputs, targets)
-    assert float(deltas.sel(layer="7")) == 0
+    assert float(deltas.sel(layer="7")) == 0, "the output layer's δ is the loss's own: 0°"
     below = deltas.sel(layer=["0", "2", "5"])
-    assert np.isnan(below).all() if layer.B is None else ((below >= 0) & (below <= 180)).all()
+    assert np.isnan(below).all() if layer.B is None else ((below >= 0) & (below <= 180)).all(), (
+        "hidden layers have a δ angle of 0° to 180°, or none if no δ is sent"
+    )
 
 
 def the_seed_decides_B_and_no_global_stream_moves(name):
@@ -339,11 +363,15 @@ def the_seed_decides_B_and_no_global_stream_moves(name):
     first, again, other = (
         wtkit.convert(copy.deepcopy(plain), name, seed=seed) for seed in (1, 1, 2)
     )
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), state), (
+        "B is drawn from the generator that initial is given; torch's own random stream moved"
+    )
     assert_same_state(first.state_dict(), again.state_dict())
     for key, layer in feedback_layers(first).items():
         if layer.feedback is not None and layer.feedback.ndim:  # random, not a mere scale
-            assert not torch.equal(layer.B, other.get_submodule(key).B)
+            assert not torch.equal(layer.B, other.get_submodule(key).B), (
+                "another seed gives another B"
+            )
 
 
 def state_dict_goes_round(name):
@@ -365,12 +393,14 @@ def plain_checkpoints_load_and_export_returns_them(name):
         assert torch.equal(model.state_dict()[key], value), "B stays as it was"
     plain = wtkit.export(model)
     assert_same_state(plain.state_dict(), checkpoint)
-    assert [type(m) for m in plain.modules()] == [type(m) for m in network().modules()]
+    assert [type(m) for m in plain.modules()] == [type(m) for m in network().modules()], (
+        "export gives back PyTorch's own layers"
+    )
     assert all(isinstance(layer, FeedbackLayer) for layer in (model[0], model[7])), (
         "the model itself stays"
     )
     inputs, _ = batch()
-    assert torch.equal(plain(inputs), model(inputs))
+    assert torch.equal(plain(inputs), model(inputs)), "export changes no output"
     fresh = network()
     fresh.load_state_dict(checkpoint)
     assert_same_state(gradients(plain, *batch()), gradients(fresh, *batch()))
@@ -392,10 +422,13 @@ def converting_twice_leaves_nothing_behind(name):
     for other in methods.names():
         model = wtkit.convert(converted(other), name, seed=3)
         once = wtkit.convert(network(), name, seed=3)
-        assert list(model.state_dict()) == list(once.state_dict())
-        assert [n for n, _ in model.named_parameters()] == [n for n, _ in once.named_parameters()]
-        assert all(layer.method.name == name for layer in feedback_layers(model).values())
-        assert "feedback" not in vars(model[0])
+        left = f"converting from {other} to {name} leaves something of {other} behind"
+        assert list(model.state_dict()) == list(once.state_dict()), left
+        assert [n for n, _ in model.named_parameters()] == [
+            n for n, _ in once.named_parameters()
+        ], left
+        assert all(layer.method.name == name for layer in feedback_layers(model).values()), left
+        assert "feedback" not in vars(model[0]), left
 
 
 def compiled_equals_eager(name):
@@ -407,9 +440,12 @@ def compiled_equals_eager(name):
         key.removeprefix("_orig_mod."): value.clone()
         for key, value in gradients(compiled, inputs, targets).items()
     }
-    assert set(found) == set(eager)
+    assert set(found) == set(eager), "a compiled model has gradients where an eager one has"
     for key, value in eager.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            found[key], value, rtol=1e-12, atol=1e-12,
+            msg=lambda text, key=key: f"compiled, the gradient of {key} is another: {text}",
+        )  # fmt: skip
 
 
 CHECKS = [

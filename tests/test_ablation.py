@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from synthetic import labels_of, layers, records
@@ -174,6 +175,14 @@ def test_an_option_that_came_later_is_read_where_it_is_not_recorded(results):
     node["settings"] = node["settings"].str.replace('"options": {"scale": 1}', '"options": {}')
     assert all('"options": {}' in text for text in node["settings"].values[[1, 4]])
     assert ablation.runs(node)["scale"].tolist() == [0.5, 1, 2] * 2
+
+
+def test_an_option_that_is_the_networks_own_is_read_where_it_is_not_recorded(results):
+    nodes = results({"networks": ["resnet18"], "sweep": {"width": [16, 64]}})
+    table = pd.concat([ablation.runs(node) for node in nodes])
+    assert table.groupby("network")["width"].unique().to_dict() == {
+        "resnet18": [64], "resnet18-width=16": [16]
+    }  # fmt: skip
 
 
 def test_a_method_without_angles_in_all_layers_has_none_on_average(results, tmp_path):

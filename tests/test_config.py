@@ -728,6 +728,48 @@ def test_settings_that_came_later_leave_the_revisions_of_before():
     ] == ["fc"]
 
 
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("resnet18", {"width": 64}),
+        ("resnet18", {"width": None}),
+        ("resnet20", {"width": "16"}),
+        ("resnet50", {"width": 64}),
+        ("mlp", {"hidden": [500]}),
+        ("mlp", {"hidden": (500,), "activation": "relu"}),
+        ("mlp", {"unit": "relu"}),
+    ],
+)
+def test_a_network_has_one_name_whether_or_not_its_own_options_are_given(network, options):
+    plain = run_config({"method": "backprop", "network": network})
+    given = run_config({"method": "backprop", "network": network, "network_options": options})
+    assert (given.name, given.revision) == (plain.name, plain.revision)
+    assert given == plain and given.network_name == network
+
+
+def test_one_network_under_two_names_is_refused(tmp_path):
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "methods: [backprop]\nnetworks: [resnet18, resnet18: {width: 64}]\nseeds: [0]\n"
+    )
+    with pytest.raises(WtkitError, match="two runs are called resnet18-relu_bn-backprop"):
+        expand(path)
+
+
+def test_other_options_than_the_networks_own_stay_in_its_name():
+    names = [
+        run_config({"method": "backprop", "network": network, "network_options": options}).name
+        for network, options in (
+            ("resnet18", {"width": 16}),
+            ("mlp", {"hidden": [500, 500]}),
+            ("mlp", {"hidden": [500], "activation": "tanh"}),
+        )
+    ]
+    assert [name.partition("-backprop")[0] for name in names] == [
+        "resnet18-width=16-relu_bn", "mlp-hidden=500+500-own", "mlp-unit=tanh-own"
+    ]  # fmt: skip
+
+
 def test_a_revision_has_an_mlps_options_left_at_their_defaults():
     run = run_config({"method": "backprop", "network": "mlp", "network_options": {"unit": "tanh"}})
     assert json.loads(run.revision)["network_options"] == {"hidden": [500], "unit": "tanh"}

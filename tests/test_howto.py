@@ -12,6 +12,7 @@ from pathlib import Path
 import contract
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import wtkit
@@ -191,6 +192,21 @@ def test_the_network_trains_under_its_name(tmp_path, monkeypatch):
     assert f"`{by_hand[2].replace('=', ' ')} --network-option width=64`" in page("network")
 
 
+def test_the_folder_of_images_is_planned_without_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(example("data_set", "yaml"))
+    Image.new("RGB", (64, 64)).save("one.png")
+    for part, images in (("train", 500), ("val", 50)):
+        for label in range(10):
+            folder = Path("data/mine", part, f"class{label}")
+            folder.mkdir(parents=True)
+            for number in range(images):
+                (folder / f"{number}.png").hardlink_to("one.png")
+    assert __main__.main(["plan", "mine.yaml", "--no-measure"]) == 0
+    said = capsys.readouterr().out
+    assert "40 × 78" in said and "Warning" not in said
+
+
 @pytest.fixture
 def fashion_mnist(tmp_path, monkeypatch):
     """The data set as a file of the package, and its experiment, for the length of a test."""
@@ -205,7 +221,7 @@ def fashion_mnist(tmp_path, monkeypatch):
 def test_the_data_set_is_planned_without_having_it(fashion_mnist, capsys):
     assert __main__.main(["plan", "fashion.yaml", "--no-measure"]) == 0
     said = capsys.readouterr().out
-    assert "kolen_pollack" in said
+    assert "kolen_pollack" in said and "Warning" not in said
     runs = expand(fashion_mnist)
     assert {known_facts(run) for run in runs} == {Facts(60_000, 10_000, 10, 32)}
 

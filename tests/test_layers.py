@@ -755,12 +755,12 @@ def test_one_name_stays_on_backprop():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, "backprop"), "expected an nn.Module, then a method, got NoneType"),
-        (("backprop", nn.Linear(2, 2)), "expected an nn.Module, then a method, got str"),
-        ((nn.Linear(2, 2), None), "expected a method's name or a Method, got None"),
+        ((None, "backprop"), r"model: expected a model \(torch.nn.Module\), got None"),
+        (("backprop", nn.Linear(2, 2)), r"model: expected a model .*, got 'backprop'"),
+        ((nn.Linear(2, 2), None), "method: expected a text or a Method, got None"),
         (
             (nn.Linear(2, 2), methods.method_class("weight_mirror")),
-            "expected a method's name or a Method, got <class",
+            "method: expected a text or a Method, got an ABCMeta",
         ),
         (
             (nn.Sequential(nn.ReLU()), "backprop"),

@@ -92,6 +92,42 @@ def test_the_contract_refuses_a_method_whose_B_is_not_what_delta_travels_through
         contract.gradients_have_B_in_the_place_of_W(sixth)
 
 
+SELDOM = (
+    (
+        SIXTH.replace("ScaledTransport", "Seldom")
+        .replace("return None", "return random_like(W, generator)")
+        .replace("return self.gain * W", "return kept")
+        .replace("import Method", "import Method, random_like")
+        .replace("    gain: float = 1.5\n", "    follows: ClassVar[bool] = True\n")
+    )
+    + """
+    def follow(self, W, stored, generator, update):
+        return stored if update % 400 else W.clone()
+"""
+)
+
+
+@pytest.fixture
+def seldom(tmp_path, monkeypatch):
+    """A method that copies W to B at every 400th update."""
+    (tmp_path / "seldom.py").write_text(SELDOM)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    yield "seldom"
+    sys.modules.pop("wtkit.methods.seldom", None)
+
+
+def test_the_contract_accepts_a_method_whose_B_changes_seldom(seldom):
+    contract.B_learns_in_engaged_mode_only_if_the_method_says_so(seldom)
+
+
+def test_the_contract_says_what_is_wrong_in_a_sentence(seldom, monkeypatch):
+    cls = methods.method_class(seldom)
+    monkeypatch.setattr(cls, "follow", lambda self, W, stored, generator, update: stored)
+    monkeypatch.setattr(contract, "SELDOM", 3)
+    with pytest.raises(AssertionError, match="within 3 of them, if and only if learns_engaged or"):
+        contract.B_learns_in_engaged_mode_only_if_the_method_says_so(seldom)
+
+
 def test_unknown_method_names_the_nearest_and_all():
     with pytest.raises(
         wtkit.WtkitError, match=r"unknown method 'weight_miror' \(did you mean 'weight_mirror'\?\)"

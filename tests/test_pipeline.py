@@ -142,15 +142,16 @@ def test_from_an_experiment_to_its_figures(tmp_path):
             np.testing.assert_allclose(
                 recorded[name], by_hand[name], rtol=1e-3, atol=1e-3, err_msg=name
             )
-    for figure in (
-        "fig1_weight_mirror",
-        "fig2_kolen_pollack",
-        "fig3_test_error",
-        "fig4_angles",
-        "fig_d3_norm_order",
-    ):
-        assert (results / "figures" / f"{figure}.svg").stat().st_size > 10_000
-        assert (results / "notebooks" / f"{figure}.html").stat().st_size > 10_000
+    once = tmp_path / "results" / "circuits"
+    for figure, folder in {
+        "fig1_weight_mirror": once,
+        "fig2_kolen_pollack": once,
+        "fig3_test_error": results,
+        "fig4_angles": results,
+        "fig_d3_norm_order": results,
+    }.items():
+        assert (folder / "figures" / f"{figure}.svg").stat().st_size > 10_000
+        assert (folder / "notebooks" / f"{figure}.html").stat().st_size > 10_000
 
     again = snakemake(tmp_path, "-n", *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
@@ -168,7 +169,8 @@ def test_from_an_experiment_to_its_figures(tmp_path):
     assert "table1_errors" in page
     assert "System Message" not in page + report.stderr, "docutils could not read a caption"
     assert re.search(r"The paper's claims:\W+n?holds \d", page)
-    assert "Angles of W to B" in page and "Drawn by the notebook" in page
+    assert "Angles of W to B" in page and "from the results of" in page
+    assert "which reads no results" in page
 
 
 @pytest.mark.slow
@@ -186,8 +188,10 @@ def test_a_notebook_is_executed_again_for_its_code_not_for_its_outputs(tmp_path)
     notebook.cells = [parameters, nbformat.v4.new_code_cell(draw)]
     nbformat.write(notebook, path)
 
+    figure = "results/circuits/figures/fig1_weight_mirror.svg"
+
     def run(*more):
-        words = ["results/digits/figures/fig1_weight_mirror.svg", "--cores", "1", *more]
+        words = [*(more or [figure]), "--cores", "1"]
         command = [
             sys.executable,
             "-m",
@@ -205,17 +209,21 @@ def test_a_notebook_is_executed_again_for_its_code_not_for_its_outputs(tmp_path)
 
     done = run()
     assert done.returncode == 0, done.stderr[-4000:]
-    page = tmp_path / "results/digits/notebooks/fig1_weight_mirror.html"
+    page = tmp_path / "results/circuits/notebooks/fig1_weight_mirror.html"
     assert "write_text" in page.read_text()
+    for name in ("digits", "smoke"):
+        plan = planned(run("-n", "--config", f"experiment={name}"))
+        assert "fig1_weight_mirror" not in plan, "it reads no results: once is enough"
+        assert plan["fig3_test_error"] == 1
 
     notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="saved by JupyterLab")]
     notebook.cells[0].execution_count = 1
     nbformat.write(notebook, path)
-    again = run("-n")
+    again = run("-n", figure)
     assert "Nothing to be done" in again.stdout + again.stderr
     notebook.cells[1].source += "\nprint(figures)"
     nbformat.write(notebook, path)
-    assert planned(run("-n"))["fig1_weight_mirror"] == 1
+    assert planned(run("-n", figure))["fig1_weight_mirror"] == 1
 
 
 @pytest.mark.slow

@@ -35,7 +35,12 @@ def frozen(cls: type[T]) -> type[T]:
     what = vars(cls).get("NOUN") or f"option of {cls.__module__.rpartition('.')[2]}"
 
     @functools.wraps(construct)
-    def checked(self: T, **values: Any) -> None:
+    def checked(self: T, *unnamed: Any, **values: Any) -> None:
+        if unnamed:
+            raise WtkitError(
+                f"{what}: expected a name for each, {cls.__name__}({next(iter(fields), '')}=…), "
+                f"got {shown(unnamed[0])} without one"
+            )
         for name, value in values.items():
             known(name, fields, what)
             if is_stray_truth_value(value, fields[name].annotation):
@@ -110,9 +115,15 @@ def known(value: str, accepted: Iterable[str], what: str) -> str:
     )
 
 
+def at_least(value: float, least: float, what: str) -> None:
+    """Raise WtkitError, naming ``what`` it is, for a number below ``least`` and for NaN."""
+    if not value >= least:
+        raise WtkitError(f"{what}: expected {least} or more, got {value}")
+
+
 def shown(value: Any) -> str:
-    """``value`` as Python writes it, cut to a part of a line."""
-    text = repr(value)
+    """``value`` as Python writes it, in one line, cut to a part of it."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 

@@ -12,7 +12,12 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-REFERENCE = {"ablation": "kp_decay"}  # where the committed figures are from, if not from digits
+# where the committed figures are, if not with those of digits
+REFERENCE = {
+    "ablation": "kp_decay",
+    "fig1_weight_mirror": "circuits",
+    "fig2_kolen_pollack": "circuits",
+}
 
 
 def write(root: Path, folder: Path) -> None:

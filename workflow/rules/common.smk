@@ -66,12 +66,12 @@ def run_of(wildcards):
 
 def products_of(experiment, notebooks):
     """The products of an experiment and these notebooks."""
-    results = f"results/{experiment}"
-    yield f"{results}/results.nc"
+    yield f"results/{experiment}/results.nc"
     for notebook in notebooks:
-        yield f"{results}/notebooks/{notebook}.html"
+        folder = NOTEBOOKS[notebook].folder.format(experiment=experiment)
+        yield f"{folder}/notebooks/{notebook}.html"
         for file in NOTEBOOKS[notebook].files:
-            yield f"{results}/figures/{file}"
+            yield f"{folder}/figures/{file}"
 
 
 def unwritable(paths):

@@ -6,9 +6,17 @@ from typing import NamedTuple
 
 
 class Notebook(NamedTuple):
-    reads_results: bool
     files: list[str]  # its figures and tables
     category: str  # its section of the report
+    folder: str = "results/{experiment}"  # where its products go
+    reads_results: bool = True
+
+
+def once(notebook):
+    """A notebook that reads no results: it is executed once, and its products belong to no experiment."""
+    return Notebook(
+        [f"{notebook}.svg", f"{notebook}.png"], "Circuits", "results/circuits", reads_results=False
+    )
 
 
 @functools.cache
@@ -23,32 +31,26 @@ def content_of(notebook):
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
 
 
-def labels_of(file):
+def labels_of(file, described):
     """What tells a file apart in the report."""
     name, _, kind = file.rpartition(".")
-    return {"experiment": "{experiment}", "name": name, "format": kind}
+    experiment = "{experiment}" if described.reads_results else "any"
+    return {"experiment": experiment, "name": name, "format": kind}
 
 
 OF_EXPERIMENTS = {
-    "fig1_weight_mirror": Notebook(
-        False, ["fig1_weight_mirror.svg", "fig1_weight_mirror.png"], "Circuits"
-    ),
-    "fig2_kolen_pollack": Notebook(
-        False, ["fig2_kolen_pollack.svg", "fig2_kolen_pollack.png"], "Circuits"
-    ),
-    "fig3_test_error": Notebook(True, ["fig3_test_error.svg", "fig3_test_error.png"], "Results"),
-    "fig4_angles": Notebook(True, ["fig4_angles.svg", "fig4_angles.png"], "Results"),
-    "fig_d3_norm_order": Notebook(
-        True, ["fig_d3_norm_order.svg", "fig_d3_norm_order.png"], "Results"
-    ),
+    "fig1_weight_mirror": once("fig1_weight_mirror"),
+    "fig2_kolen_pollack": once("fig2_kolen_pollack"),
+    "fig3_test_error": Notebook(["fig3_test_error.svg", "fig3_test_error.png"], "Results"),
+    "fig4_angles": Notebook(["fig4_angles.svg", "fig4_angles.png"], "Results"),
+    "fig_d3_norm_order": Notebook(["fig_d3_norm_order.svg", "fig_d3_norm_order.png"], "Results"),
     "table1_errors": Notebook(
-        True, ["table1_errors.html", "table1_errors.csv", "table1_errors.tex"], "Results"
+        ["table1_errors.html", "table1_errors.csv", "table1_errors.tex"], "Results"
     ),
-    "claims": Notebook(True, ["claims.html", "claims.csv"], "Claims"),
+    "claims": Notebook(["claims.html", "claims.csv"], "Claims"),
 }
 OF_ABLATIONS = {
     "ablation": Notebook(
-        True,
         [
             "ablation.svg",
             "ablation.png",
@@ -89,28 +91,28 @@ for notebook, described in NOTEBOOKS.items():
             # each with labels of its own: the report lists one file for each set of labels
             *[
                 report(
-                    f"results/{{experiment}}/figures/{file}",
+                    f"{described.folder}/figures/{file}",
                     category=described.category,
                     caption="../report/notebook.rst",
-                    labels=labels_of(file),
+                    labels=labels_of(file, described),
                 )
                 for file in described.files
                 if not file.endswith(".tex")
             ],
             *[
-                f"results/{{experiment}}/figures/{file}"
+                f"{described.folder}/figures/{file}"
                 for file in described.files
                 if file.endswith(".tex")
             ],
-            notebook=f"results/{{experiment}}/notebooks/{notebook}.ipynb",
+            notebook=f"{described.folder}/notebooks/{notebook}.ipynb",
             page=report(
-                f"results/{{experiment}}/notebooks/{notebook}.html",
+                f"{described.folder}/notebooks/{notebook}.html",
                 category="Executed notebooks",
                 caption="../report/notebook.rst",
-                labels=labels_of(f"{notebook}.html"),
+                labels=labels_of(f"{notebook}.html", described),
             ),
         log:
-            f"results/{{experiment}}/logs/notebooks/{notebook}.log",
+            f"{described.folder}/logs/notebooks/{notebook}.log",
         localrule: True
         conda:
             "../../environment.yml"
@@ -122,7 +124,7 @@ for notebook, described in NOTEBOOKS.items():
             figures=subpath(output[0], parent=True),
             # executed here, then copied: a notebook that failed stays, with its traceback. Not a log, since
             # Snakemake prints the logs of failed jobs
-            executed=f"results/{{experiment}}/logs/notebooks/{notebook}.ipynb",
+            executed=f"{described.folder}/logs/notebooks/{notebook}.ipynb",
         shell:
             "python {input.script:q} {input.notebook:q} {params.executed:q} --html {output.page:q}"
             " {params.given} figures={params.figures:q} > {log:q} 2>&1"

@@ -1,5 +1,7 @@
 """The paper's claims, and the verdict of recorded results on each. Imports no torch."""
 
+from ..arguments import check_arguments
+from ..results import say_what_is_missing
 from .claim import Outcome
 from .comparison import LEVEL, Comparison, binomial_variance, welch
 from .errors import judged_order
@@ -20,3 +22,5 @@ __all__ = [
     "judged_order",
     "welch",
 ]
+
+check_arguments(globals(), say_what_is_missing)

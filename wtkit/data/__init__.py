@@ -1,5 +1,6 @@
 """A run's images: held in memory or streamed, split, augmented and shared between ranks."""
 
+from ..arguments import check_arguments
 from .base import Batch, Data, check_batch
 from .loading import count, fetch, load
 from .memory import InMemory, chosen_classes
@@ -16,3 +17,5 @@ __all__ = [
     "fetch",
     "load",
 ]
+
+check_arguments(globals())

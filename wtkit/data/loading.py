@@ -28,10 +28,14 @@ def load(config: RunConfig, device: torch.device | str = "cpu") -> Data:
     Raises:
         WtkitError: if the data are missing (saying where to get them, where to put them, and the
             command), or an image cannot be decoded (naming it), or a batch is larger than the
-            training set.
+            training set, or there is no such device.
     """
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise WtkitError(f"load: device: expected 'cpu' or 'cuda', got {device!r}") from None
     reading = _read(config)
-    data = _fed(config, reading, torch.device(device))
+    data = _fed(config, reading, target)
     data.note = getattr(reading.train, "note", "")
     check_batch(config, data.steps(1))
     if data.num_classes < 2 or len(data.held_out_examples(2)[0]) < 2:

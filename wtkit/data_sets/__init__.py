@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from ..arguments import check_arguments
 from ..errors import WtkitError
 from ..validation import known
 from .base import DataSet, Reading, Wanted
@@ -36,3 +37,6 @@ def classes(name: str) -> int | None:
     """How many classes a data set has; None for a name that is none of ours, and where it differs
     from place to place."""
     return data_set(name).classes if name in names() else None
+
+
+check_arguments(globals())

@@ -1,5 +1,6 @@
 """What a run is, and how an experiment file becomes runs. Imports no torch."""
 
+from ..arguments import check_arguments
 from .choices import (
     MLP,
     NORM_ORDERS,
@@ -8,6 +9,7 @@ from .choices import (
     STEMS,
     TORCHVISION,
     ResNetOptions,
+    own_options,
 )
 from .facts import Facts, known_facts, split
 from .file import expand
@@ -39,6 +41,9 @@ __all__ = [
     "known_facts",
     "learning_rate",
     "list_methods",
+    "own_options",
     "run_config",
     "split",
 ]
+
+check_arguments(globals())

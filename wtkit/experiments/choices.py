@@ -117,12 +117,32 @@ def network_name(network: str, options: Mapping[str, Any]) -> str:
     """What runs, files and data call a network: ``vgg11``, ``mlp-hidden=500+300,unit=tanh``,
     ``mypackage.nets.Mine``.
 
-    In letters that a file's name may have.
+    In letters that a file's name may have. Options that are the network's own anyway are left out:
+    ``resnet18`` with ``width=64`` is ``resnet18``.
     """
+    options = other_than_own(network, options)
     if network == "mlp":
         options = _recorded_mlp(options)
     words = ",".join(f"{key}={as_word(options[key])}" for key in sorted(options))
     return "-".join(filter(None, [network.replace(":", "."), words]))
+
+
+def own_options(network: str) -> dict[str, Any]:
+    """What a network's options are if none are given, where wtkit knows it."""
+    if network in RESNETS:
+        return {"width": RESNETS[network].width}
+    return dataclasses.asdict(MLP()) if network == "mlp" else {}
+
+
+def other_than_own(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that make another network than it is without them."""
+    own = {key: as_word(value) for key, value in own_options(network).items()}
+    unset = [None] if network in RESNETS else []
+    return {
+        key: value
+        for key, value in options.items()
+        if key not in own or (value not in unset and as_word(value) != own[key])
+    }
 
 
 def _recorded_mlp(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .. import methods
 from ..data_sets import data_set
 from ..errors import WtkitError
 from ..methods import Method
-from ..validation import frozen, shown
+from ..validation import frozen, known, shown
 from .choices import (
     MLP,
     NORM_ORDERS,
@@ -25,6 +25,7 @@ from .choices import (
     Positive,
     check_network,
     network_name,
+    other_than_own,
     renamed,
 )
 
@@ -133,6 +134,8 @@ class RunConfig:
             current = renamed(self.network_options, OLD_MLP_OPTIONS)
             object.__setattr__(self, "network_options", current)  # frozen
         check_network(self.network, self.network_options)
+        others = other_than_own(self.network, self.network_options)
+        object.__setattr__(self, "network_options", others)
         self.loaded_method()
         data_set(self.data)
         self._check_choices()
@@ -221,6 +224,7 @@ def as_argument(value: Any) -> str:
 
 def from_argument(name: str, text: str) -> str | list[str]:
     """The setting ``name`` from a command line, as :func:`run_config` takes it."""
+    known(name, RunConfig.__annotations__, "setting")
     is_list = "tuple" in str(RunConfig.__annotations__[name])
     return [item for item in text.split(",") if item] if is_list else text
 

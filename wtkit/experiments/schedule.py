@@ -2,12 +2,18 @@
 
 import math
 
+from ..validation import at_least
 from .run import RunConfig
 
 
 def learning_rate(config: RunConfig, epoch: float) -> float:
     """η_W at a moment of training, counted in epochs from 0 at the start: warm-up, then the
-    schedule."""
+    schedule.
+
+    Raises:
+        WtkitError: for a moment before the start.
+    """
+    at_least(epoch, 0, "learning_rate: epoch")
     if epoch < config.warmup_epochs:
         return config.lr * epoch / config.warmup_epochs
     if config.schedule == "cosine":

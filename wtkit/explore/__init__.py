@@ -8,7 +8,9 @@ hover, sliders and switches work offline and without a kernel.
 >>> wtkit.explore.angles(results)  # doctest: +SKIP
 """
 
+from ..arguments import check_arguments
 from ..errors import imports_of
+from ..results import say_what_is_missing
 
 with imports_of("notebooks"):  # before the files of this folder, which import it, too
     import bokeh as _bokeh  # noqa: F401
@@ -21,3 +23,5 @@ from .stripes import heat_map
 from .sweeps import sweep
 
 __all__ = ["Explorer", "angles", "epochs", "error_against_angle", "heat_map", "sweep"]
+
+check_arguments(globals(), say_what_is_missing)

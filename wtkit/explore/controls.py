@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from bokeh.layouts import column, row
 from bokeh.models import (
     CheckboxGroup,
@@ -20,13 +21,26 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from .groups import ANGLES, Group
+from .groups import ANGLES, Group, groups_of
 from .page import WIDTH
 
 SHOW = """
 const on = boxes.map(box => new Set([box.active].flat().map(i => box.labels[i])))
 renderers.forEach((renderer, i) => renderer.visible = names[i].every((name, j) => on[j].has(name)))
 """
+
+
+def begun(
+    results: xr.Dataset | xr.DataTree,
+) -> tuple[list[Group], Select, Switches]:
+    """What an explorer of angles begins with: the runs by group, the menu of the two angles, and
+    the switches of methods and networks.
+
+    Raises:
+        WtkitError: for results without angles.
+    """
+    groups = groups_of(results)
+    return groups, quantity_menu(groups), Switches.of(groups)
 
 
 WRAPPED = ":host .bk-input-group { flex-wrap: wrap }"

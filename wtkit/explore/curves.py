@@ -17,8 +17,8 @@ from bokeh.plotting import figure
 from matplotlib.colors import to_hex
 
 from ..figures import LAYER_COLORS
-from .controls import Switches, highest, plain_axes, quantity_menu, stacked
-from .groups import ANGLES, Group, groups_of
+from .controls import begun, highest, plain_axes, stacked
+from .groups import ANGLES, Group
 from .page import TOOLS, WIDTH, Explorer
 
 CHOOSE = """
@@ -46,8 +46,7 @@ def angles(results: xr.Dataset | xr.DataTree) -> Explorer:
     Example:
         >>> wtkit.explore.angles(wtkit.open_results("digits"))  # doctest: +SKIP
     """
-    groups = groups_of(results)
-    quantity, switches = quantity_menu(groups), Switches.of(groups)
+    groups, quantity, switches = begun(results)
     color = RadioButtonGroup(labels=["by method", "by layer"], active=0)
     plot = figure(width=WIDTH, height=440, tools=TOOLS, y_range=Range1d(0, highest(groups)))
     plot.xaxis.ticker = BasicTicker(min_interval=1)

@@ -8,8 +8,8 @@ from bokeh.models import ColumnDataSource, CustomJS, GlyphRenderer, HoverTool, R
 from bokeh.plotting import figure
 
 from ..results import ANGLE_MEANS
-from .controls import Switches, highest, plain_axes, quantity_menu, stacked
-from .groups import ANGLES, Group, groups_of
+from .controls import begun, highest, plain_axes, stacked
+from .groups import ANGLES, Group
 from .page import TOOLS, WIDTH, Explorer
 
 CHOOSE = """
@@ -39,8 +39,7 @@ def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
     Example:
         >>> wtkit.explore.error_against_angle(wtkit.open_results("digits"))  # doctest: +SKIP
     """
-    groups = groups_of(results)
-    quantity, switches = quantity_menu(groups), Switches.of(groups)
+    groups, quantity, switches = begun(results)
     layers = list(dict.fromkeys(name for group in groups for name in group.layers))
     layer = Select(
         options=[("", "mean over layers"), *((name, name) for name in layers)], value="", width=220,

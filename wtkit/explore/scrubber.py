@@ -15,8 +15,8 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from .controls import Switches, highest, plain_axes, quantity_menu, stacked
-from .groups import ANGLES, Group, groups_of
+from .controls import begun, highest, plain_axes, stacked
+from .groups import ANGLES, Group
 from .page import TOOLS, WIDTH, Explorer
 
 MOVE = """
@@ -43,8 +43,7 @@ def epochs(results: xr.Dataset | xr.DataTree) -> Explorer:
     Example:
         >>> wtkit.explore.epochs(wtkit.open_results("digits"))  # doctest: +SKIP
     """
-    groups = groups_of(results)
-    quantity, switches = quantity_menu(groups), Switches.of(groups)
+    groups, quantity, switches = begun(results)
     last = max(group.epochs[-1] for group in groups)
     slider = Slider(
         start=0, end=max(1, last), value=last, step=1, title="epoch", width=420, name="slider"

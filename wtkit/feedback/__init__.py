@@ -17,6 +17,7 @@ layers; :mod:`~wtkit.feedback.parts`, layers whose weights another module holds,
 :mod:`~wtkit.feedback.graph`, which layer feeds which.
 """
 
+from ..arguments import check_arguments
 from .angles import (
     angle,
     delta_angles,
@@ -41,6 +42,7 @@ from .convolutions import (
 )
 from .engaged import deltas_of_backprop, twice_differentiable
 from .graph import blocks_of, fed_layers
+from .inputs import say_who_refused
 from .layers import FeedbackLayer, FeedbackLinear, feedback_layers
 from .maps import Maps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
@@ -80,3 +82,5 @@ __all__ = [
     "undisturbed",
     "weight_norms",
 ]
+
+check_arguments(globals(), say_who_refused)

@@ -168,6 +168,10 @@ def delta_angles(
     training mode BatchNorm normalises with the batch, as in training. Nothing in the model changes,
     nor any gradient or global random stream.
 
+    An example is a row of the layer's output, an index of its first dimension. A model that folds
+    time into the batch, (batch, time, features) to (batch · time, features), so has an angle per
+    time step; if its layers see (batch, time, features), an example is the whole sequence.
+
     Args:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel;
             it is run uncompiled.
@@ -177,7 +181,8 @@ def delta_angles(
         loss: ``loss(outputs, targets)`` → a number.
 
     Returns:
-        degrees over ``layer`` (module names from the input up); NaN where no δ arrives.
+        degrees over ``layer`` (module names in the order of registration, see
+        :func:`~wtkit.feedback.feedback_layers`); NaN where no δ arrives.
 
     Raises:
         WtkitError: for a model without feedback layers; for inputs that are no tensors, or no

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -97,7 +96,7 @@ def convert(
         >>> model.B.shape == model.weight.shape
         True
     """
-    method = _loaded(model, method, seed, options)
+    method = _loaded(method, options)
     seed = torch.initial_seed() if seed is None else seed
     patterns = _patterns(keep_on_backprop)
     chosen = choose(model, patterns)
@@ -171,20 +170,10 @@ def export(model: nn.Module) -> nn.Module:
     return plain
 
 
-def _loaded(
-    model: nn.Module, method: str | Method, seed: int | None, options: dict[str, Any]
-) -> Method:
-    """The method that :func:`convert` was given, once its arguments have been checked."""
-    if not isinstance(model, nn.Module):
-        raise WtkitError(
-            f"convert: expected an nn.Module, then a method, got {type(model).__name__}"
-        )
-    if isinstance(seed, bool) or not isinstance(seed, Integral | None):
-        raise WtkitError(f"convert: expected seed to be an integer or None, got {seed!r}")
+def _loaded(method: str | Method, options: dict[str, Any]) -> Method:
+    """The method that :func:`convert` was given."""
     if isinstance(method, str):
         return methods.load(method, **options)
-    if not isinstance(method, Method):
-        raise WtkitError(f"convert: expected a method's name or a Method, got {method!r}")
     if options:
         raise WtkitError(
             f"convert: options {', '.join(options)} next to a Method; pass them to its constructor"

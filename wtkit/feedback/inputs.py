@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import WtkitError
+from ..errors import WtkitError, is_lack_of_memory
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -51,6 +52,21 @@ def refuse_other_than_tensors(inputs: Any) -> None:
             "inputs: expected a batch as a torch.Tensor, or a tuple or dict of several, got "
             f"{inputs!r}"
         )
+
+
+_REFUSALS = (TypeError, AttributeError, ValueError, IndexError, RuntimeError)
+
+
+def say_who_refused(error: Exception, function: str, given: Mapping[str, Any]) -> WtkitError | None:
+    """The error to raise where the user's model or loss refused the user's inputs or targets; None
+    for functions without inputs, for lack of memory, and for errors of another kind."""
+    if "inputs" not in given or not isinstance(error, _REFUSALS) or is_lack_of_memory(error):
+        return None
+    words = textwrap.shorten(str(error), 200, placeholder="…")
+    return WtkitError(
+        f"{function}: the model or the loss failed with these inputs and targets "
+        f"({type(error).__name__}: {words}); expected a batch as model(inputs) takes it"
+    )
 
 
 def usable(inputs: Any, name: str) -> Any:

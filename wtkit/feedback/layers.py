@@ -418,9 +418,11 @@ add_kind(NonDynamicallyQuantizableLinear, FeedbackProjection)
 
 
 def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
-    """The converted layers of ``model`` by module name, in the order of registration: from the
-    input up.
+    """The converted layers of ``model`` by module name, in the order of registration.
 
+    That is the order in which ``__init__`` assigns them, mostly from the input up. A model whose
+    ``forward`` calls them in another order keeps the order of registration;
+    :func:`~wtkit.feedback.fed_layers` tells which layer feeds which.
     ``model`` may be wrapped by ``torch.compile``, DistributedDataParallel or DataParallel.
 
     >>> import torch, wtkit

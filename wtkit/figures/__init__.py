@@ -3,7 +3,9 @@
 :mod:`wtkit.figures.ablation` draws ablations, and :mod:`wtkit.figures.circuits` the two schematics.
 """
 
+from ..arguments import check_arguments
 from ..errors import imports_of
+from ..results import say_what_is_missing
 
 with imports_of("figures"):  # before the files of this folder, which import them, too
     import matplotlib as _matplotlib  # noqa: F401
@@ -44,3 +46,5 @@ __all__ = [
     "test_error",
     "trials",
 ]
+
+check_arguments(globals(), say_what_is_missing)

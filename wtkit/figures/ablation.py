@@ -18,6 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import data_sets
+from ..arguments import checked
+from ..errors import WtkitError
+from ..experiments import own_options
 from ..plan import predicted_and_measured
 from ..results import ANGLE_MEANS, method_label, network_label, settings
 from .angle_curves import ANGLES
@@ -45,6 +48,7 @@ def swept(node: xr.Dataset) -> list[str]:
     return ["variant"] if named else list(keys.pop())
 
 
+@checked
 def runs(node: xr.Dataset) -> pd.DataFrame:
     """One row per run: its labels, swept quantities, and final errors and angles.
 
@@ -65,6 +69,7 @@ def runs(node: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=[*rows[0], *(c for c in columns if c not in rows[0])])
 
 
+@checked
 def epochs(node: xr.Dataset) -> pd.DataFrame:
     """One row per run and epoch, with the columns of :func:`runs`."""
     parts, keys = [], swept(node)
@@ -75,8 +80,15 @@ def epochs(node: xr.Dataset) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def _refuse_none(nodes: Sequence[xr.Dataset]) -> None:
+    if not len(nodes):
+        raise WtkitError("nodes: expected the results of one network or more, got an empty list")
+
+
 def _labels(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen = settings(run)
+    # options that are the network's own are not recorded
+    chosen = own_options(chosen["network"]) | chosen
     chosen |= chosen.get("network_options", {}) | chosen["options"]
     labels: dict[str, Any] = {
         name: str(run[name].values) for name in ("method", "norm_order", "status")
@@ -112,9 +124,11 @@ def _by_epoch(run: xr.Dataset) -> dict[str, pd.Series]:
 # ------------------------------------------------------------------------------------------ drawing
 
 
+@checked
 def draw(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw final errors and angles against the swept quantity, one row per network unless networks
     were swept; heat maps if two quantities were swept."""
+    _refuse_none(nodes)
     table, keys = pd.concat([runs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     if len(keys) == 2:
         return _heat_maps(table, keys)
@@ -136,9 +150,11 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
     return fig
 
 
+@checked
 def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw test error and, below it, matrix angle by epoch: one line per point of the ablation, one
     pair of panels per method and network."""
+    _refuse_none(nodes)
     table, keys = pd.concat([epochs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     table["point"], lines = _points(table, keys), _lines(table, keys)
     order = list(table["point"].unique())
@@ -176,9 +192,11 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     return fig
 
 
+@checked
 def draw_predicted(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw predictions of :mod:`wtkit.plan` against measurements, one panel per quantity that was
     recorded; without any, a figure that says so."""
+    _refuse_none(nodes)
     table = pd.concat([predicted_and_measured(node) for node in nodes])
     recorded = [name for name in PREDICTED if (table["quantity"] == name).any()]
     if not recorded:

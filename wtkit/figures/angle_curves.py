@@ -31,6 +31,7 @@ from ..results import (
     over_all_weights,
     variants_of,
 )
+from ..validation import known
 from .drawing import epoch_axis
 from .looks import GREY, LAYER_COLORS
 
@@ -84,7 +85,14 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
     the paper's networks its bound.
 
     If all runs diverged, they are drawn. The axis extends beyond 100° if an angle does.
+
+    Args:
+        quantity: ``matrix_angle`` or ``delta_angle``.
+
+    Raises:
+        WtkitError: for an unknown method or quantity.
     """
+    known(quantity, ANGLES, "quantity")
     epoch_axis(ax, node)
     _angle_axes(ax, quantity)
     runs = matching_runs(node, method, norm_order=main_order(node), variant=variant)

@@ -16,6 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
+from ..arguments import checked
+
 Point = tuple[float, float]
 INK, PALE, SHADE = "#1f1f1f", "#6b6b6b", "#e9e5db"
 GOLD, GOLD_TEXT, BLUE = "#d98f00", "#8a5a00", "#0060a8"  # gold is too light for letters
@@ -35,6 +37,7 @@ LIMITS = ((-1.9, 8.6), (-2.75, 6.0))
 MIDDLE = ((LOWER[-1] + UPPER[0]) / 2, (FORWARD + FEEDBACK) / 2)
 
 
+@checked
 def weight_mirror(ax: Axes, mode: Literal["engaged", "mirror"]) -> None:
     """The weight mirror (Fig. 1): W learns from δ in engaged mode, B from noise in mirror mode.
 
@@ -68,6 +71,7 @@ def weight_mirror(ax: Axes, mode: Literal["engaged", "mirror"]) -> None:
         _remark(ax, "feedback cells\nmimic $\\mathbf{y}$", BLUE)
 
 
+@checked
 def kolen_pollack(ax: Axes) -> None:
     """The reciprocal Kolen–Pollack network (Fig. 2): in its one mode W learns from δ, and B from y.
 

@@ -1,5 +1,6 @@
 """Labelled images on disk, read one at a time: files in folders, or a pack of them."""
 
+from ..arguments import check_arguments
 from .files import PARTS, Files, Images, decode
 from .folders import Passed, images_in, note_on
 from .packed import open_pack
@@ -18,3 +19,5 @@ __all__ = [
     "pack",
     "stored_images",
 ]
+
+check_arguments(globals())

@@ -69,6 +69,7 @@ import inspect
 import pkgutil
 from typing import Any
 
+from ..arguments import check_arguments
 from ..errors import WtkitError
 from ..methods.base import Method, MirrorSchedule
 from ..validation import known
@@ -92,6 +93,8 @@ def method_class(name: str) -> type[Method]:
         WtkitError: if there is no such method, or its file does not define exactly one complete
             method.
     """
+    if name not in names():
+        _refuse_label(name)
     where = f"methods/{known(name, names(), 'method')}.py"
     try:
         module = importlib.import_module(f"{__name__}.{name}")
@@ -113,6 +116,13 @@ def method_class(name: str) -> type[Method]:
     if missing:
         raise WtkitError(f"{where}: {cls.__name__} lacks {', '.join(missing)}")
     return cls
+
+
+def _refuse_label(text: str) -> None:
+    """Say whose label was given in place of a name."""
+    for name in names():
+        if method_class(name).label == text:
+            raise WtkitError(f"unknown method {text!r} (did you mean {name!r}, whose label it is?)")
 
 
 def _missing(cls: type[Method]) -> list[str]:
@@ -137,3 +147,6 @@ def load(name: str, **options: Any) -> Method:
         WtkitError: for an unknown method, an unknown option, or a value that the option refuses.
     """
     return method_class(name)(**options)
+
+
+check_arguments(globals())

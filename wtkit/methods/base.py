@@ -151,6 +151,11 @@ class Method(ABC):
         """
         return 0.0
 
+    def setting_of_lag(self, steps: float) -> str:
+        """The setting at which B averages over ``steps`` engaged steps, as advice in words: ``rate:
+        0.2``."""
+        return f"a rate at which it averages over {steps:g}"
+
     # -------------------------------------------------------------- 3. how B learns in mirror mode
 
     @property

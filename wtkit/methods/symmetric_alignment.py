@@ -42,6 +42,9 @@ class SymmetricAlignment(Method):
     def lag(self):
         return 1 / self.rate
 
+    def setting_of_lag(self, steps):
+        return f"rate: {1 / steps:g}"
+
     def initial(self, W, generator):
         return random_like(W, generator)
 

@@ -126,6 +126,9 @@ class WeightMirror(Method):
         rate = self.decay * self.mirror_steps
         return self.mirror_every / rate if rate else math.inf
 
+    def setting_of_lag(self, steps):
+        return f"a mirror_lr or mirror_steps so high that it averages over {steps:g}"
+
     def mirror_samples(self, layer):
         if self._fires_images(layer):
             return math.prod(self._images(layer))

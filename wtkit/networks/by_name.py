@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from ..experiments import MLP, RESNETS, ResNetOptions, RunConfig
+from ..validation import at_least
 from .own import not_made, own_network
 from .resnet import build_resnet
 
@@ -30,8 +31,11 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
             torchvision's ``vit_*``.
 
     Raises:
-        WtkitError: for options that the network does not take, and for a class that does not exist.
+        WtkitError: for options that the network does not take, for a class that does not exist, and
+            for numbers below 1.
     """
+    at_least(num_classes, 1, "build: num_classes")
+    at_least(image_size, 1, "build: image_size")
     name, options = config.network, config.network_options
     if name in RESNETS:
         choices = {"norm_order": config.norm_order, "stem": config.stem}
@@ -66,6 +70,8 @@ def mlp(options: MLP, *, num_classes: int, image_size: int) -> nn.Sequential:
       (fc2): Linear(in_features=5, out_features=2, bias=True)
     )
     """
+    at_least(num_classes, 1, "mlp: num_classes")
+    at_least(image_size, 1, "mlp: image_size")
     sizes = [3 * image_size**2, *options.hidden, num_classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..experiments import NORM_ORDERS, RESNETS, STEMS
-from ..validation import known
+from ..validation import at_least, known
 
 
 def build_resnet(
@@ -39,7 +39,7 @@ def build_resnet(
         a network from images (N, 3, H, W) to logits (N, num_classes).
 
     Raises:
-        WtkitError: for an unknown network, stem or norm order.
+        WtkitError: for an unknown network, stem or norm order, and for numbers below 1.
 
     Example:
         >>> sum(p.numel() for p in build_resnet("resnet20", num_classes=10).parameters())
@@ -48,7 +48,9 @@ def build_resnet(
     architecture = RESNETS[known(network, RESNETS, "network")]
     known(stem, STEMS, "stem")
     known(norm_order, NORM_ORDERS, "norm_order")
-    width = width or architecture.width
+    width = architecture.width if width is None else width
+    at_least(num_classes, 1, "build_resnet: num_classes")
+    at_least(width, 1, "build_resnet: width")
     model = ResNet(
         BLOCKS[norm_order][architecture.block],
         architecture.depths,

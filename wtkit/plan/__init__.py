@@ -6,6 +6,8 @@ Formulas and warnings need no torch. The measurements do; they are imported on f
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import check_arguments, checked
+from ..results import say_what_is_missing
 from .advice import MIN_FOLDINGS, row, warnings
 from .formulas import (
     Layer,
@@ -61,9 +63,11 @@ __all__ = [
     "warnings",
 ]
 
+check_arguments(globals(), say_what_is_missing)
+
 
 def __getattr__(name: str) -> Any:
     """Import ``measuring.py``, and torch with it, when one of its names is first used."""
     if name in __all__:
-        return getattr(importlib.import_module(".measuring", __name__), name)
+        return checked(getattr(importlib.import_module(".measuring", __name__), name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

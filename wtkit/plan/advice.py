@@ -245,14 +245,9 @@ def _divergence_warning(method: Method) -> list[str]:
     """Warn if B's lag can make the loss diverge in a network that does not tolerate it."""
     if method.lag <= LONGEST_LAG or math.isinf(method.lag):
         return []
-    faster = {
-        "symmetric_alignment": f"rate: {1 / LONGEST_LAG:g}",
-        "weight_mirror": "a mirror_lr or mirror_steps so high that it averages over "
-        f"{LONGEST_LAG:g}",
-    }.get(method.name, f"a rate at which it averages over {LONGEST_LAG:g}")
     return [
         f"B averages over {method.lag:,.0f} engaged steps and the network has no normalisation: at "
-        f"a high lr the loss may diverge; set {faster}, or a lower lr"
+        f"a high lr the loss may diverge; set {method.setting_of_lag(LONGEST_LAG)}, or a lower lr"
     ]
 
 

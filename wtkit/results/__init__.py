@@ -3,7 +3,9 @@
 Imports no torch.
 """
 
+from ..arguments import check_arguments
 from .graph import GRAPH_COORDS, downstream
+from .incomplete import say_what_is_missing
 from .names import (
     ANGLE_MEANS,
     BP,
@@ -123,8 +125,11 @@ __all__ = [
     "open_run",
     "over_all_weights",
     "save",
+    "say_what_is_missing",
     "select",
     "settings",
     "tidy",
     "variants_of",
 ]
+
+check_arguments(globals(), say_what_is_missing)

@@ -8,12 +8,21 @@ from typing import Any
 import xarray as xr
 
 from .. import methods
+from ..errors import WtkitError
 from ..experiments import RunConfig, run_config
 
 
 def settings(run: xr.Dataset) -> dict[str, Any]:
     """All settings of one run (an element of the dimension ``run``) as a dictionary, including
-    options that are not recorded."""
+    options that are not recorded.
+
+    Raises:
+        WtkitError: for several runs.
+    """
+    if run["settings"].ndim:
+        raise WtkitError(
+            f"settings: expected one run, such as node.isel(run=0), got {run['settings'].size} runs"
+        )
     recorded = json.loads(str(run["settings"].values))
     if recorded.get("method") in methods.names():
         earlier = methods.method_class(recorded["method"]).LATER_OPTIONS

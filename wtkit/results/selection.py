@@ -9,7 +9,7 @@ import xarray as xr
 
 from .. import methods
 from ..errors import WtkitError
-from ..validation import nearest
+from ..validation import known, nearest
 
 
 def select(
@@ -62,9 +62,15 @@ def matching_runs(
     norm_order: str | None = None,
     variant: str | None = "",
 ) -> xr.Dataset:
-    """Like :func:`select` with exact names, but without runs if none match. For callers that handle
-    missing runs themselves."""
+    """Like :func:`select`, but without runs if none match. For callers that handle missing runs
+    themselves.
+
+    Raises:
+        WtkitError: for a method that is neither recorded nor one of wtkit's.
+    """
     runs = _dataset(node)
+    if method is not None and method not in runs["method"].values:
+        method = known(_names_by_label().get(method, method), methods.names(), "method")
     mask = np.ones(runs.sizes["run"], dtype=bool)
     for name, value in (("method", method), ("norm_order", norm_order), ("variant", variant)):
         if value is not None:
@@ -81,9 +87,13 @@ def _dataset(node: xr.Dataset | xr.DataTree) -> xr.Dataset:
     return dataset
 
 
+def _names_by_label() -> dict[str, str]:
+    return {methods.method_class(name).label: name for name in methods.names()}
+
+
 def _split_label(runs: xr.Dataset, text: str, variant: str | None) -> tuple[str, str | None]:
     """The method's name and the variant that a name or label stands for."""
-    names = {methods.method_class(name).label: name for name in methods.names()}
+    names = _names_by_label()
     label, _, labelled_variant = text.partition(" ")
     method = names.get(label, label)
     recorded = list(dict.fromkeys(runs["method"].values.tolist()))

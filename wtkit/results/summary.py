@@ -8,7 +8,9 @@ import math
 import numpy as np
 import xarray as xr
 
+from ..errors import WtkitError
 from ..experiments import known_facts
+from ..validation import known
 from .names import MAIN_ORDER, METHODS, method_label
 from .recorded import config_of, settings
 from .schema import ALL_WEIGHTS
@@ -51,7 +53,12 @@ class Estimate:
 
 def mean_and_error(values: xr.DataArray, dim: str = "run") -> tuple[xr.DataArray, xr.DataArray]:
     """Mean and standard error over ``dim``, skipping NaN. The error of fewer than two values is
-    NaN."""
+    NaN.
+
+    Raises:
+        WtkitError: for values without this dimension.
+    """
+    known(dim, map(str, values.dims), "dimension")
     count = values.count(dim)
     mean = values.sum(dim) / count.where(count > 0)
     variance = ((values - mean) ** 2).sum(dim) / (count - 1).where(count > 1)
@@ -114,7 +121,16 @@ def lr_drops(node: xr.Dataset) -> list[int]:
 
 def networks_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
     """A tree's data sets by network, sorted by length of the name, then by name: smaller ResNets
-    come first."""
+    come first.
+
+    Raises:
+        WtkitError: for a tree without networks, such as a single network's node.
+    """
+    if not tree.children:
+        raise WtkitError(
+            "expected the results of an experiment, such as open_results('digits'), got a tree "
+            "without networks, or one network's node"
+        )
     return {
         name: tree[name].to_dataset()
         for name in sorted(tree.children, key=lambda name: (len(name), name))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..arguments import checked
 from ..errors import WtkitError
 from .graph import GRAPH_COORDS, downstream
 from .names import method_label
@@ -65,10 +66,6 @@ def nodes_of(results: xr.Dataset | xr.DataTree) -> list[tuple[xr.Dataset, str]]:
     Raises:
         WtkitError: for results after a mean, or without their labels.
     """
-    if not isinstance(results, (xr.Dataset, xr.DataTree)):
-        raise WtkitError(
-            f"expected results, such as open_results(), got a {type(results).__name__}"
-        )
     if isinstance(results, xr.Dataset):
         found, attrs = [results], results.attrs
     else:
@@ -137,11 +134,11 @@ class Accessor:
         """
         results = self._results
         if isinstance(results, xr.Dataset) or "run" in results.dims:
-            return select(results, *args, **labels)
+            return checked(select)(results, *args, **labels)
         selected, errors = {}, []
         for network, node in results.children.items():
             try:
-                selected[f"/{network}"] = select(node, *args, **labels)
+                selected[f"/{network}"] = checked(select)(node, *args, **labels)
             except WtkitError as error:
                 errors.append(error)
         if not selected:

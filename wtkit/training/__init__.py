@@ -1,5 +1,6 @@
 """One run: its loop, checkpoints and records."""
 
+from ..arguments import check_arguments
 from .loop import train
 from .machine import enough_memory, find_device, keep_memory
 from .precision import precision_warning, slowdown
@@ -23,3 +24,5 @@ __all__ = [
     "train",
     "write_checkpoint",
 ]
+
+check_arguments(globals())

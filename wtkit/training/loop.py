@@ -73,11 +73,6 @@ def train(
         >>> run.test_error.dims
         ('epoch',)
     """
-    if not isinstance(config, RunConfig):
-        raise WtkitError(
-            f"train: expected a RunConfig, got a {type(config).__name__}; make one with "
-            "wtkit.experiments.run_config({'method': …})"
-        )
     folder = None if folder is None else Path(folder)
     live = Live() if watch and in_notebook() else None
     with contextlib.ExitStack() as stack:

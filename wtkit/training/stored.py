@@ -56,7 +56,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(data) as archive:
             if not archive.comment.startswith(_MARK):
                 raise WtkitError(
-                    "it has no checksum, so it is from an earlier version or another program"
+                    "it has no checksum: it is cut off or damaged, or from an earlier version or "
+                    "another program"
                 )
             whole = (
                 archive.comment == _MARK + _digest(archive)

@@ -3,6 +3,7 @@
 Reading never disturbs a run: nothing is locked and nothing is written. Imports no torch.
 """
 
+from ..arguments import check_arguments
 from .live import Live
 from .progress import PROGRESS, Progress, read_progress
 from .show import watch
@@ -17,3 +18,5 @@ __all__ = [
     "status",
     "watch",
 ]
+
+check_arguments(globals())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..display import in_notebook
+from ..errors import WtkitError
 from .live import PANELS, Curves, Live
 from .status import RunStatus, Status, status
 
@@ -31,11 +33,13 @@ def watch(experiment: str | Path = "digits", *, every: float = 5.0) -> Status:
         the runs as they were last seen; ``.table`` has them as a pandas table.
 
     Raises:
-        WtkitError: if nothing is there.
+        WtkitError: if nothing is there, or ``every`` is no number of seconds.
 
     Example:
         >>> wtkit.watch("results/digits")  # doctest: +SKIP
     """
+    if not 0 <= every < math.inf:
+        raise WtkitError(f"watch: every: expected seconds, 0 or more, got {every}")
     now = status(experiment)
     show = _shower(now)
     quiet_since = time.monotonic()
