@@ -364,7 +364,10 @@ class Own(nn.Linear):
 
 
 REFUSED = {
-    "Bilinear": (lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "'0' (Bilinear): 'weight'", "0"),
+    "Bilinear": (
+        lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "'0' (Bilinear): 'weight' multiplies two "
+                                                     "inputs", "0"
+    ),
     "LSTM": (lambda: nn.Sequential(nn.LSTM(2, 2)), "'0' (LSTM): 'weight_ih_l0'", "0"),
     "attention": (
         lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), "'0' (MultiheadAttention): "
@@ -753,7 +756,7 @@ def test_one_name_stays_on_backprop():
         ),
         (
             (nn.Sequential(nn.ReLU()), "backprop"),
-            "no nn.Linear and no nn.Conv2d in this Sequential",
+            "no layer with weights to convert in this Sequential",
         ),
     ],
 )

@@ -36,6 +36,7 @@ from .convolutions import (
     FeedbackConvTranspose2d,
     FeedbackConvTranspose3d,
 )
+from .declared import register
 from .engaged import deltas_of_backprop
 from .graph import blocks_of, fed_layers
 from .layers import FeedbackLayer, FeedbackLinear, feedback_layers
@@ -73,6 +74,7 @@ __all__ = [
     "mirror",
     "mirror_step",
     "noise_samples",
+    "register",
     "undisturbed",
     "weight_norms",
 ]
