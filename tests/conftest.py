@@ -27,3 +27,13 @@ def little_space():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """The process group of a single process."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'init'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()

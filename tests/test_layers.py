@@ -638,15 +638,6 @@ def test_compiled_in_a_dynamic_batch_with_strides_padding_and_autocast():
             torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'init'}", rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def wrapped(kind, model):
     if kind == "compile":
         return torch.compile(model, backend="aot_eager")
