@@ -43,3 +43,13 @@ def browser():
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """The process group of a single process."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'init'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()

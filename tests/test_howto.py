@@ -89,7 +89,7 @@ def test_make_targets_exist():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tutorial", "howto/model"])
+@pytest.mark.parametrize("name", ["tutorial", "howto/model", "howto/layer"])
 def test_the_blocks_of_a_page_run_in_order(name, tmp_path):
     parts = re.findall(
         r"^```python\n(.*?)^```", (ROOT / f"docs/{name}.md").read_text(), re.M | re.S

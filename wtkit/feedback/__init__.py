@@ -40,6 +40,7 @@ from .convolutions import (
     FeedbackConvTranspose2d,
     FeedbackConvTranspose3d,
 )
+from .declared import register
 from .engaged import deltas_of_backprop, twice_differentiable
 from .graph import blocks_of, fed_layers
 from .inputs import say_who_refused
@@ -78,6 +79,7 @@ __all__ = [
     "mirror",
     "mirror_step",
     "noise_samples",
+    "register",
     "twice_differentiable",
     "undisturbed",
     "weight_norms",

@@ -28,6 +28,10 @@ _ELEMENTWISE = (
     nn.Embedding,
     nn.EmbeddingBag,
 )
+_NO_MAPS: dict[type[nn.Module], str] = {
+    nn.Bilinear: "multiplies two inputs by each other: what one sends back passes through the other"
+}
+"""Why a feedback path in the place of W has no meaning for a kind of layer."""
 
 # Parameters that these modules of torchvision add, to activities or to scores: δ passes a sum
 # unchanged. Of other modules it is not known what they do with theirs.
@@ -157,7 +161,8 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
         full = [f"{at}.{own}" if at else own for at in names]
         if exempt.matches(*full) or own in known or not _mixes(parameter):
             continue
-        reason = f"{_where(name, module)}: {own!r} carries weights that δ may travel through"
+        why = _NO_MAPS.get(type(module), "carries weights that δ may travel through")
+        reason = f"{_where(name, module)}: {own!r} {why}"
         if not any(convertible(m) or parts_of(m) for m in module.modules()):
             exempt.modules += names
             return parts | {name or "*": reason}  # the whole module
@@ -229,16 +234,17 @@ def _cannot_convert(reasons: dict[str, str], model: nn.Module, *, some: bool) ->
     """
     first = next(iter(reasons.values()))
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    said = f"cannot convert {first}{more}; it has no feedback layer"
     if not some and not any(map(is_computed, model.modules())):
         return WtkitError(
-            f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin, and "
-            f"this {type(model).__name__} has none: convert(..., keep_on_backprop="
-            f"{as_patterns(reasons)}) would leave all of it on backprop"
+            f"{said}, nor has anything else in this {type(model).__name__}: convert(..., "
+            f"keep_on_backprop={as_patterns(reasons)}) would leave all of it on backprop; for a "
+            "layer of your own see wtkit.feedback.register, docs/howto/layer.md"
         )
     return WtkitError(
-        f"cannot convert {first}{more}; only nn.Linear and nn.Conv2d have a feedback twin. To "
-        f"leave it on backprop: convert(..., keep_on_backprop={as_patterns(reasons)}), or the "
-        "setting 'keep_on_backprop' of a run"
+        f"{said}. To leave it on backprop: convert(..., keep_on_backprop={as_patterns(reasons)}), "
+        "or the setting 'keep_on_backprop' of a run; for a layer of your own see "
+        "wtkit.feedback.register, docs/howto/layer.md"
     )
 
 

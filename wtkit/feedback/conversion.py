@@ -14,6 +14,7 @@ from ..errors import WtkitError
 from ..methods import Method
 from ..seeds import stream_seed
 from .choosing import choose, computed, is_computed
+from .declared import refuse_declaration
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
 from .layers import (
@@ -32,6 +33,7 @@ from .sharded import is_sharded
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
     "steps_first",
+    "checked",
 )
 """What a feedback layer has beside a plain layer's attributes."""
 
@@ -44,7 +46,11 @@ def convert(
     keep_on_backprop: str | Sequence[str] = (),
     **options: Any,
 ) -> nn.Module:
-    """Turn every ``nn.Linear`` and ``nn.Conv2d`` of ``model`` into its feedback twin, in place.
+    """Turn every layer of ``model`` that multiplies by weights into its feedback twin, in place.
+
+    These are ``nn.Linear``, ``nn.Conv1d``, ``Conv2d``, ``Conv3d``, ``nn.ConvTranspose1d``,
+    ``ConvTranspose2d``, ``ConvTranspose3d``, and classes of your own that were given to
+    :func:`wtkit.feedback.register`.
 
     Weights, device, dtype, hooks and ``state_dict`` names stay. A layer that stores something for
     its feedback path adds ``<layer>.feedback`` to the ``state_dict``; a checkpoint may lack it.
@@ -99,10 +105,13 @@ def convert(
     method = _loaded(method, options)
     seed = torch.initial_seed() if seed is None else seed
     patterns = _patterns(keep_on_backprop)
+    for name, module in unwrap(model).named_modules():
+        refuse_declaration(name, module)
     chosen = choose(model, patterns)
     if not chosen and not patterns:
         raise WtkitError(
-            f"convert: no nn.Linear and no nn.Conv2d in this {type(unwrap(model)).__name__}"
+            f"convert: no layer with weights to convert in this {type(unwrap(model)).__name__}; "
+            "for layers of your own see wtkit.feedback.register"
         )
     if method.learns_engaged and method.learns_from_W:
         _refuse_shared(chosen)
