@@ -118,12 +118,14 @@ def test_held_weights(case, check):
     check(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", held.LEARN_FROM_NOISE)
 def test_mirrors_learn_W(method):
     held.mirrors_learn_W(CASES["self"], method)
     held.mirrors_learn_W(CASES["other sizes"], method)
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager():
     held.compiled_equals_eager(CASES["self"])
     held.compiled_equals_eager(CASES["three inputs"])
@@ -419,6 +421,7 @@ def test_layers_without_examples_are_refused_direct_feedback():
     F.cross_entropy(model(IMAGES), torch.tensor([0, 1])).backward()
 
 
+@pytest.mark.slow
 def test_compiled_transformers_have_no_break():
     for make in VISION.values():
         model = wtkit.convert(make(), "kolen_pollack", seed=0)

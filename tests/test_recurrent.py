@@ -170,16 +170,19 @@ def test_held_weights(name, check):
     check(CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", held.LEARN_FROM_NOISE)
 def test_mirrors_learn_W(method):
     held.mirrors_learn_W(CASES["LSTM, projected"], method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
 def test_compiled_cells_equal_eager_ones(name):
     held.compiled_equals_eager(CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 def test_compiled_networks_equal_eager_ones(kind):
     """With a break around the module, as plain torch has it; in one graph if ``allow_rnn`` says
@@ -289,7 +292,7 @@ def test_cells_take_one_example_and_no_state(kind):
 WRONG = [
     (nn.LSTM, (X[..., :2],)), (nn.LSTM, (X, (H[:1, :2], H[:1]))), (nn.LSTM, (X, (H[:2], H[:2]))),
     (nn.GRU, (X[0, 0],)), (nn.GRU, (X, H[:1, 0])), (nn.GRU, (X[:, 0], H[:1])),
-    (nn.RNN, (X.float(),)), (nn.RNN, (X, H[:1, :, :2])), (nn.RNN, (X[None],)),
+    (nn.LSTM, (X[:0],)), (nn.RNN, (X.float(),)), (nn.RNN, (X, H[:1, :, :2])), (nn.RNN, (X[None],)),
     (nn.LSTMCell, (X[0], (H[0, :2], H[0]))), (nn.GRUCell, (X,)), (nn.RNNCell, (X[0, :, :2],)),
     (nn.RNNCell, (X[0], H[0, :2])), (nn.GRUCell, (X[0].float(),)),
     (nn.GRU, (pack_padded_sequence(X[..., :2], [5, 4, 2]),)),
@@ -513,6 +516,14 @@ def test_shared_parts_are_refused_for_learning_from_W():
     model = wtkit.convert(Shared(), "kolen_pollack", keep_on_backprop="two.hh_l0")
     assert "two.hh_l0" not in feedback_layers(model)
     wtkit.convert(Shared(), "feedback_alignment")
+
+
+def test_a_bias_is_no_pattern_but_its_layer_is():
+    for pattern in ("memory.bias_hh_l0", "*.bias_hh_l*"):
+        with pytest.raises(
+            wtkit.WtkitError, match=r"is a parameter of a layer.* take 'memory.hh_l"
+        ):
+            wtkit.convert(Tagger(), "feedback_alignment", keep_on_backprop=pattern)
 
 
 def test_a_module_that_is_called_twice_sums_its_gradients():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,17 +109,13 @@ class FeedbackLayer(nn.Module):
         """The parameter that is W, or None where W is computed from other tensors."""
         return self._parameters.get("weight")
 
-    def forward(self, y: Tensor, weights: Weights | None = None) -> Tensor:
-        """The layer's output. ``weights`` are those of :meth:`ready`, where a caller keeps them for
-        several calls."""
-        if weights is not None:
-            return self.engaged(y, weights)
+    def forward(self, y: Tensor, *others: Any) -> Tensor:
         if not torch.is_grad_enabled() or not isinstance(y, Tensor):
             return super().forward(y)
         if self.weight_parameter() is not None:
-            return self.send(y)
+            return self.send(y, *others)
         with cached():  # computed once: a spectral norm takes a step of its own each time
-            return self.send(y)
+            return self.send(y, *others)
 
     @abstractmethod
     def send(self, y: Tensor) -> Tensor:
@@ -127,7 +123,7 @@ class FeedbackLayer(nn.Module):
 
     def engaged(self, y: Tensor, weights: Weights | None = None) -> Tensor:
         """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
-        shape."""
+        shape. ``weights`` are those of :meth:`ready`, where a caller keeps or changes them."""
         W, B, bias, dtype, sends, casts = self.ready(y) if weights is None else weights
         if not sends:  # δ ends here
             y = y.detach()
@@ -346,8 +342,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
     def maps(self) -> LinearMaps:
         return LinearMaps()
 
-    def send(self, y: Tensor) -> Tensor:
-        return self.engaged(y)
+    def send(self, y: Tensor, weights: Weights | None = None) -> Tensor:
+        return self.engaged(y, weights)
 
 
 class FeedbackProjection(FeedbackLinear, NonDynamicallyQuantizableLinear):  # type: ignore[misc]

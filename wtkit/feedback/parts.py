@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,11 +86,11 @@ class FeedbackPart(FeedbackLayer):
     def maps(self) -> LinearMaps:
         return LinearMaps()
 
-    def send(self, y: Tensor) -> Tensor:
-        return self.engaged(y)
-
-    def forward(self, y: Tensor, weights: Weights | None = None) -> Tensor:
+    def send(self, y: Tensor, weights: Weights | None = None) -> Tensor:
         return self.engaged(y, weights)
+
+    def forward(self, y: Tensor, *others: Any) -> Tensor:
+        return self.send(y, *others)  # its owner has a pass of its own without gradients
 
     def extra_repr(self) -> str:
         return f"{self.held.weight}, method={self.method.name}"
