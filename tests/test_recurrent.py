@@ -357,7 +357,7 @@ def test_direct_feedback_has_no_step_to_come_from(kind, method):
     assert "keep_on_backprop=['memory']" in str(error.value)
     model = wtkit.convert(Tagger(kind), method, keep_on_backprop="memory")
     assert list(feedback_layers(model)) == ["head"]
-    with pytest.raises(wtkit.WtkitError, match=r"'the model itself' \(LSTM\)"):
+    with pytest.raises(wtkit.WtkitError, match=r"the model itself \(LSTM\) is called"):
         wtkit.convert(nn.LSTM(2, 2), method)
 
 
@@ -551,6 +551,22 @@ def test_weights_on_the_meta_device_get_their_B_when_they_are_loaded():
     expected.load_state_dict(plain.state_dict())
     assert not any(value.is_meta for value in model.state_dict().values())
     F.cross_entropy(model(TOKENS), TARGETS).backward()
+
+
+def test_a_weight_may_be_computed_later_unless_B_follows_it():
+    for method in ("feedback_alignment", "kolen_pollack"):
+        model = wtkit.convert(nn.LSTM(IN, UNITS), method)
+        nn.utils.parametrizations.weight_norm(model, "weight_hh_l0")
+        if method == "kolen_pollack":
+            with pytest.raises(wtkit.WtkitError, match=r"hh_l0\(12, 3\) is computed from other"):
+                model(X.float())
+        else:
+            model(X.float())[0].sum().backward()
+            assert model.parametrizations.weight_hh_l0.original0.grad.any()
+        with pytest.raises(wtkit.WtkitError, match=r"'weight_hh_l0' is computed from other"):
+            wtkit.export(model)
+        with pytest.raises(wtkit.WtkitError, match=r"'weight_hh_l0' is computed from other"):
+            wtkit.convert(model, method)
 
 
 def test_each_examples_gradient_by_torch_func():

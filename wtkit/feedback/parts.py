@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import cached
 
 from ..errors import WtkitError
 from .follow import watch
@@ -91,6 +92,12 @@ class FeedbackPart(FeedbackLayer):
 
     def forward(self, y: Tensor, *others: Any) -> Tensor:
         return self.send(y, *others)  # its owner has a pass of its own without gradients
+
+    def ready(self, y: Tensor) -> Weights:
+        if self.weight_parameter() is not None:
+            return super().ready(y)
+        with cached():  # computed once: a spectral norm takes a step of its own each time
+            return super().ready(y)
 
     def extra_repr(self) -> str:
         return f"{self.held.weight}, method={self.method.name}"
