@@ -15,6 +15,7 @@ from ..validation import nearest
 from .layers import PLAIN, TWINS, unwrap
 from .owners import base_of, held_by, parts_of
 from .parts import FeedbackPart, Held, Owner
+from .sharded import is_sharded
 
 # These modules' parameters only scale and shift single elements, or are rows of a table: they do
 # not mix the elements of an error signal.
@@ -141,6 +142,11 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
         return {name or "*": computed(name, module)}
     base = base_of(module)
     if base is not None:
+        if any(map(is_sharded, module.parameters())):  # which has made a subclass of it
+            raise WtkitError(
+                f"{_where(name, module)} is sharded; convert the model before fully_shard, not "
+                "after it"
+            )
         exempt.modules += names
         return {
             name or "*": f"{_where(name, module)}: a subclass of {base.__name__} may multiply by "
