@@ -119,13 +119,7 @@ class FeedbackLayer(nn.Module):
         """The parameter that is W, or None where W is computed from other tensors."""
         return self._parameters.get("weight")
 
-    def forward(
-        self, input: Tensor, *others: Any, weights: Weights | None = None, **named: Any
-    ) -> Tensor:
-        """The plain layer's output. ``weights`` are those of :meth:`ready`, where a caller keeps
-        them for several calls."""
-        if weights is not None:
-            return self.engaged(input, weights)
+    def forward(self, input: Tensor, *others: Any, **named: Any) -> Tensor:
         if not torch.is_grad_enabled() or not isinstance(input, Tensor):
             return self.plain_forward(input, *others, **named)
         if self.weight_parameter() is not None:
@@ -148,7 +142,7 @@ class FeedbackLayer(nn.Module):
 
         Args:
             y: in the shape that the maps take.
-            weights: those of :meth:`ready`, where a caller keeps them for several calls.
+            weights: those of :meth:`ready`, where a caller keeps or changes them.
             maps: where they are not the layer's :attr:`maps`.
         """
         W, B, bias, dtype, sends, casts = self.ready(y) if weights is None else weights
@@ -376,8 +370,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
     def maps(self) -> LinearMaps:
         return LinearMaps()
 
-    def send(self, y: Tensor) -> Tensor:
-        return self.engaged(y)
+    def send(self, y: Tensor, weights: Weights | None = None) -> Tensor:
+        return self.engaged(y, weights)
 
 
 class FeedbackProjection(FeedbackLinear, NonDynamicallyQuantizableLinear):  # type: ignore[misc]
