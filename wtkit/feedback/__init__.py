@@ -6,7 +6,8 @@ alignment.
 
 In reading order: :mod:`~wtkit.feedback.maps`, the three maps of a layer;
 :mod:`~wtkit.feedback.engaged`, its forward and backward pass; :mod:`~wtkit.feedback.layers`, the
-layers; :mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
+layers; :mod:`~wtkit.feedback.normalisation`, the scales of normalisations;
+:mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
 :mod:`~wtkit.feedback.conversion`, which layers are converted and how;
 :mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
 :mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;
@@ -32,12 +33,15 @@ from .graph import blocks_of, fed_layers
 from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers
 from .maps import ConvMaps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
+from .normalisation import FeedbackScale, ScaleMaps, synchronise
 
 __all__ = [
     "ConvMaps",
     "FeedbackConv2d",
     "FeedbackLayer",
     "FeedbackLinear",
+    "FeedbackScale",
+    "ScaleMaps",
     "angle",
     "as_mirrored",
     "as_patterns",
@@ -57,6 +61,7 @@ __all__ = [
     "mirror",
     "mirror_step",
     "noise_samples",
+    "synchronise",
     "undisturbed",
     "weight_norms",
 ]

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import WtkitError
 from ..validation import nearest
 from .layers import PLAIN, TWINS, unwrap
+from .normalisation import SCALE_PLAIN, SCALE_TWINS
 
 # These modules' parameters only scale and shift single elements, or are rows of a table: they do
 # not mix the elements of an error signal.
@@ -57,6 +58,34 @@ def choose(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
         raise _cannot_convert(untreatable, unwrap(model), some=bool(chosen))
     if exempt.unmatched:
         raise _matches_nothing(sorted(exempt.unmatched)[0], model, chosen)
+    return chosen
+
+
+def choose_scales(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+    """The normalisations of ``model`` that have a scale, by name.
+
+    Args:
+        patterns: names of modules that stay on backprop, with everything inside.
+
+    Raises:
+        WtkitError: for a subclass of a normalisation, which may do anything with its scale.
+    """
+    exempt = _ExemptNames(patterns)
+    chosen: dict[str, nn.Module] = {}
+    names = _all_names(unwrap(model))
+    for name, module in unwrap(model).named_modules():
+        kind = type(module)
+        if exempt.matches(*names[module]):
+            exempt.modules += names[module]
+        elif kind in SCALE_TWINS or kind in SCALE_PLAIN:
+            if module._parameters.get("weight") is not None:
+                chosen[name] = module
+        elif issubclass(kind, tuple(SCALE_TWINS)) and list(module.parameters()):
+            raise WtkitError(
+                f"normalisation: {name!r} ({kind.__module__}.{kind.__name__}) is a subclass of "
+                "torch's, which may do anything with its scale, so it has no feedback path; leave "
+                f"it on backprop: keep_on_backprop={[name]}, or take torch's own class"
+            )
     return chosen
 
 

@@ -14,14 +14,21 @@ from .. import methods
 from ..errors import WtkitError
 from ..methods import Method
 from ..seeds import stream_seed
-from .choosing import choose, computed, is_computed
+from .choosing import choose, choose_scales, computed, is_computed
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
 from .layers import PLAIN, TWINS, FeedbackLayer, feedback_layers, refuse_other_than_module, unwrap
+from .normalisation import (
+    SCALE_PLAIN,
+    SCALE_TWINS,
+    initial_of_scale,
+    method_of_scales,
+)
 from .sharded import is_sharded
 
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
+    "normalisation",
 )
 """What a feedback layer has beside a plain layer's attributes."""
 
@@ -32,6 +39,7 @@ def convert(
     *,
     seed: int | None = None,
     keep_on_backprop: str | Sequence[str] = (),
+    normalisation: str = "exact",
     **options: Any,
 ) -> nn.Module:
     """Turn every ``nn.Linear`` and ``nn.Conv2d`` of ``model`` into its feedback twin, in place.
@@ -61,6 +69,11 @@ def convert(
             ``torch.initial_seed()``. B's draws are independent of W's for every seed.
         keep_on_backprop: one or several names of modules or parameters that stay on backprop, with
             everything inside; ``*`` matches any text.
+        normalisation: what δ is multiplied by where it passes the scale γ of BatchNorm, LayerNorm,
+            GroupNorm, InstanceNorm or RMSNorm. ``exact``: γ itself; these modules stay as they
+            are. ``fixed``: random weights b above 0 that never change. ``learned``: a b that starts
+            and learns by the method's own rule. ``none``: 1. A norm with a b is a feedback layer,
+            and adds ``<norm>.feedback`` to the ``state_dict``. Convert to SyncBatchNorm before.
         options: hyper-parameters of the method, if it is given by name.
 
     Returns:
@@ -92,7 +105,11 @@ def convert(
         refuse_weights(method.name, layer)
         if is_sharded(layer.get_parameter("weight")):
             raise WtkitError(f"{method.name}: convert the model before fully_shard, not after it")
-    seeds = {name: stream_seed(seed, "layer", name) for name in chosen}
+    of_scales = method_of_scales(method, normalisation)
+    scales = choose_scales(model, patterns) if of_scales else {}
+    if of_scales and of_scales.learns_from_W:
+        _refuse_shared(scales)
+    seeds = {name: stream_seed(seed, "layer", name) for name in (*chosen, *scales)}
     output = _output_layer(model)
     outputs = len(chosen[output].get_parameter("weight")) if output in chosen else None
     # drawn before anything changes, so that a method that fails leaves the model as it was
@@ -100,7 +117,10 @@ def convert(
         drawn = {
             name: initial(method, layer, seeds[name], outputs) for name, layer in chosen.items()
         }
-    for converted in feedback_layers(model).values():
+        for name, norm in scales.items():
+            assert of_scales is not None
+            drawn[name] = initial_of_scale(of_scales, norm.get_parameter("weight"), seeds[name])
+    for converted in feedback_layers(model, scales=True).values():
         _strip(converted)  # also layers that now stay on backprop
     for name, module in chosen.items():
         _make_twin(
@@ -111,6 +131,10 @@ def convert(
             outputs=outputs,
             stored=drawn[name],
         )
+    for name, norm in scales.items():
+        assert of_scales is not None
+        _make_twin(norm, of_scales, seeds[name], is_output=False, outputs=None, stored=drawn[name])
+        norm.normalisation = normalisation  # type: ignore[assignment]
     return model
 
 
@@ -129,7 +153,7 @@ def export(model: nn.Module) -> nn.Module:
         Linear(in_features=8, out_features=2, bias=True)
     """
     refuse_other_than_module("export", model)
-    for name, layer in feedback_layers(model).items():
+    for name, layer in feedback_layers(model, scales=True).items():
         if is_computed(layer):
             raise WtkitError(f"export: {computed(name, layer)}, then export")
         if is_sharded(layer.weight):
@@ -138,7 +162,7 @@ def export(model: nn.Module) -> nn.Module:
                 "model that is not, and export that"
             )
     plain = copy.deepcopy(unwrap(model))
-    for layer in feedback_layers(plain).values():
+    for layer in feedback_layers(plain, scales=True).values():
         _strip(layer)
     return plain
 
@@ -199,7 +223,7 @@ def _make_twin(
     stored: Tensor | None,
 ) -> None:
     """Turn a plain layer into its feedback twin."""
-    module.__class__ = TWINS[type(module)]
+    module.__class__ = (TWINS | SCALE_TWINS)[type(module)]
     layer = module
     assert isinstance(layer, FeedbackLayer)
     layer.method, layer.seed, layer.is_output = method, seed, is_output
@@ -216,7 +240,7 @@ def _strip(layer: FeedbackLayer) -> None:
     layer._parameters.pop("feedback", None)
     for attribute in _ATTRIBUTES:
         vars(layer).pop(attribute, None)
-    layer.__class__ = PLAIN[type(layer)]  # type: ignore[assignment]  # no longer a FeedbackLayer
+    layer.__class__ = (PLAIN | SCALE_PLAIN)[type(layer)]  # type: ignore[assignment]  # no longer a FeedbackLayer
 
 
 def _refuse_shared(chosen: dict[str, nn.Module]) -> None:

@@ -11,14 +11,20 @@ from torch import nn
 
 from ..errors import WtkitError
 from ..experiments import RunConfig
-from ..feedback import FeedbackLayer, convert, convertible, feedback_layers
+from ..feedback import FeedbackLayer, convert, convertible, feedback_layers, synchronise
 from ..methods import Method
 
 
 def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
     """Convert ``model``. Layers kept on backprop become feedback layers with the method
     ``backprop``, so that they are measured like the others."""
-    convert(model, method, seed=config.seed, keep_on_backprop=config.keep_on_backprop)
+    convert(
+        model,
+        method,
+        seed=config.seed,
+        keep_on_backprop=config.keep_on_backprop,
+        normalisation=config.normalisation,
+    )
     if not feedback_layers(model):
         raise WtkitError(
             "setting 'keep_on_backprop': no layer is left for the method; take the method "
@@ -34,7 +40,7 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.Distrib
     gradient."""
     on_gpu = device.type == "cuda"
     if on_gpu:  # PyTorch has no SyncBatchNorm for CPUs
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronise(model)
     # warned of for 1×1 kernels, whose gradients' strides differ only along dimensions of size 1
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Buffers, B among them, are equal in all processes without being sent in every step. The
