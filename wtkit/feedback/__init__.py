@@ -2,7 +2,7 @@
 
 :func:`convert` gives any network such layers, and :func:`export` takes them out again.
 :func:`mirror` takes mirror steps. :func:`matrix_angles` and :func:`delta_angles` measure the
-alignment.
+alignment. :func:`transport` lists the weights that δ passes.
 
 In reading order: :mod:`~wtkit.feedback.maps`, the three maps of a layer;
 :mod:`~wtkit.feedback.engaged`, its forward and backward pass; :mod:`~wtkit.feedback.layers`, the
@@ -12,7 +12,8 @@ layers; :mod:`~wtkit.feedback.normalisation`, the scales of normalisations;
 :mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
 :mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;
 :mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`;
-:mod:`~wtkit.feedback.graph`, which layer feeds which.
+:mod:`~wtkit.feedback.graph`, which layer feeds which; :mod:`~wtkit.feedback.transporting`,
+:mod:`~wtkit.feedback.report` and :mod:`~wtkit.feedback.strict`, which weights δ passes.
 """
 
 from .angles import (
@@ -34,6 +35,8 @@ from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_laye
 from .maps import ConvMaps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
 from .normalisation import FeedbackScale, ScaleMaps, synchronise
+from .report import Transport
+from .transporting import transport
 
 __all__ = [
     "ConvMaps",
@@ -42,6 +45,7 @@ __all__ = [
     "FeedbackLinear",
     "FeedbackScale",
     "ScaleMaps",
+    "Transport",
     "angle",
     "as_mirrored",
     "as_patterns",
@@ -62,6 +66,7 @@ __all__ = [
     "mirror_step",
     "noise_samples",
     "synchronise",
+    "transport",
     "undisturbed",
     "weight_norms",
 ]

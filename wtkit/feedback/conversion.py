@@ -25,6 +25,8 @@ from .normalisation import (
     method_of_scales,
 )
 from .sharded import is_sharded
+from .strict import refuse_by_modules, refuse_transported
+from .transporting import transport
 
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
@@ -40,6 +42,7 @@ def convert(
     seed: int | None = None,
     keep_on_backprop: str | Sequence[str] = (),
     normalisation: str = "exact",
+    strict: Any = False,
     **options: Any,
 ) -> nn.Module:
     """Turn every ``nn.Linear`` and ``nn.Conv2d`` of ``model`` into its feedback twin, in place.
@@ -74,6 +77,10 @@ def convert(
             are. ``fixed``: random weights b above 0 that never change. ``learned``: a b that starts
             and learns by the method's own rule. ``none``: 1. A norm with a b is a feedback layer,
             and adds ``<norm>.feedback`` to the ``state_dict``. Convert to SyncBatchNorm before.
+        strict: refuse a network in which a weight is transported. ``True`` asks its modules, and
+            refuses every parameter of a module that is not known to be harmless; it cannot see
+            code that reads a layer's weight without calling the layer. A batch of the model's
+            inputs measures a converted copy by :func:`wtkit.transport`, which sees all.
         options: hyper-parameters of the method, if it is given by name.
 
     Returns:
@@ -83,7 +90,8 @@ def convert(
         WtkitError: for an unknown method or option; for a model without a layer to convert; for a
             module with weights that δ travels through and that has no feedback twin; for complex
             weights, and a weight that is computed from other tensors; for a pattern in
-            ``keep_on_backprop`` that matches nothing.
+            ``keep_on_backprop`` that matches nothing; with ``strict``, for weights that are
+            transported, each with the way out.
 
     Example:
         >>> import torch, wtkit
@@ -105,10 +113,11 @@ def convert(
         refuse_weights(method.name, layer)
         if is_sharded(layer.get_parameter("weight")):
             raise WtkitError(f"{method.name}: convert the model before fully_shard, not after it")
-    of_scales = method_of_scales(method, normalisation)
-    scales = choose_scales(model, patterns) if of_scales else {}
-    if of_scales and of_scales.learns_from_W:
-        _refuse_shared(scales)
+    of_scales, scales = _scales(model, method, patterns, normalisation)
+    if strict is True:
+        refuse_by_modules(model, chosen, method, scales, of_scales)
+    elif strict is not False:
+        _refuse_measured(strict, model, method, seed, patterns, normalisation)
     seeds = {name: stream_seed(seed, "layer", name) for name in (*chosen, *scales)}
     output = _output_layer(model)
     outputs = len(chosen[output].get_parameter("weight")) if output in chosen else None
@@ -116,24 +125,22 @@ def convert(
     with torch.inference_mode(False):  # else no backward pass could keep B
         drawn = {
             name: initial(method, layer, seeds[name], outputs) for name, layer in chosen.items()
+        } | {
+            name: initial_of_scale(of_scales, norm.get_parameter("weight"), seeds[name])
+            for name, norm in scales.items()
         }
-        for name, norm in scales.items():
-            assert of_scales is not None
-            drawn[name] = initial_of_scale(of_scales, norm.get_parameter("weight"), seeds[name])
     for converted in feedback_layers(model, scales=True).values():
         _strip(converted)  # also layers that now stay on backprop
-    for name, module in chosen.items():
+    for name, module in (chosen | scales).items():
         _make_twin(
             module,
-            method,
+            of_scales if name in scales else method,
             seeds[name],
             is_output=name == output,
-            outputs=outputs,
+            outputs=None if name in scales else outputs,
             stored=drawn[name],
         )
-    for name, norm in scales.items():
-        assert of_scales is not None
-        _make_twin(norm, of_scales, seeds[name], is_output=False, outputs=None, stored=drawn[name])
+    for norm in scales.values():
         norm.normalisation = normalisation  # type: ignore[assignment]
     return model
 
@@ -165,6 +172,34 @@ def export(model: nn.Module) -> nn.Module:
     for layer in feedback_layers(plain, scales=True).values():
         _strip(layer)
     return plain
+
+
+def _scales(
+    model: nn.Module, method: Method, patterns: list[str], normalisation: str
+) -> tuple[Method, dict[str, nn.Module]]:
+    """The normalisations that get a feedback path, and the method of their scales; ``method``
+    itself if there are none."""
+    of_scales = method_of_scales(method, normalisation)
+    if of_scales is None:
+        return method, {}
+    scales = choose_scales(model, patterns)
+    if of_scales.learns_from_W:
+        _refuse_shared(scales)
+    return of_scales, scales
+
+
+def _refuse_measured(
+    strict: Any, model: nn.Module, method: Method, seed: int, patterns: list[str], choice: str
+) -> None:
+    """Convert a copy, and raise if its feedback path uses a weight."""
+    if strict is None or isinstance(strict, (str, bytes, int, float)):
+        raise WtkitError(
+            "convert: expected strict to be True, False, or a batch of the model's inputs, got "
+            f"{strict!r}"
+        )
+    trial = copy.deepcopy(unwrap(model))
+    convert(trial, method, seed=seed, keep_on_backprop=patterns, normalisation=choice)
+    refuse_transported(transport(trial, strict, quiet=True), trial)
 
 
 def _loaded(

@@ -9,9 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import networks
 from ..errors import WtkitError
-from ..experiments import RunConfig
-from ..feedback import FeedbackLayer, convert, convertible, feedback_layers, synchronise
+from ..experiments import RunConfig, known_facts
+from ..feedback import (
+    FeedbackLayer,
+    Transport,
+    convert,
+    convertible,
+    feedback_layers,
+    synchronise,
+    transport,
+)
 from ..methods import Method
 
 
@@ -33,6 +42,23 @@ def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
     for module in list(model.modules()):
         if convertible(module) and not isinstance(module, FeedbackLayer):
             convert(module, "backprop", seed=config.seed)
+
+
+def transport_of(config: RunConfig) -> Transport:
+    """Which parameters the feedback path of a run's network uses, at its start: the report of
+    :func:`wtkit.transport` on random images. Reads no data.
+
+    Raises:
+        WtkitError: if the size of the images is not known.
+    """
+    facts = known_facts(config)
+    size = facts.image_size
+    if size is None:
+        raise WtkitError("setting 'image_size': not known for this data; give it in pixels")
+    torch.manual_seed(config.seed)
+    model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
+    convert_all(model, config.loaded_method(), config)
+    return transport(model, torch.randn(4, 3, size, size))
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.DistributedDataParallel:
