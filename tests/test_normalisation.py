@@ -189,6 +189,7 @@ def test_under_autocast_outputs_and_gradients_have_torchs_types(kind, dtype):
         torch.testing.assert_close(value, expected, rtol=0.03, atol=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["BatchNorm2d", "LayerNorm", "RMSNorm"])
 def test_compiled_without_a_graph_break(kind):
     model = nn.Sequential(norm_of(kind), nn.ReLU(inplace=True), nn.Flatten())
@@ -417,6 +418,24 @@ def test_weights_on_the_meta_device_get_b_when_they_are_loaded():
         nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2)).state_dict(), assign=True
     )
     assert (model[0].B > 0).all() and model[0].B.std() > 0
+
+
+def test_gradients_per_example():
+    """torch.func's vmap and grad give the method's gradients."""
+    model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    wtkit.convert(model, "kolen_pollack", normalisation="fixed", seed=1)
+    parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+    def loss(parameters, x):
+        return torch.func.functional_call(model, parameters, (x[None],)).square().sum()
+
+    batch = torch.randn(3, 5, dtype=torch.float64)
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, batch)
+    for place in range(3):
+        model.zero_grad()
+        loss(dict(model.named_parameters()), batch[place]).backward()
+        for name in parameters:
+            torch.testing.assert_close(found[name][place], model.get_parameter(name).grad)
 
 
 def test_kept_on_backprop():

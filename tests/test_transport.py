@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock
 
 import wtkit
-from wtkit import WtkitError, methods, networks
+from wtkit import WtkitError, methods
 from wtkit.__main__ import main
 from wtkit.feedback import Transport
 
@@ -264,6 +265,7 @@ def test_plain_networks(make, inputs, expected):
     assert used(make(), inputs) == expected
 
 
+@pytest.mark.slow
 def test_in_evaluation_mode_and_on_a_compiled_network():
     model = mlp(nn.BatchNorm1d(6)).eval()
     expected = {"1.weight": "value", "3.weight": "value", "5.weight": "value"}
@@ -382,8 +384,11 @@ STRICT = {
         lambda: nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.RMSNorm(6), nn.Linear(6, 7)),
         TOKENS,
     ),
-    "resnet": (
-        lambda: networks.build_resnet("resnet20", num_classes=3, width=2), torch.randn(2, 3, 8, 8)
+    "block": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), BasicBlock(4, 4), nn.Flatten(), nn.Linear(64, 3)
+        ),
+        torch.randn(2, 3, 6, 6),
     ),
 }  # fmt: skip
 
@@ -464,6 +469,7 @@ def test_a_converted_network_may_be_asked_again(method):
 # ------------------------------------------------------------------- the command line and the page
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_report_of_a_runs_network(capsys):
     words = ["transport", "--method", "kolen_pollack", "--network", "resnet20", "--image-size", "8"]
     words += ["--network-option", "width=2"]

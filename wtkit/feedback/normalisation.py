@@ -103,6 +103,8 @@ class FeedbackScale(FeedbackLayer):
         return self.engaged(self.normalised(y))
 
     def engaged(self, y: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(y.device.type) and y.dtype == self.weight.dtype:
+            return super().engaged(y)
         # in γ's precision, as torch's own kernels have it, whatever autocast would take
         with torch.autocast(y.device.type, enabled=False):
             return super().engaged(y.to(self.weight.dtype)).to(y.dtype)
