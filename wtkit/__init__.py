@@ -11,6 +11,8 @@
      - :func:`mirror`
    * - Measure how well B aligns with W
      - :func:`matrix_angles`, :func:`delta_angles`
+   * - List which weights δ passes
+     - :func:`transport`
    * - Train one run and record it
      - :class:`RunConfig`, :func:`train`
    * - Watch runs while they train
@@ -59,7 +61,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     )
     from .errors import WtkitError
     from .experiments import RunConfig
-    from .feedback import convert, delta_angles, export, matrix_angles, mirror
+    from .feedback import convert, delta_angles, export, matrix_angles, mirror, transport
     from .results import open_results, tidy
     from .training import train
     from .watching import watch
@@ -76,6 +78,7 @@ _HOMES = {
     "open_results": "results",
     "tidy": "results",
     "train": "training",
+    "transport": "feedback",
     "watch": "watching",
 }
 _PACKAGES = (
@@ -108,6 +111,7 @@ __all__ = [
     "open_results",
     "tidy",
     "train",
+    "transport",
     "watch",
 ]
 __version__ = "0.1.0"

@@ -122,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     _add_train(commands)
+    _add_transport(commands)
     _add_experiment_commands(commands)
     _add_data(commands)
     schema = commands.add_parser(
@@ -150,6 +151,23 @@ def _add_train(commands: Any) -> None:
         action="store_true",
         help="rename a checkpoint that cannot be used, and start from the beginning",
     )
+    _add_settings(command)
+
+
+def _add_transport(commands: Any) -> None:
+    command = commands.add_parser(
+        "transport",
+        help="list which weights the feedback path of a run's network uses",
+        description="Measure on random images which weights δ passes. Takes the settings of train, "
+        "and reads no data.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=_transport)
+    _add_settings(command)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """The settings of a run as options."""
     for option, whose in (("--option", "method"), ("--network-option", "network")):
         command.add_argument(
             option,
@@ -290,6 +308,27 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 
 
 def _train(parsed: argparse.Namespace) -> None:
+    run = _settings(parsed)
+
+    from .processes import gpus
+
+    with contextlib.nullcontext() if parsed.device else gpus.claimed():
+        from .training import train  # after the settings are checked: torch takes seconds to load
+
+        folder = parsed.output or Path("runs", run.name)
+        train(run, folder, device=parsed.device, set_aside=parsed.set_aside)
+
+
+def _transport(parsed: argparse.Namespace) -> None:
+    run = _settings(parsed)
+
+    from .training import transport_of
+
+    print(transport_of(run))
+
+
+def _settings(parsed: argparse.Namespace) -> RunConfig:
+    """The run that the options describe."""
     given: dict[str, Any] = {
         field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(RunConfig)
     }
@@ -301,14 +340,7 @@ def _train(parsed: argparse.Namespace) -> None:
         settings["network_options"] = _options("--network-option", parsed.network_option)
         run = run_config(settings)
         check_sense(run)
-
-    from .processes import gpus
-
-    with contextlib.nullcontext() if parsed.device else gpus.claimed():
-        from .training import train  # after the settings are checked: torch takes seconds to load
-
-        folder = parsed.output or Path("runs", run.name)
-        train(run, folder, device=parsed.device, set_aside=parsed.set_aside)
+    return run
 
 
 def _options(flag: str, texts: list[str]) -> dict[str, Any]:

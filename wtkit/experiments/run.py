@@ -13,6 +13,7 @@ from .. import methods
 from ..data_sets import data_set
 from ..errors import WtkitError
 from ..methods import Method
+from ..methods.base import NORMALISATIONS
 from ..validation import frozen, known, shown
 from .choices import (
     MLP,
@@ -57,6 +58,8 @@ class RunConfig:
         keep_on_backprop: modules that stay on backprop, by name; ``*`` matches any text, as in
             :func:`wtkit.convert`. Their layers are measured like the others. Files from before this
             name say ``backprop``.
+        normalisation: what δ is multiplied by where it passes the scale γ of a normalisation, as in
+            :func:`wtkit.convert`: ``exact`` (γ), ``fixed``, ``learned`` or ``none``.
         data: the data set by its name in :mod:`wtkit.data_sets`, such as ``digits``, or
             ``image_folder`` for a folder of yours.
         data_root: the folder that holds data sets, or, for ``image_folder``, the folder with
@@ -105,6 +108,7 @@ class RunConfig:
     norm_order: Literal[*NORM_ORDERS, OWN_ORDER] = "relu_bn"  # type: ignore[valid-type]
     stem: Literal[STEMS] = "imagenet"  # type: ignore[valid-type]
     keep_on_backprop: tuple[str, ...] = ()
+    normalisation: Literal[NORMALISATIONS] = "exact"  # type: ignore[valid-type]
     data: str = "digits"
     data_root: str = "data"
     classes: Annotated[int, Field(ge=2)] | None = None
@@ -192,10 +196,14 @@ class RunConfig:
         }
         # the names that runs recorded
         settings |= {old: settings.pop(new) for old, new in OLD_SETTINGS.items()}
-        # these came later: left out where they are empty, so that a run from before them is the run
-        # that it was
-        for late in ("network_options", "backprop"):
-            if not settings[late]:
+        # these came later: left out where they are as before, so that a run from before them is the
+        # run that it was
+        for late, earlier in (
+            ("network_options", {}),
+            ("backprop", ()),
+            ("normalisation", "exact"),
+        ):
+            if settings[late] == earlier:
                 del settings[late]
         return json.dumps(settings, sort_keys=True)
 

@@ -25,8 +25,9 @@ def check_sense(config: RunConfig) -> None:
     Raises:
         WtkitError: for a drop of the learning rate that is not reached, given twice, within the
             warm-up, by a factor of 1, or under a cosine schedule; for a warm-up longer than the
-            run; for more classes or a larger batch than the data set has; for numbers whose
-            squares float32 cannot hold; and for a name that is too long for a file.
+            run; for a ``normalisation`` of an mlp; for more classes or a larger batch than the data
+            set has; for numbers whose squares float32 cannot hold; and for a name that is too long
+            for a file.
 
     Example:
         >>> check_sense(RunConfig(method="backprop", epochs=3, lr_drops=(2, 3)))
@@ -37,6 +38,11 @@ def check_sense(config: RunConfig) -> None:
     """
     _check_drops(config)
     _check_size(config)
+    if config.network == "mlp" and config.normalisation != "exact":
+        raise WtkitError(
+            f"setting 'normalisation': an mlp has none, so {config.normalisation!r} has no effect; "
+            "leave it out"
+        )
     _check_numbers(config.options | {"lr": config.lr, "weight_decay": config.weight_decay})
     if config.warmup_epochs > config.epochs:
         raise WtkitError(

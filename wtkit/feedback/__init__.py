@@ -2,11 +2,12 @@
 
 :func:`convert` gives any network such layers, and :func:`export` takes them out again.
 :func:`mirror` takes mirror steps. :func:`matrix_angles` and :func:`delta_angles` measure the
-alignment.
+alignment. :func:`transport` lists the weights that δ passes.
 
 In reading order: :mod:`~wtkit.feedback.maps`, the three maps of a layer;
 :mod:`~wtkit.feedback.engaged`, its forward and backward pass; :mod:`~wtkit.feedback.layers`, the
-layers; :mod:`~wtkit.feedback.parts`, layers whose weights another module holds, such as those of
+layers; :mod:`~wtkit.feedback.normalisation`, the scales of normalisations;
+:mod:`~wtkit.feedback.parts`, layers whose weights another module holds, such as those of
 :mod:`~wtkit.feedback.attention`, :mod:`~wtkit.feedback.recurrent` and
 :mod:`~wtkit.feedback.windows`, which :mod:`~wtkit.feedback.owners` lists;
 :mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
@@ -14,7 +15,8 @@ layers; :mod:`~wtkit.feedback.parts`, layers whose weights another module holds,
 :mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
 :mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;
 :mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`;
-:mod:`~wtkit.feedback.graph`, which layer feeds which.
+:mod:`~wtkit.feedback.graph`, which layer feeds which; :mod:`~wtkit.feedback.transporting`,
+:mod:`~wtkit.feedback.report` and :mod:`~wtkit.feedback.strict`, which weights δ passes.
 """
 
 from ..arguments import check_arguments
@@ -47,6 +49,9 @@ from .inputs import say_who_refused
 from .layers import FeedbackLayer, FeedbackLinear, feedback_layers
 from .maps import Maps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
+from .normalisation import FeedbackScale, ScaleMaps, synchronise
+from .report import Transport
+from .transporting import transport
 
 __all__ = [
     "ConvMaps",
@@ -58,7 +63,10 @@ __all__ = [
     "FeedbackConvTranspose3d",
     "FeedbackLayer",
     "FeedbackLinear",
+    "FeedbackScale",
     "Maps",
+    "ScaleMaps",
+    "Transport",
     "TransposedMaps",
     "angle",
     "as_mirrored",
@@ -80,6 +88,8 @@ __all__ = [
     "mirror_step",
     "noise_samples",
     "register",
+    "synchronise",
+    "transport",
     "twice_differentiable",
     "undisturbed",
     "weight_norms",

@@ -105,13 +105,16 @@ def live_shares(model: nn.Module) -> xr.DataArray:
     )
 
 
-def matrix_angles(model: nn.Module, *, all_weights: bool = False) -> xr.DataArray:
+def matrix_angles(
+    model: nn.Module, *, all_weights: bool = False, scales: bool = False
+) -> xr.DataArray:
     """The angle between B, which δ travels through, and W, for each layer. Both are read as one
     vector.
 
     Args:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel.
         all_weights: whether to include the dead taps that :func:`find_live_taps` found.
+        scales: whether to include the scales of normalisations that have a feedback path.
 
     Returns:
         degrees over ``layer`` (module names from the input up); 0 for backprop; NaN for layers
@@ -126,7 +129,7 @@ def matrix_angles(model: nn.Module, *, all_weights: bool = False) -> xr.DataArra
         >>> bool(abs(wtkit.matrix_angles(model) - 90) < 5)  # random B: about a right angle
         True
     """
-    layers = _layers(model)
+    layers = _layers(model, scales)
     with torch.no_grad():
         values = torch.stack([angle(*_vectors(x, all_weights)) for x in layers.values()])
     return _per_layer(layers, values, "matrix_angle", "angle between B and W", "degree")
@@ -317,7 +320,9 @@ def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
 def undisturbed(model: nn.Module, inputs: Any) -> Iterator[None]:
     """Within this context nothing that a forward pass changes is kept: BatchNorm's statistics, the
     parameters' ``requires_grad`` and the random streams are restored. Every layer is called."""
-    buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
+    buffers = [
+        m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer) or m.is_scale
+    ]
     originals = [dict(own) for own in buffers]
     learning = [p for p in model.parameters() if p.requires_grad]
     on = {tensor.device for tensor in (*tensors(inputs), *model.parameters())}
@@ -358,9 +363,9 @@ def _vectors(layer: FeedbackLayer, all_weights: bool) -> tuple[Tensor, Tensor]:
     return B.flatten(), W.flatten()
 
 
-def _layers(model: nn.Module) -> dict[str, FeedbackLayer]:
+def _layers(model: nn.Module, scales: bool = False) -> dict[str, FeedbackLayer]:
     refuse_other_than_module("angles", model)
-    layers = feedback_layers(model)
+    layers = feedback_layers(model, scales=scales)
     if not layers:
         raise WtkitError(
             "the model has no feedback layers; convert it first: wtkit.convert(model, method)"

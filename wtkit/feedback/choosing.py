@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..errors import WtkitError
 from ..validation import nearest
 from .layers import PLAIN, TWINS, unwrap
+from .normalisation import SCALE_PLAIN, SCALE_TWINS
 from .owners import base_of, held_by, parts_of
 from .parts import FeedbackPart, Held, Owner
 from .sharded import is_sharded
@@ -34,9 +35,10 @@ _NO_MAPS: dict[type[nn.Module], str] = {
 }
 """Why a feedback path in the place of W has no meaning for a kind of layer."""
 
-# Parameters that these modules of torchvision add, to activities or to scores: δ passes a sum
-# unchanged. Of other modules it is not known what they do with theirs.
+# Parameters that these modules of torchvision add to activities or to scores, or put beside them: δ
+# passes that unchanged. Of other modules it is not known what they do with theirs.
 _ADDED = {
+    "torchvision.models.vision_transformer.VisionTransformer": ("class_token",),
     "torchvision.models.vision_transformer.Encoder": ("pos_embedding",),
     "torchvision.models.swin_transformer.ShiftedWindowAttention": ("relative_position_bias_table",),
     "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (
@@ -106,6 +108,34 @@ def _refuse_alone(name: str, part: FeedbackPart) -> None:
             f"convert: this is a part of another module, {part.sketch}; convert that module, or "
             "the model that has it"
         )
+
+
+def choose_scales(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+    """The normalisations of ``model`` that have a scale, by name.
+
+    Args:
+        patterns: names of modules that stay on backprop, with everything inside.
+
+    Raises:
+        WtkitError: for a subclass of a normalisation, which may do anything with its scale.
+    """
+    exempt = _ExemptNames(patterns)
+    chosen: dict[str, nn.Module] = {}
+    names = _all_names(unwrap(model))
+    for name, module in unwrap(model).named_modules():
+        kind = type(module)
+        if exempt.matches(*names[module]):
+            exempt.modules += names[module]
+        elif kind in SCALE_TWINS or kind in SCALE_PLAIN:
+            if module._parameters.get("weight") is not None:
+                chosen[name] = module
+        elif issubclass(kind, tuple(SCALE_TWINS)) and list(module.parameters()):
+            raise WtkitError(
+                f"normalisation: {name!r} ({kind.__module__}.{kind.__name__}) is a subclass of "
+                "torch's, which may do anything with its scale, so it has no feedback path; leave "
+                f"it on backprop: keep_on_backprop={[name]}, or take torch's own class"
+            )
+    return chosen
 
 
 class _ExemptNames:
@@ -181,9 +211,13 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
 
 def _known_parameters(module: nn.Module) -> set[str]:
     """The parameters of ``module`` that its parts multiply by, or that are added."""
+    return {part.held.weight for part in parts_of(module)} | set(added_by(module))
+
+
+def added_by(module: nn.Module) -> tuple[str, ...]:
+    """The parameters of ``module`` that δ passes unchanged, if it is known."""
     kind = module.plain if isinstance(module, Owner) else type(module)
-    added = _ADDED.get(f"{kind.__module__}.{kind.__qualname__}", ())
-    return {part.held.weight for part in parts_of(module)} | set(added)
+    return _ADDED.get(f"{kind.__module__}.{kind.__qualname__}", ())
 
 
 def is_computed(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from .. import methods
 from ..errors import WtkitError
 from ..methods import Method
 from ..seeds import stream_seed
-from .choosing import choose, computed, is_computed
+from .choosing import choose, choose_scales, computed, is_computed
 from .declared import refuse_declaration
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
@@ -26,14 +26,23 @@ from .layers import (
     refuse_other_than_module,
     unwrap,
 )
+from .normalisation import (
+    SCALE_PLAIN,
+    SCALE_TWINS,
+    initial_of_scale,
+    method_of_scales,
+)
 from .owners import make_twins, parts_of, refuse_direct, strip_twins
 from .parts import FeedbackPart, attach, detach
 from .sharded import is_sharded
+from .strict import refuse_by_modules, refuse_transported
+from .transporting import transport
 
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
     "steps_first",
     "checked",
+    "normalisation",
 )
 """What a feedback layer has beside a plain layer's attributes."""
 
@@ -44,6 +53,8 @@ def convert(
     *,
     seed: int | None = None,
     keep_on_backprop: str | Sequence[str] = (),
+    normalisation: str = "exact",
+    strict: Any = False,
     **options: Any,
 ) -> nn.Module:
     """Turn every layer of ``model`` that multiplies by weights into its feedback twin, in place.
@@ -84,6 +95,15 @@ def convert(
             ``torch.initial_seed()``. B's draws are independent of W's for every seed.
         keep_on_backprop: one or several names of modules or parameters that stay on backprop, with
             everything inside; ``*`` matches any text.
+        normalisation: what δ is multiplied by where it passes the scale γ of BatchNorm, LayerNorm,
+            GroupNorm, InstanceNorm or RMSNorm. ``exact``: γ itself; these modules stay as they
+            are. ``fixed``: random weights b above 0 that never change. ``learned``: a b that starts
+            and learns by the method's own rule. ``none``: 1. A norm with a b is a feedback layer,
+            and adds ``<norm>.feedback`` to the ``state_dict``. Convert to SyncBatchNorm before.
+        strict: refuse a network in which a weight is transported. ``True`` asks its modules, and
+            refuses every parameter of a module that is not known to be harmless; it cannot see
+            code that reads a layer's weight without calling the layer. A batch of the model's
+            inputs measures a converted copy by :func:`wtkit.transport`, which sees all.
         options: hyper-parameters of the method, if it is given by name.
 
     Returns:
@@ -94,7 +114,8 @@ def convert(
             module with weights that δ travels through and that has no feedback twin; for complex
             weights, and a weight that is computed from other tensors; for direct feedback to a
             recurrent network, where it is unclear which step's δ a layer would receive; for a
-            pattern in ``keep_on_backprop`` that matches nothing.
+            pattern in ``keep_on_backprop`` that matches nothing; with ``strict``, for weights that
+            are transported, each with the way out.
 
     Example:
         >>> import torch, wtkit
@@ -105,23 +126,13 @@ def convert(
     method = _loaded(method, options)
     seed = torch.initial_seed() if seed is None else seed
     patterns = _patterns(keep_on_backprop)
-    for name, module in unwrap(model).named_modules():
-        refuse_declaration(name, module)
-    chosen = choose(model, patterns)
-    if not chosen and not patterns:
-        raise WtkitError(
-            f"convert: no layer with weights to convert in this {type(unwrap(model)).__name__}; "
-            "for layers of your own see wtkit.feedback.register"
-        )
-    if method.learns_engaged and method.learns_from_W:
-        _refuse_shared(chosen)
-    if method.direct:
-        refuse_direct(unwrap(model), method, chosen)
-    for layer in chosen.values():
-        refuse_weights(method.name, layer)
-        if is_sharded(layer.get_parameter("weight")):
-            raise WtkitError(f"{method.name}: convert the model before fully_shard, not after it")
-    seeds = {name: stream_seed(seed, "layer", name) for name in chosen}
+    chosen = _chosen(model, method, patterns)
+    of_scales, scales = _scales(model, method, patterns, normalisation)
+    if strict is True:
+        refuse_by_modules(model, chosen, method, scales, of_scales)
+    elif strict is not False:
+        _refuse_measured(strict, model, method, seed, patterns, normalisation)
+    seeds = {name: stream_seed(seed, "layer", name) for name in (*chosen, *scales)}
     output = _output_layer(model)
     outputs = None
     if output in chosen:
@@ -132,20 +143,23 @@ def convert(
         drawn = {
             name: initial(method, layer, maps_of(layer), seeds[name], outputs)
             for name, layer in chosen.items()
+        } | {
+            name: initial_of_scale(of_scales, norm.get_parameter("weight"), seeds[name])
+            for name, norm in scales.items()
         }
-    for converted in feedback_layers(model).values():
-        _strip(converted)  # also layers that now stay on backprop
-    strip_twins(model)
-    for name, module in chosen.items():
+    _strip_all(model)  # also layers that now stay on backprop
+    for name, module in (chosen | scales).items():
         _make_twin(
             module,
-            method,
+            of_scales if name in scales else method,
             seeds[name],
             is_output=name == output,
-            outputs=outputs,
+            outputs=None if name in scales else outputs,
             stored=drawn[name],
         )
     make_twins(model)
+    for norm in scales.values():
+        norm.normalisation = normalisation  # type: ignore[assignment]
     return model
 
 
@@ -164,7 +178,7 @@ def export(model: nn.Module) -> nn.Module:
         Linear(in_features=8, out_features=2, bias=True)
     """
     refuse_other_than_module("export", model)
-    for name, layer in feedback_layers(model).items():
+    for name, layer in feedback_layers(model, scales=True).items():
         if is_computed(layer):
             raise WtkitError(f"export: {computed(name, layer)}, then export")
         if is_sharded(layer.weight):
@@ -173,10 +187,57 @@ def export(model: nn.Module) -> nn.Module:
                 "model that is not, and export that"
             )
     plain = copy.deepcopy(unwrap(model))
-    for layer in feedback_layers(plain).values():
-        _strip(layer)
-    strip_twins(plain)
+    _strip_all(plain)
     return plain
+
+
+def _chosen(model: nn.Module, method: Method, patterns: list[str]) -> dict[str, nn.Module]:
+    """The layers to convert, once it is known that ``method`` can be had with them."""
+    for name, module in unwrap(model).named_modules():
+        refuse_declaration(name, module)
+    chosen = choose(model, patterns)
+    if not chosen and not patterns:
+        raise WtkitError(
+            f"convert: no layer with weights to convert in this {type(unwrap(model)).__name__}; "
+            "for layers of your own see wtkit.feedback.register"
+        )
+    if method.learns_engaged and method.learns_from_W:
+        _refuse_shared(chosen)
+    if method.direct:
+        refuse_direct(unwrap(model), method, chosen)
+    for layer in chosen.values():
+        refuse_weights(method.name, layer)
+        if is_sharded(layer.get_parameter("weight")):
+            raise WtkitError(f"{method.name}: convert the model before fully_shard, not after it")
+    return chosen
+
+
+def _scales(
+    model: nn.Module, method: Method, patterns: list[str], normalisation: str
+) -> tuple[Method, dict[str, nn.Module]]:
+    """The normalisations that get a feedback path, and the method of their scales; ``method``
+    itself if there are none."""
+    of_scales = method_of_scales(method, normalisation)
+    if of_scales is None:
+        return method, {}
+    scales = choose_scales(model, patterns)
+    if of_scales.learns_from_W:
+        _refuse_shared(scales)
+    return of_scales, scales
+
+
+def _refuse_measured(
+    strict: Any, model: nn.Module, method: Method, seed: int, patterns: list[str], choice: str
+) -> None:
+    """Convert a copy, and raise if its feedback path uses a weight."""
+    if strict is None or isinstance(strict, (str, bytes, int, float)):
+        raise WtkitError(
+            "convert: expected strict to be True, False, or a batch of the model's inputs, got "
+            f"{strict!r}"
+        )
+    trial = copy.deepcopy(unwrap(model))
+    convert(trial, method, seed=seed, keep_on_backprop=patterns, normalisation=choice)
+    refuse_transported(transport(trial, strict, quiet=True), trial)
 
 
 def _loaded(method: str | Method, options: dict[str, Any]) -> Method:
@@ -231,7 +292,7 @@ def _make_twin(
     if isinstance(module, FeedbackPart):
         attach(module)
     else:
-        module.__class__ = TWINS[type(module)]
+        module.__class__ = (TWINS | SCALE_TWINS)[type(module)]
     layer = module
     assert isinstance(layer, FeedbackLayer)
     layer.method, layer.seed, layer.is_output = method, seed, is_output
@@ -239,6 +300,13 @@ def _make_twin(
     layer.taps, layer.outputs, layer.drawn = ..., outputs, not layer.weight.is_meta
     layer.store(stored)
     watch(layer)
+
+
+def _strip_all(model: nn.Module) -> None:
+    """Turn all layers of ``model`` back into plain ones."""
+    for layer in feedback_layers(model, scales=True).values():
+        _strip(layer)
+    strip_twins(model)
 
 
 def _strip(layer: FeedbackLayer) -> None:
@@ -251,7 +319,7 @@ def _strip(layer: FeedbackLayer) -> None:
         return
     for attribute in _ATTRIBUTES:
         vars(layer).pop(attribute, None)
-    layer.__class__ = PLAIN[type(layer)]  # type: ignore[assignment]  # no longer a FeedbackLayer
+    layer.__class__ = (PLAIN | SCALE_PLAIN)[type(layer)]  # type: ignore[assignment]  # no longer a FeedbackLayer
 
 
 def _refuse_shared(chosen: dict[str, nn.Module]) -> None:

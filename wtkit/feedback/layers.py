@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class FeedbackLayer(nn.Module):
     outputs: int | None = None
     drawn: bool = True
     steps_first: bool = False
+    is_scale: ClassVar[bool] = False
+    """Whether W is the scale of a normalisation: a diagonal, not a matrix."""
 
     @property
     def sketch(self) -> str:
@@ -411,20 +413,28 @@ add_kind(nn.Linear, FeedbackLinear)
 add_kind(NonDynamicallyQuantizableLinear, FeedbackProjection)
 
 
-def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
+def feedback_layers(model: nn.Module, *, scales: bool = False) -> dict[str, FeedbackLayer]:
     """The converted layers of ``model`` by module name, in the order of registration.
 
     That is the order in which ``__init__`` assigns them, mostly from the input up. A model whose
     ``forward`` calls them in another order keeps the order of registration;
     :func:`~wtkit.feedback.fed_layers` tells which layer feeds which.
-    ``model`` may be wrapped by ``torch.compile``, DistributedDataParallel or DataParallel.
+
+    Args:
+        model: may be wrapped by ``torch.compile``, DistributedDataParallel or DataParallel.
+        scales: also the normalisations whose scale has a feedback path of its own
+            (``convert(..., normalisation=...)``).
 
     >>> import torch, wtkit
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> list(feedback_layers(wtkit.convert(model, "feedback_alignment")))
     ['0', '2']
     """
-    return {name: m for name, m in unwrap(model).named_modules() if isinstance(m, FeedbackLayer)}
+    return {
+        name: module
+        for name, module in unwrap(model).named_modules()
+        if isinstance(module, FeedbackLayer) and (scales or not module.is_scale)
+    }
 
 
 def refuse_other_than_module(name: str, model: object) -> None:

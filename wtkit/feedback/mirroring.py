@@ -57,7 +57,11 @@ def mirror(model: nn.Module, steps: int = 1, *, running_mean: bool = False) -> N
     refuse_other_than_module("mirror", model)
     if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0:
         raise WtkitError(f"mirror: expected steps of 0 or more, got {steps!r}")
-    layers = [layer for layer in feedback_layers(model).values() if layer.method.learns_mirror]
+    layers = [
+        layer
+        for layer in feedback_layers(model, scales=True).values()
+        if layer.method.learns_mirror
+    ]
     if not layers:
         raise WtkitError(
             "mirror: no layer of this model learns in mirror mode; convert it: "
@@ -124,7 +128,8 @@ class _Mirrored:
         self.device = layer.weight.device
         # B may be stored in a higher precision than W
         self.dtype = layer.weight.dtype if layer.feedback is None else layer.feedback.dtype
-        self.is_output, self.step = layer.is_output, layer.mirror_count
+        # no φ follows a scale, as none follows the output
+        self.is_output, self.step = layer.is_output or layer.is_scale, layer.mirror_count
         bias = None if layer.bias is None else whole(layer.bias)
         self._bias = bias
         self.bias = None if bias is None else maps.biases(bias, used)

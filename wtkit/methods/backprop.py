@@ -26,5 +26,9 @@ class Backprop(Method):
     def initial(self, W, generator):
         return None
 
+    @property
+    def source_of_B(self):
+        return "B is W"
+
     def feedback_weights(self, W, stored):
         return W

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 # Nothing here imports torch, so that a configuration can be checked without it.
 
+NORMALISATIONS = ("exact", "fixed", "learned", "none")
+"""What δ is multiplied by where it passes a normalisation: γ, a fixed b, a b that the method makes
+and learns by its own rule, or 1."""
+
 
 class Method(ABC):
     """A way to send δ back, and to learn the weights that δ travels through.
@@ -101,6 +105,24 @@ class Method(ABC):
                 is a number. With ``direct``, B has the shape of the W that :meth:`initial` got.
         """
 
+    def of_scales(self) -> Method:
+        """The method that gives the scales γ of normalisations their feedback, if these follow the
+        method's own rule (``normalisation="learned"``): itself, unless it is ``direct``.
+
+        A scale is a diagonal matrix, so one group of a single neuron with a single input for each
+        entry. Its weights γ and its feedback weights b are tensors of any shape, often vectors.
+        """
+        return self
+
+    def initial_of_scale(self, scale: Tensor, generator: torch.Generator) -> Tensor | None:
+        """:meth:`initial` for a scale γ, (weights,).
+
+        By default what :meth:`initial` draws, without its signs: γ starts at 1, and a random sign
+        would turn half of δ around, with nothing but that one γ to make up for it.
+        """
+        stored = self.initial(scale, generator)
+        return None if stored is None else stored.abs()
+
     def is_valid(self, stored: Tensor) -> bool:
         """Whether ``stored`` may come from this method. A checkpoint of another one may not."""
         return True
@@ -112,6 +134,15 @@ class Method(ABC):
         """Whether B learns from W's gradient or from the updated W. A ``direct`` B that learns in
         engaged mode does not: its gradient is of its own shape."""
         return self.follows or (self.learns_engaged and not self.direct)
+
+    @property
+    def source_of_B(self) -> str:
+        """What B learns of W by, in a few words for :func:`wtkit.transport`."""
+        if self.learns_mirror:
+            return "noise in mirror mode"
+        if self.follows:
+            return "a rule of its own after each update of W"
+        return "the same updates as W" if self.learns_from_W else "never"
 
     @property
     def has_own_gradient(self) -> bool:

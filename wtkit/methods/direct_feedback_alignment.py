@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..validation import frozen
 from .base import Method, random_like
+from .feedback_alignment import FeedbackAlignment
 
 
 @frozen
@@ -21,6 +22,9 @@ class DirectFeedbackAlignment(Method):
     A fully connected layer with several positions is treated alike. This is our choice: Nøkland's
     one weight per position would tie B to one image size, and take 8 GB for ResNet-18 at 224×224
     with 1,000 classes. Where a residual connection skips a layer, δ skips it as well.
+
+    Nothing leads straight from the output to the scale of a normalisation: it passes the δ of its
+    layer through fixed weights, as in feedback alignment.
 
     Matrix angles are defined for the output layer only, whose B has W's shape. Adds one
     hyper-parameter, the scale. Reference: Nøkland, NIPS (2016).
@@ -44,6 +48,9 @@ class DirectFeedbackAlignment(Method):
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale
+
+    def of_scales(self):
+        return FeedbackAlignment()
 
     def feedback_weights(self, W, stored):
         return stored

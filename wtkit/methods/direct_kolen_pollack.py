@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..validation import frozen
 from .base import Method, random_like
+from .kolen_pollack import KolenPollack
 
 
 @frozen
@@ -25,6 +26,8 @@ class DirectKolenPollack(Method):
     backward pass computes its gradient, so any optimizer will do. Adds no hyper-parameter but the
     scale; without weight decay the initial B stays in the sum. Reference: Webster, Choi & Ahn,
     "Learning the connections in direct feedback alignment" (2021).
+
+    The scale of a normalisation receives the δ of its layer, so its b learns as in Kolen–Pollack.
 
     Departures: a convolution has one weight per (channel, output), its signal is divided by the
     number of positions, and it learns from y averaged over positions, which is the adjoint of that;
@@ -53,6 +56,13 @@ class DirectKolenPollack(Method):
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale
+
+    def of_scales(self):
+        return KolenPollack()
+
+    @property
+    def source_of_B(self):
+        return "the output layer's δ and the layer's input"
 
     def feedback_weights(self, W, stored):
         return stored

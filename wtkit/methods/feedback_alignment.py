@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ..validation import frozen
-from .base import Method, random_like
+from .base import Method, magnitudes_like, random_like
 
 
 @frozen
@@ -14,8 +14,8 @@ class FeedbackAlignment(Method):
 
         δ_l = φ'(y_l) B_{l+1} δ_{l+1}
 
-    B has the scale of W times a factor, the one hyper-parameter. Reference: Lillicrap et al.,
-    Nature Communications 7 (2016).
+    B has the scale of W times a factor, the one hyper-parameter. For the scale γ of a normalisation
+    it is uniform above 0. Reference: Lillicrap et al., Nature Communications 7 (2016).
 
     Attributes:
         scale: the root mean square of B over that of W at conversion.
@@ -34,6 +34,9 @@ class FeedbackAlignment(Method):
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale
+
+    def initial_of_scale(self, scale, generator):
+        return magnitudes_like(scale, generator) * self.scale
 
     def feedback_weights(self, W, stored):
         return stored

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from ..validation import frozen
+from .backprop import Backprop
 from .base import Method
 
 
@@ -33,6 +34,9 @@ class OutputLayerOnly(Method):
 
     def initial(self, W, generator):
         return None
+
+    def of_scales(self):
+        return Backprop()  # δ passes the scales above the output layer alone
 
     def feedback_weights(self, W, stored):
         return None

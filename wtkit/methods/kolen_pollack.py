@@ -20,6 +20,9 @@ class KolenPollack(Method):
     optimizer steps both in one parameter group, so that they share learning rate, momentum and
     decay; a step that would treat them differently is refused (:mod:`wtkit.feedback`).
 
+    The scale γ of a normalisation seldom decays. So its b starts at one number, the mean size of γ:
+    with γ = 1, as in a new network, b is γ from then on.
+
     Adds no hyper-parameter, but needs weight decay, which the other methods can do without: with
     PyTorch's decay ``wd`` and momentum m the mismatch falls as exp(−Σ lr · wd / (1−m)), summed over
     steps. Reference: Akrout et al. (2019), Sec. 5; Kolen & Pollack, ICNN (1994).
@@ -70,6 +73,9 @@ class KolenPollack(Method):
 
     def initial(self, W, generator):
         return random_like(W, generator) * self.scale
+
+    def initial_of_scale(self, scale, generator):
+        return scale.abs().mean().expand_as(scale) * self.scale
 
     def feedback_weights(self, W, stored):
         return stored

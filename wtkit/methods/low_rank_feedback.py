@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..validation import frozen
 from .base import Method, initial_scale, random_like
+from .feedback_alignment import FeedbackAlignment
 
 
 @frozen
@@ -54,6 +55,9 @@ class LowRankFeedback(Method):
             )
             B = (R.T @ Q).reshape(W.shape).to(W.device)
         return (B * (self.scale * initial_scale(W) / B.square().mean().sqrt())).to(W.dtype)
+
+    def of_scales(self):
+        return FeedbackAlignment(scale=self.scale)  # no rank is below that of a single number
 
     def feedback_weights(self, W, stored):
         return stored

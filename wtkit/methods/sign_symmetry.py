@@ -41,6 +41,13 @@ class SignSymmetry(Method):
             return W.new_tensor((2 / (W[0].numel() + W[:, 0].numel())) ** 0.5)
         return None
 
+    def of_scales(self):
+        return SignSymmetry(scale="unit") if self.scale == "xavier" else self  # fans of 1
+
+    @property
+    def source_of_B(self):
+        return "B is computed from W"
+
     def feedback_weights(self, W, stored):
         sign = W.detach().sign()
         if self.scale == "unit":

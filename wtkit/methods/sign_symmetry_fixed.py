@@ -29,6 +29,10 @@ class SignSymmetryFixed(Method):
     def initial(self, W, generator):
         return magnitudes_like(W, generator)
 
+    @property
+    def source_of_B(self):
+        return "its signs are W's"
+
     def feedback_weights(self, W, stored):
         return stored * W.detach().sign()
 

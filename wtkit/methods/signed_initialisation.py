@@ -45,5 +45,13 @@ class SignedInitialisation(Method):
         sign = torch.where(W.detach() == 0, (drawn - 0.5).sign().to(W.dtype), W.detach().sign())
         return size * sign
 
+    def initial_of_scale(self, scale, generator):
+        stored = self.initial(scale, generator)
+        return stored.abs() * (1 - 2 * (scale < 0).to(stored.dtype))
+
+    @property
+    def source_of_B(self):
+        return "W's signs once, at conversion"
+
     def feedback_weights(self, W, stored):
         return stored

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ..validation import frozen
 from .base import Method, initial_scale, random_like
+from .feedback_alignment import FeedbackAlignment
 
 
 @frozen
@@ -52,6 +53,9 @@ class SparseFeedback(Method):
         chosen = torch.zeros_like(draw).scatter_(0, draw.topk(kept, dim=0).indices, 1.0)
         B = random_like(W, generator).float() * chosen.to(W.device)
         return (B * (self.scale * initial_scale(W) / B.square().mean().sqrt())).to(W.dtype)
+
+    def of_scales(self):
+        return FeedbackAlignment()
 
     def feedback_weights(self, W, stored):
         return stored

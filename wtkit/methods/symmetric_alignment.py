@@ -48,6 +48,10 @@ class SymmetricAlignment(Method):
     def initial(self, W, generator):
         return random_like(W, generator)
 
+    @property
+    def source_of_B(self):
+        return "an estimate of W after each update"
+
     def feedback_weights(self, W, stored):
         return stored
 

@@ -28,7 +28,7 @@ def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> No
             without calling the layer, as some attention modules do: δ would travel through W there,
             whatever the method.
     """
-    layers = feedback_layers(model)
+    layers = feedback_layers(model, scales=True)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise WtkitError(
             f"network {name!r}: all parameters are frozen, so nothing would learn; leave "

@@ -4,7 +4,7 @@ from ..arguments import check_arguments
 from .loop import train
 from .machine import enough_memory, find_device, keep_memory
 from .precision import precision_warning, slowdown
-from .preparation import convert_all, make_optimizer
+from .preparation import convert_all, make_optimizer, transport_of
 from .provenance import cpu_name, describe_provenance
 from .run import PRECISIONS, Run
 from .stored import write_checkpoint
@@ -22,6 +22,7 @@ __all__ = [
     "precision_warning",
     "slowdown",
     "train",
+    "transport_of",
     "write_checkpoint",
 ]
 

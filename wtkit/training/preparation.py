@@ -9,16 +9,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import networks
 from ..errors import WtkitError
-from ..experiments import RunConfig
-from ..feedback import FeedbackLayer, convert, convertible, feedback_layers
+from ..experiments import RunConfig, known_facts
+from ..feedback import (
+    FeedbackLayer,
+    Transport,
+    convert,
+    convertible,
+    feedback_layers,
+    synchronise,
+    transport,
+)
 from ..methods import Method
 
 
 def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
     """Convert ``model``. Layers kept on backprop become feedback layers with the method
     ``backprop``, so that they are measured like the others."""
-    convert(model, method, seed=config.seed, keep_on_backprop=config.keep_on_backprop)
+    convert(
+        model,
+        method,
+        seed=config.seed,
+        keep_on_backprop=config.keep_on_backprop,
+        normalisation=config.normalisation,
+    )
     if not feedback_layers(model):
         raise WtkitError(
             "setting 'keep_on_backprop': no layer is left for the method; take the method "
@@ -31,12 +46,29 @@ def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
             convert(module, "backprop", seed=config.seed)
 
 
+def transport_of(config: RunConfig) -> Transport:
+    """Which parameters the feedback path of a run's network uses, at its start: the report of
+    :func:`wtkit.transport` on random images. Reads no data.
+
+    Raises:
+        WtkitError: if the size of the images is not known.
+    """
+    facts = known_facts(config)
+    size = facts.image_size
+    if size is None:
+        raise WtkitError("setting 'image_size': not known for this data; give it in pixels")
+    torch.manual_seed(config.seed)
+    model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
+    convert_all(model, config.loaded_method(), config)
+    return transport(model, torch.randn(4, 3, size, size))
+
+
 def data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.DistributedDataParallel:
     """``model`` with gradients averaged over all processes. Kolen–Pollack's B uses W's averaged
     gradient."""
     on_gpu = device.type == "cuda"
     if on_gpu:  # PyTorch has no SyncBatchNorm for CPUs
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronise(model)
     # warned of for 1×1 kernels, whose gradients' strides differ only along dimensions of size 1
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Buffers, B among them, are equal in all processes without being sent in every step. The

@@ -68,6 +68,7 @@ class Run:
             torch.compile(self.network) if config.compile else self.network
         )
         self.layers = feedback_layers(self.model)
+        self.learning = feedback_layers(self.model, scales=True)
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         find_live_taps(self.model, self.examples[0])
@@ -331,8 +332,8 @@ class Run:
             return ended
         return ended | {
             "model": self.model.state_dict(),
-            "mirror_counts": {name: layer.mirror_count for name, layer in self.layers.items()},
-            "update_counts": {name: layer.update_count for name, layer in self.layers.items()},
+            "mirror_counts": {name: layer.mirror_count for name, layer in self.learning.items()},
+            "update_counts": {name: layer.update_count for name, layer in self.learning.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -351,7 +352,7 @@ class Run:
         if self.status != "running":
             return
         self.model.load_state_dict(state["model"])
-        for name, layer in self.layers.items():
+        for name, layer in self.learning.items():
             layer.mirror_count, layer.update_count = (
                 state["mirror_counts"][name],
                 state["update_counts"][name],

@@ -1,0 +1,488 @@
+"""wtkit.transport and convert(..., strict=...): which weights δ passes."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from contract import array
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock
+
+import wtkit
+from wtkit import WtkitError, methods
+from wtkit.__main__ import main
+from wtkit.feedback import Transport
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def used(model, inputs, **options):
+    """The parameters that are used, with the part that is."""
+    report = wtkit.transport(model, inputs, quiet=True, **options)
+    return {row.parameter: row.used for row in report.transported}
+
+
+def mlp(*norms, method=None, **options):
+    model = nn.Sequential(nn.Linear(5, 6), *norms, nn.Tanh(), nn.Linear(6, 6), nn.ReLU())
+    model.append(nn.Linear(6, 3))
+    return model if method is None else wtkit.convert(model, method, **options)
+
+
+X = torch.linspace(-2, 1.5, 20).reshape(4, 5).sin()
+LAST = {"2.weight", "4.weight"}  # of mlp(): the first layer's W has nothing below it
+
+# ------------------------------------------------------------------------- what each method uses
+
+USED = {
+    "backprop": "value",
+    "sign_symmetry": "signs and scale",
+    "sign_symmetry_fixed": "signs",
+    "sign_symmetry_batchwise": "signs",
+    "symmetric_alignment": "copied",
+}
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_each_method_uses_what_it_says(method):
+    model = mlp(method=method)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    found = used(model, X)
+    if method == "symmetric_alignment":
+        assert found == dict.fromkeys(("0.weight", *LAST), "copied")
+    else:
+        assert found == (dict.fromkeys(LAST, USED[method]) if method in USED else {})
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_sign_symmetry_with_a_scale_of_its_own_uses_signs_only():
+    assert used(mlp(method="sign_symmetry", scale="unit"), X) == dict.fromkeys(LAST, "signs")
+
+
+def test_it_agrees_with_changing_weights_and_training_anew():
+    """The δ of a layer by hand: with the same activities, that of a linear network is W₂ᵀ W₃ᵀ δ."""
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model.append(nn.Linear(4, 2, bias=False)).double()
+    x, delta = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    W2, W3 = (array(model[i].weight) for i in (1, 2))
+    model(x).backward(delta)
+    expected = (array(delta) @ W3 @ W2).T @ array(x)
+    assert abs(array(model[0].weight.grad) - expected).max() < 1e-12
+    rows = {row.parameter: row for row in wtkit.transport(model, x).rows}
+    # W₃ enters the gradients of W₁ and W₂, W₂ that of W₁, and W₁ none
+    assert [rows[f"{i}.weight"].reaches for i in range(3)] == [0, 1, 2]
+    assert rows["2.weight"].below == "1.weight"
+
+
+# ----------------------------------------------------------- what else δ passes, on plain networks
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((6,), 0.5))
+        self.shift = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x):
+        return x * self.factor + self.shift
+
+
+class Borrows(nn.Module):
+    """Reads a layer's weight without calling the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.above = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return F.linear(self.below(x), self.above.weight)
+
+
+class Hides(torch.autograd.Function):
+    """Keeps its weight where autograd does not see it."""
+
+    @staticmethod
+    def forward(ctx, x, W):
+        ctx.W, ctx.x = W, x
+        return x @ W
+
+    @staticmethod
+    def backward(ctx, delta):
+        return delta @ ctx.W.T, ctx.x.T @ delta
+
+
+class Hiding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.below, self.W = nn.Linear(5, 6), nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, x):
+        return Hides.apply(self.below(x), self.W)
+
+
+class Casts(nn.Module):
+    """Works in bfloat16 by its own autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(x).float()
+
+
+class Tokens(nn.Module):
+    """A table of tokens and one of positions, then an output that is tied to the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.place = nn.Embedding(7, 6), nn.Parameter(torch.randn(4, 6))
+        self.mix, self.out = nn.Linear(6, 6), nn.Linear(6, 7, bias=False)
+        self.out.weight = self.table.weight
+
+    def forward(self, tokens):
+        return {"logits": self.out(self.mix(self.table(tokens) + self.place).tanh())}
+
+
+class Twice(nn.Module):
+    """Calls one layer twice, with nothing below it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.layer(self.layer(x).tanh())
+
+
+def pruned():
+    model = mlp()
+    prune.l1_unstructured(model[2], "weight", 0.3)
+    return model
+
+
+def normed(wrap):
+    model = mlp()
+    wrap(model[2])
+    return model
+
+
+class Zeros(nn.LayerNorm):
+    """The end of a residual branch as it starts."""
+
+    def __init__(self):
+        super().__init__(6)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.below, self.attend = nn.Linear(4, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.below(x)
+        return self.out(self.attend(x, x, x)[0])
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.out = nn.RNN(4, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.net(x)[0][:, -1])
+
+
+TOKENS = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 0], [1, 1, 3, 5]])
+PLAIN = {
+    "linear": (mlp, X, {**dict.fromkeys(LAST, "value")}),
+    "dropout": (lambda: mlp(nn.Dropout()), X, {"3.weight": "value", "5.weight": "value"}),
+    "in_place": (
+        lambda: mlp(nn.ReLU(inplace=True)), X, {"3.weight": "value", "5.weight": "value"}
+    ),
+    "batchnorm": (
+        lambda: mlp(nn.BatchNorm1d(6)),
+        X, {"1.weight": "value", "3.weight": "value", "5.weight": "value"},
+    ),
+    "zero_scale": (
+        lambda: mlp(nn.BatchNorm1d(6), Zeros()),
+        X, {"1.weight": "value", "2.weight": "value", "4.weight": "value", "6.weight": "value"},
+    ),
+    "prelu": (
+        lambda: mlp(nn.PReLU()), X, {"1.weight": "value", "3.weight": "value", "5.weight": "value"}
+    ),
+    "scaled": (
+        lambda: mlp(Scaled()), X, {"1.factor": "value", "3.weight": "value", "5.weight": "value"}
+    ),
+    "borrowed": (Borrows, X, {"above.weight": "value"}),
+    "hidden": (Hiding, X, {"W": "value"}),
+    "autocast": (Casts, X, dict.fromkeys(("inner.2.weight", "inner.4.weight"), "value")),
+    "tied": (Tokens, TOKENS, {"table.weight": "value", "mix.weight": "value"}),
+    "twice": (Twice, X, {"layer.weight": "value"}),
+    "pruned": (pruned, X, {"2.weight_orig": "value", "4.weight": "value"}),
+    "weight_norm": (
+        lambda: normed(parametrizations.weight_norm), X,
+        {
+            "2.parametrizations.weight.original0": "value",
+            "2.parametrizations.weight.original1": "value", "4.weight": "value",
+        },
+    ),
+    "spectral_norm": (
+        lambda: normed(parametrizations.spectral_norm), X,
+        {"2.parametrizations.weight.original": "value", "4.weight": "value"},
+    ),
+    "attention": (
+        Attends, torch.randn(2, 3, 4),
+        dict.fromkeys(("attend.in_proj_weight", "attend.out_proj.weight", "out.weight"), "value"),
+    ),
+    "recurrent": (
+        Recurrent, torch.randn(2, 3, 4),
+        dict.fromkeys(("net.weight_hh_l0", "out.weight"), "value"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "inputs", "expected"), PLAIN.values(), ids=PLAIN)
+def test_plain_networks(make, inputs, expected):
+    assert used(make(), inputs) == expected
+
+
+@pytest.mark.slow
+def test_in_evaluation_mode_and_on_a_compiled_network():
+    model = mlp(nn.BatchNorm1d(6)).eval()
+    expected = {"1.weight": "value", "3.weight": "value", "5.weight": "value"}
+    assert used(model, X) == expected
+    assert used(torch.compile(model), X) == expected
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert used(model, X) == expected
+    assert not model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_frozen_parts_are_used_if_delta_passes_them():
+    model = mlp()
+    for layer in model[2:]:
+        layer.requires_grad_(False)
+    assert used(model, X) == dict.fromkeys(LAST, "value")
+    model.requires_grad_(False)
+    model[4].requires_grad_(True)
+    assert not used(model, X), "nothing learns below the last layer"
+
+
+def test_batchnorms_statistics_stay():
+    model = mlp(nn.BatchNorm1d(6))
+    before = [buffer.clone() for buffer in model.buffers()]
+    used(model, X)
+    assert all(map(torch.equal, model.buffers(), before))
+
+
+def test_a_network_of_parts_that_differ():
+    """A layer on backprop, one with signs, and one that uses nothing, of the same class."""
+    model = mlp()
+    model = nn.Sequential(
+        wtkit.convert(mlp()[:2], "kolen_pollack"),
+        wtkit.convert(nn.Linear(6, 6), "sign_symmetry_fixed"),
+        wtkit.convert(nn.Linear(6, 6), "backprop"),
+        wtkit.convert(nn.Linear(6, 6), "kolen_pollack"),
+        nn.Linear(6, 2),
+    )
+    assert used(model, X) == {"1.weight": "signs", "2.weight": "value", "4.weight": "value"}
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+class Checkpoints(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.inner, self.reentrant = mlp(), reentrant
+
+    def forward(self, x):
+        return checkpoint(self.inner, x.requires_grad_(), use_reentrant=self.reentrant)
+
+
+class Chooses(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = mlp(), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.a(x) if x[0, 0] == X[0, 0] else self.b(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (3, X, "expected a model"),
+        (mlp(), None, "expected a batch"),
+        (mlp(), 3, "expected a batch"),
+        (mlp(), X.numpy(), "got a NumPy array"),
+        (mlp().requires_grad_(False), X, "no parameter requires a gradient"),
+        (mlp().to("meta"), X, "'0.weight' is on the meta device"),
+        (Checkpoints(False), X, "activation checkpointing"),
+        (Chooses(), X, "takes another way for other inputs"),
+    ],
+)
+def test_errors_name_the_fix(model, inputs, message):
+    with pytest.raises(WtkitError, match=message):
+        wtkit.transport(model, inputs)
+
+
+# -------------------------------------------------------------------------------------- the report
+
+
+def test_the_report_is_a_table():
+    model = mlp(nn.BatchNorm1d(6), method="sign_symmetry")
+    report = wtkit.transport(model, X)
+    assert isinstance(report, Transport)
+    frame = report.to_frame()
+    assert list(frame.parameter) == [name for name, _ in model.named_parameters()]
+    row = frame.set_index("parameter").loc["1.weight"]
+    assert (row.used, row.through) == ("value", "BatchNorm1d scales δ by its weight")
+    # a bias before BatchNorm has no gradient but rounding
+    assert (row.below, row.reaches) == ("0.weight", 1)
+    text = repr(report)
+    assert text.startswith("3 of 8 parameters are used by the feedback path.")
+    assert "FeedbackLinear sends δ through the signs and scale of its weight" in text
+    assert "B is computed from W" in text and "<table>" in report._repr_html_()
+
+
+def test_B_is_not_listed_and_what_it_learns_by_is():
+    model = mlp(nn.LayerNorm(6), method="kolen_pollack", normalisation="learned")
+    report = wtkit.transport(model, X)
+    assert not any("feedback" in row.parameter for row in report.rows)
+    assert {row.B_learns for row in report.rows} == {"", "the same updates as W"}
+    assert repr(report).startswith("None of 8 parameters is used by the feedback path.")
+
+
+# ------------------------------------------------------------------------------------------ strict
+
+STRICT = {
+    "linear": (mlp, X),
+    "batchnorm": (lambda: mlp(nn.BatchNorm1d(6)), X),
+    "layernorm": (lambda: mlp(nn.LayerNorm(6)), X),
+    "prelu": (lambda: mlp(nn.PReLU()), X),
+    "scaled": (lambda: mlp(Scaled()), X),
+    "tokens": (
+        lambda: nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.RMSNorm(6), nn.Linear(6, 7)),
+        TOKENS,
+    ),
+    "block": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), BasicBlock(4, 4), nn.Flatten(), nn.Linear(64, 3)
+        ),
+        torch.randn(2, 3, 6, 6),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", ["exact", "learned", "none"])
+@pytest.mark.parametrize(
+    "method", ["backprop", "kolen_pollack", "sign_symmetry", "direct_feedback_alignment",
+               "symmetric_alignment"]
+)  # fmt: skip
+@pytest.mark.parametrize("network", STRICT)
+def test_strict_and_transport_have_the_same_verdict(network, method, choice):
+    make, inputs = STRICT[network]
+    model = wtkit.convert(make(), method, normalisation=choice)
+    is_transported = bool(wtkit.transport(model, inputs).transported)
+    for strict in (True, inputs):
+        plain = make()
+        before = [type(module) for module in plain.modules()]
+        if is_transported:
+            with pytest.raises(WtkitError, match=r"^strict: \d+ parameters would be transported: "):
+                wtkit.convert(plain, method, normalisation=choice, strict=strict)
+            assert [type(module) for module in plain.modules()] == before, "nothing has changed"
+        else:
+            wtkit.convert(plain, method, normalisation=choice, strict=strict)
+            assert [type(module) for module in plain.modules()] != before
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "expected"),
+    [
+        (lambda: mlp(nn.LayerNorm(6)), {}, r"1\.weight \(its value\): normalisation='learned'"),
+        (lambda: mlp(nn.PReLU()), {}, r"1\.weight \(its value\): take nn.LeakyReLU"),
+        (mlp, {"keep_on_backprop": "2"}, r"2\.weight \(its value\): take it out of keep_on_b"),
+        (mlp, {"method": "sign_symmetry"}, "take a method that uses no weight"),
+        (lambda: mlp(Scaled()), {}, "Scaled is not known; strict=<a batch> measures"),
+    ],
+)
+def test_strict_names_each_and_the_way_out(make, options, expected):
+    method = options.pop("method", "kolen_pollack")
+    for strict in (True, X):
+        with pytest.raises(WtkitError, match=expected):
+            wtkit.convert(make(), method, strict=strict, **options)
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shift, self.inner = nn.Parameter(torch.randn(5)), mlp()
+
+    def forward(self, x):
+        return self.inner(x + self.shift)
+
+
+def test_a_batch_shows_what_modules_do_not():
+    """That a parameter is harmless, and that a layer's weight is read without calling it."""
+    with pytest.raises(WtkitError, match=r"shift \(its value\): Shifted is not known"):
+        wtkit.convert(Shifted(), "kolen_pollack", strict=True)
+    wtkit.convert(Shifted(), "kolen_pollack", strict=X)
+    wtkit.convert(Borrows(), "kolen_pollack", strict=True)
+    with pytest.raises(WtkitError, match=r"above\.weight \(its value\)"):
+        wtkit.convert(Borrows(), "kolen_pollack", strict=X)
+
+
+@pytest.mark.parametrize("given", [None, "yes", 2])
+def test_strict_is_a_choice_or_a_batch(given):
+    with pytest.raises(WtkitError, match="expected strict to be True, False, or a batch"):
+        wtkit.convert(mlp(), "kolen_pollack", strict=given)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_a_converted_network_may_be_asked_again(method):
+    model = mlp(nn.BatchNorm1d(6), method=method)
+    other = copy.deepcopy(model)
+    wtkit.convert(model, "kolen_pollack", normalisation="learned", strict=X, seed=0)
+    wtkit.convert(other, "kolen_pollack", normalisation="learned", seed=0)
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
+# ------------------------------------------------------------------- the command line and the page
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_report_of_a_runs_network(capsys):
+    words = ["transport", "--method", "kolen_pollack", "--network", "resnet20", "--image-size", "8"]
+    words += ["--network-option", "width=2"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith("19 of 59 parameters are used by the feedback path.")
+    assert main([*words, "--normalisation", "learned"]) == 0
+    assert capsys.readouterr().out.startswith("None of 59 parameters is used by the feedback path.")
+    assert main([*words, "--normalisation", "lerned"]) == 1
+    assert "setting 'normalisation'" in capsys.readouterr().err
+
+
+def test_the_blocks_of_the_page_run_in_order(capsys):
+    page = Path(__file__).parent.parent / "docs/transport.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    exec("\n".join(blocks), {})
+    assert "of 6 parameters are used by the feedback path" in capsys.readouterr().out

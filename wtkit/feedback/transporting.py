@@ -1,0 +1,397 @@
+"""Which weights the feedback path uses: measured, for any module (:func:`transport`).
+
+One forward pass is kept. Then weights are changed, and the backward pass through the kept graph is
+repeated: if another parameter's gradient changes, δ has passed the changed weights. The activities
+are those of the kept pass, so their own dependence on the weights has no part in it.
+
+A backward pass reads what the forward pass saved: weights, but also copies of them and what was
+made of them, such as signs, a cast, or a spectral norm. So each forward pass is observed, too. A
+saved tensor that is the same for other inputs, and another one for other weights, was made of the
+weights alone; the repeated backward pass gets the one that was made of the changed weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..errors import WtkitError
+from .inputs import call, out_of_inference_mode, refuse_other_than_tensors, tensors, usable
+from .layers import FeedbackLayer, feedback_layers, refuse_other_than_module, unwrap
+from .report import Row, Transport
+from .sharded import is_sharded
+
+OF_EFFECT = 1e-2
+"""The part of a parameter's effect that its magnitudes or its size must have to count."""
+ROUNDING = 16
+"""Changes of gradients below this, in units of their precision, are rounding."""
+Change = Callable[[Tensor, torch.Generator], Tensor]
+Effect = dict[str, float]
+"""By how much each gradient that changed has changed, by the parameter's name."""
+
+
+def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transport:
+    """For every parameter of ``model``: whether the feedback path uses its value, where, and
+    through what.
+
+    A parameter is used if the δ that some other parameter learns by depends on its value. The part
+    that is used may be its ``signs``, its ``scale`` (one number for all of it), both, or its
+    ``value``. The feedback weights B are the feedback path itself and are not listed; what they
+    learn of W by is a column. A B that is copied from W after each update is ``copied``.
+
+    The answer is that of the present mode, training or evaluation. Nothing in the model changes,
+    nor any gradient or global random stream. It takes a forward and a backward pass for each
+    parameter that is used, and for each kind of parameters that are not.
+
+    Args:
+        model: any module, converted or not; it is run uncompiled and without autocast.
+        inputs: a batch; two small examples will do. A tuple or list are several inputs, a dict is
+            keyword arguments of the model, or its one input.
+        quiet: show no progress.
+
+    Returns:
+        a table with a row for each parameter; it prints what is used.
+
+    Raises:
+        WtkitError: if nothing in the model learns; for activation checkpointing, which computes
+            activities anew from the changed weights; for sharded or missing weights.
+
+    Example:
+        >>> import torch, wtkit
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2))
+        >>> model = wtkit.convert(model, "kolen_pollack")
+        >>> report = wtkit.transport(model, torch.randn(3, 4))
+        >>> [(row.parameter, row.used) for row in report.transported]
+        [('1.weight', 'value')]
+        >>> model = wtkit.convert(model, "kolen_pollack", normalisation="learned")
+        >>> wtkit.transport(model, torch.randn(3, 4)).transported
+        ()
+    """
+    refuse_other_than_module("transport", model)
+    refuse_other_than_tensors(inputs)
+    model = unwrap(model)
+    layers = feedback_layers(model, scales=True)
+    _refuse_what_has_no_values(model)
+    for layer in layers.values():
+        layer.settle()
+    with out_of_inference_mode(model), contextlib.ExitStack() as context:
+        context.enter_context(torch.compiler.set_stance("force_eager"))
+        for device in {tensor.device.type for tensor in (*tensors(inputs), *model.parameters())}:
+            # a cache would give casts of the weights before they were changed
+            context.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
+        measured = _Measurement(model, usable(inputs, "inputs"), context)
+        bar = tqdm(
+            total=len(measured.parameters),
+            desc="transport",
+            delay=2,
+            leave=False,
+            disable=True if quiet else None,
+        )
+        rows: dict[str, Row] = {}
+        with bar:
+            for names in _alike(model, measured.parameters):
+                for name, effect, used in _used(measured, names):
+                    rows[name] = _row(measured, layers, name, effect, used)
+                    bar.update()
+    return Transport([rows[name] for name in measured.parameters])
+
+
+def _refuse_what_has_no_values(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise WtkitError(f"transport: {name!r} is on the meta device; load its values first")
+        if is_sharded(parameter):
+            raise WtkitError(
+                f"transport: {name!r} is sharded over processes; ask before fully_shard"
+            )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise WtkitError("transport: no parameter requires a gradient, so δ goes nowhere")
+
+
+def _alike(model: nn.Module, parameters: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of parameters in groups of one kind, which are likely to be used alike."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name in parameters:
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        groups.setdefault((type(module), getattr(module, "method", None), own), []).append(name)
+    return list(groups.values())
+
+
+def _used(measured: _Measurement, names: list[str]) -> Iterator[tuple[str, Effect, str]]:
+    """For parameters of one kind: the effect of each on others, and which part of it has it.
+
+    What all of them together do not do, none of them does alone.
+    """
+    together = measured.effect(dict.fromkeys(names, _other))
+    reads = measured.reads_copies  # else no pass of one of them need be observed
+
+    def matters(changed: list[str], change: Change, effect: Effect) -> bool:
+        found = measured.effect(dict.fromkeys(changed, change), observed=reads)
+        return any(size > OF_EFFECT * effect[q] for q, size in found.items() if q in effect)
+
+    possible = [word for word in PARTS if together and matters(names, PARTS[word], together)]
+    for name in names:
+        effect = measured.effect({name: _other}, observed=reads) if together else {}
+        effect = measured.of_others(effect, name)
+        if not effect:
+            yield name, effect, "no"
+            continue
+        found: list[str] = []
+        for word in possible if measured.parameters[name].numel() > 1 else ():
+            if "value" not in found and matters([name], PARTS[word], effect):
+                found.append(word)
+        yield name, effect, " and ".join(found) or "value"
+
+
+def _row(
+    measured: _Measurement,
+    layers: dict[str, FeedbackLayer],
+    name: str,
+    effect: Effect,
+    used: str,
+) -> Row:
+    owner, _, own = name.rpartition(".")
+    layer = layers.get(owner)
+    source = ""
+    if layer is not None and own == "weight":
+        source = layer.method.source_of_B
+        if used == "no" and copies(layer):
+            used = "copied"
+    order = list(measured.parameters)
+    below = [q for q in order[: order.index(name)] if q in effect]
+    below = below or [q for q in order if q in effect]
+    kind = type(measured.model.get_submodule(owner)).__name__
+    return Row(name, kind, used, below[-1] if below else "", len(effect), source)
+
+
+def _other(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Values that differ in everything."""
+    rms = values.abs().square().mean().sqrt()
+    new = _draw(values, generator) * torch.where(rms > 0, rms, 1.0)
+    return torch.where(new.sign() == values.sign(), -new, new) if not values.is_complex() else new
+
+
+def _other_magnitudes(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Values with the same signs and the same root mean square."""
+    new = values * (0.25 + _draw(values, generator).abs())
+    return new * (values.abs().square().sum() / new.abs().square().sum().clamp_min(1e-30)).sqrt()
+
+
+def _other_signs(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Values with the same magnitudes, some of them with the other sign."""
+    signs = _draw(values, generator).sign()
+    return values * torch.where((signs < 0).any(), signs, -signs)
+
+
+def _twice(values: Tensor, generator: torch.Generator) -> Tensor:
+    return values * 2
+
+
+PARTS: dict[str, Change] = {"value": _other_magnitudes, "signs": _other_signs, "scale": _twice}
+"""Changes of one part of a value; a value whose magnitudes matter is used as a whole."""
+
+
+def _draw(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator).to(like)
+
+
+@torch.no_grad()
+def copies(layer: FeedbackLayer) -> bool:
+    """Whether what ``layer`` stores is made of W's values after an update."""
+    method, stored, W = layer.method, layer.feedback, layer.weight
+    if not method.follows or stored is None:
+        return False
+    update = layer.update_count + 1
+    found = [
+        method.follow(values, stored.clone(), layer.stream("update", update), update)
+        for values in (W, _other(W, torch.Generator().manual_seed(0)))
+    ]
+    return not torch.equal(*found)
+
+
+class _Measurement:
+    """A model, the graph of one forward pass, and its gradients.
+
+    Attributes:
+        parameters: by name, without B.
+        calls: of each module in the kept pass.
+        reads_copies: whether the last effect was, in part, that of copies of weights.
+    """
+
+    reads_copies: bool
+
+    def __init__(self, model: nn.Module, inputs: Any, context: contextlib.ExitStack) -> None:
+        self.model, self.inputs = model, inputs
+        own = {id(layer.feedback) for layer in feedback_layers(model, scales=True).values()}
+        self.parameters = {n: p for n, p in model.named_parameters() if id(p) not in own}
+        self.calls: dict[nn.Module, int] = {}
+        self._kept: list[Tensor] = []
+        self._replaced: dict[int, Tensor] = {}
+        self._in_backward, self._is_counting = False, True
+        for module in model.modules():
+            context.callback(module.register_forward_pre_hook(self._count).remove)
+        self._outputs = [out for out in self._forward(inputs, self._keep) if out.requires_grad]
+        self._is_counting = False
+        if not self._outputs:
+            raise WtkitError("transport: no output of the model depends on what it learns")
+        generator = torch.Generator().manual_seed(0)
+        self._deltas = [_draw(out, generator) for out in self._outputs]
+        self._made_of_weights = set(range(len(self._kept)))
+        for seed in (1, 2):
+            found = self._observed(_other_inputs(inputs, seed))
+            self._made_of_weights -= found.keys()
+        self._learning = {n: p for n, p in self.parameters.items() if p.requires_grad}
+        self._gradients = self._backward()
+        again = self._backward()
+        self._noise = {q: _size(again[q] - value) for q, value in self._gradients.items()}
+        # of a whole module: the gradient of a bias before a BatchNorm is nothing but rounding
+        self._sizes: dict[str, float] = {}
+        for q, value in self._gradients.items():
+            owner = q.rpartition(".")[0]
+            self._sizes[owner] = max(self._sizes.get(owner, 0.0), _size(value))
+
+    def effect(self, changes: Mapping[str, Change], *, observed: bool = True) -> Effect:
+        """What changes of parameters' values change in gradients.
+
+        Args:
+            changes: by the parameter's name.
+            observed: whether the forward pass saves copies that depend on these values.
+        """
+        generator = torch.Generator().manual_seed(0)
+        before = {name: self.parameters[name].detach().clone() for name in changes}
+        try:
+            for name, change in changes.items():
+                self.parameters[name].data.copy_(change(before[name], generator))
+            found = self._observed(self.inputs) if observed else {}
+            self._replaced = {i: t for i, t in found.items() if i in self._made_of_weights}
+            self.reads_copies = bool(self._replaced)
+            gradients = self._backward()
+        finally:
+            self._replaced = {}
+            for name, values in before.items():
+                self.parameters[name].data.copy_(values)
+        effect = {q: _size(gradients[q] - value) for q, value in self._gradients.items()}
+        return {q: size for q, size in effect.items() if size > self._least(q)}
+
+    def of_others(self, effect: Effect, name: str) -> Effect:
+        """The part of an effect that is not on the parameter's own gradient, unless its module was
+        called more than once, nor on those that its layer's weight is computed from, too."""
+        owner = name.rpartition(".")[0]
+        module = self.model.get_submodule(owner)
+        if isinstance(module, nn.utils.parametrize.ParametrizationList):
+            return {q: size for q, size in effect.items() if not q.startswith(f"{owner}.")}
+        if self.calls.get(module, 0) > 1:
+            return effect
+        return {q: size for q, size in effect.items() if q != name}
+
+    def _least(self, q: str) -> float:
+        """The least change of a gradient that is not rounding."""
+        precision = torch.finfo(self._gradients[q].dtype).eps
+        return ROUNDING * (self._noise[q] + precision * self._sizes[q.rpartition(".")[0]])
+
+    def _backward(self) -> dict[str, Tensor]:
+        self._in_backward = True
+        try:
+            found = torch.autograd.grad(
+                self._outputs,
+                list(self._learning.values()),
+                self._deltas,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        finally:
+            self._in_backward = False
+        return {q: g for q, g in zip(self._learning, found, strict=True) if g is not None}
+
+    def _keep(self, tensor: Tensor) -> int:
+        self._kept.append(tensor)
+        return len(self._kept) - 1
+
+    def _observed(self, inputs: Any) -> dict[int, Tensor]:
+        """The tensors that a forward pass saves and that differ from the kept ones, by their
+        number."""
+        differing: dict[int, Tensor] = {}
+        number = 0
+
+        def compare(tensor: Tensor) -> int:
+            nonlocal number
+            if number < len(self._kept) and not _same(tensor, self._kept[number]):
+                differing[number] = tensor
+            number += 1
+            return number
+
+        self._forward(inputs, compare)
+        if number != len(self._kept):
+            raise WtkitError(
+                "transport: the model takes another way for other inputs or weights, so its passes "
+                "cannot be compared; ask for its parts"
+            )
+        return differing
+
+    def _forward(self, inputs: Any, pack: Callable[[Tensor], int]) -> list[Tensor]:
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, self._unpack)
+        with _as_before(self.model), hooks:
+            return list(tensors(call(self.model, inputs)))
+
+    def _unpack(self, number: int) -> Tensor:
+        return self._replaced.get(number, self._kept[number])
+
+    def _count(self, module: nn.Module, inputs: Any) -> None:
+        if self._in_backward:
+            raise WtkitError(
+                "transport: the backward pass calls the model's modules again, as activation "
+                "checkpointing does; switch that off for this report"
+            )
+        if self._is_counting:
+            self.calls[module] = self.calls.get(module, 0) + 1
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return a.data_ptr() == b.data_ptr() or bool(torch.equal(a, b))
+
+
+def _size(values: Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
+
+
+def _other_inputs(inputs: Any, seed: int) -> Any:
+    """Inputs of the same shapes with other values: whole numbers, such as those of tokens, in
+    another order."""
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(inputs, Mapping):
+        return {key: _other_inputs(value, seed) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(_other_inputs(value, seed) for value in inputs)
+    if not isinstance(inputs, Tensor) or inputs.dtype is torch.bool:
+        return inputs
+    if inputs.is_floating_point() or inputs.is_complex():
+        spread = inputs.std() if inputs.numel() > 1 else torch.ones_like(inputs)
+        return inputs + _draw(inputs, generator) * torch.where(spread > 0, spread, 1.0)
+    order = torch.randperm(inputs.numel(), generator=generator)
+    return inputs.flatten()[order.to(inputs.device)].reshape(inputs.shape)
+
+
+@contextlib.contextmanager
+def _as_before(model: nn.Module) -> Iterator[None]:
+    """Within this context a forward pass starts from the same buffers and random streams each time,
+    and leaves them as they were."""
+    buffers = [(m._buffers, dict(m._buffers)) for m in model.modules()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(list(devices)):
+        torch.manual_seed(0)
+        for own, original in buffers:
+            own.update({name: b if b is None else b.clone() for name, b in original.items()})
+        try:
+            yield
+        finally:
+            for own, original in buffers:
+                own.update(original)
