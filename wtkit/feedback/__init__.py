@@ -29,7 +29,7 @@ from .choosing import as_patterns, convertible
 from .conversion import convert, export
 from .engaged import deltas_of_backprop
 from .graph import blocks_of, fed_layers
-from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers
+from .layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear, feedback_layers, unwrap
 from .maps import ConvMaps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
 
@@ -58,5 +58,6 @@ __all__ = [
     "mirror_step",
     "noise_samples",
     "undisturbed",
+    "unwrap",
     "weight_norms",
 ]
