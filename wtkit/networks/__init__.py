@@ -4,5 +4,6 @@ trained."""
 from .by_name import build, mlp
 from .resnet import Subsampled, build_resnet
 from .trial import try_out
+from .vit import VisionTransformer
 
-__all__ = ["Subsampled", "build", "build_resnet", "mlp", "try_out"]
+__all__ = ["Subsampled", "VisionTransformer", "build", "build_resnet", "mlp", "try_out"]

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from .. import methods
 from ..errors import WtkitError
+from ..experiments import OWN_ORDER, Positive
 from ..feedback import feedback_layers, unwrap
 from ..methods import Method
 from ..results import GRAPH_COORDS, LAYER_COORDS, OWN_LOOP, RANGES, RUN_COORDS, VARIABLES
 from ..validation import frozen, known, shown
 
-NORM_ORDER = "own"
 GIVEN = ("test_error", "test_error_top5", "train_loss", "learning_rate")
 """What a training loop measures itself, in the schema's names."""
 RESERVED = {
@@ -27,7 +27,6 @@ RESERVED = {
     *("epoch", "layer", "run", "experiment", "network", "data", "label", "options"),
 }  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,=+-]+$", max_length=120)]
-Positive = Annotated[int, Field(gt=0)]
 
 
 @frozen
@@ -72,12 +71,12 @@ class Labels:
     def name(self) -> str:
         """The run's folder."""
         method = f"{self.method}-{self.variant}" if self.variant else self.method
-        return f"{self.network}-{NORM_ORDER}-{method}-seed{self.seed}"
+        return f"{self.network}-{OWN_ORDER}-{method}-seed{self.seed}"
 
     def revision(self, options: Mapping[str, Any]) -> str:
         """All settings of the run as JSON, with the method's ``options``."""
         labels = {name: getattr(self, name) for name in ("method", "variant", "network", "data")}
-        recorded = {"seed": self.seed, "options": options, "norm_order": NORM_ORDER}
+        recorded = {"seed": self.seed, "options": options, "norm_order": OWN_ORDER}
         return json.dumps(self.settings | labels | recorded | OWN_LOOP, sort_keys=True)
 
 

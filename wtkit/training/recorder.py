@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import WtkitError
+from ..experiments import OWN_ORDER
 from ..results import LIVE_WEIGHTS
 from ..validation import shown
-from .labels import NORM_ORDER, check_arguments, checked_labels, checked_values
+from .labels import check_arguments, checked_labels, checked_values
 from .machine import say
 from .measures import as_recorded, trajectory
 from .probe import Probe, is_first_process, model_state, restore_model
@@ -275,7 +276,7 @@ class Recorder:
         labels = self._labels
         run = {name: getattr(labels, name) for name in ("method", "variant", "seed")}
         run |= {
-            "norm_order": NORM_ORDER,
+            "norm_order": OWN_ORDER,
             "status": self._status,
             "evaluated_on": labels.evaluated_on,
             "held_out_images": -1 if labels.held_out is None else labels.held_out,
