@@ -342,6 +342,8 @@ def test_a_run_that_is_killed_continues_bit_for_bit(tmp_path):
         with wtkit.Recorder(
             folder, model, seed=0, batch=HELD_OUT, checkpoint=parts, quiet=True
         ) as record:
+            if record.epoch == 1:
+                record(0, test_error=error_of(model))
             for epoch in range(record.epoch, 6):
                 loss = step(model, optimizer)
                 schedule.step()
@@ -524,9 +526,11 @@ def test_epochs_follow_each_other():
     for epoch, match in ((2, "expected 1"), ("1", "number of an epoch"), (True, "number of an")):
         with pytest.raises(wtkit.WtkitError, match=match):
             record(epoch)
+    record(0, test_error=80)
+    record(np.int64(1))
     with pytest.raises(wtkit.WtkitError, match=r"if record\.epoch == 1"):
         record(0)
-    record(np.int64(1))
+    assert record.trajectory().test_error[0] == 80
     assert record.trajectory().sizes["epoch"] == 2
 
 

@@ -221,9 +221,9 @@ class Recorder:
         return self._status == "running"
 
     def _before_training(self, numbers: dict[str, float]) -> None:
-        if self._called:
+        if len(self._entries) > 1:
             raise WtkitError(
-                "record: epoch 0, before training, can be recorded first only; write: "
+                "record: epoch 0 is before training, and later ones are recorded already; write: "
                 "if record.epoch == 1: record(0, …)"
             )
         for name in ("train_loss", "learning_rate"):
