@@ -17,7 +17,6 @@ sys.path.insert(0, str(ROOT / "examples"))
 import characters  # noqa: E402
 
 SETTINGS = characters.read(ROOT / "examples/characters.yaml")
-KEPT = {"lstm": ["lstm"], "transformer": ["*self_attn"]}
 
 
 def test_both_models_are_of_equal_size():
@@ -64,7 +63,7 @@ def test_the_example_records_both_models(tmp_path):
     small = {
         "methods": ["kolen_pollack", "weight_mirror"],
         "options": {"weight_mirror": {"noise": "orthogonal"}},
-        "keep_on_backprop": KEPT, "characters": 6000, "epochs": 1, "length": 16, "hidden": 16,
+        "characters": 6000, "epochs": 1, "length": 16, "hidden": 16,
         "width": 16, "lr": 0.01,
     }  # fmt: skip
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))

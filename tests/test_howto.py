@@ -274,7 +274,7 @@ def test_the_transformer_is_a_run_that_converts(monkeypatch, tmp_path):
         wtkit.convert(
             model, trained[0].method, seed=0, keep_on_backprop=trained[0].keep_on_backprop
         )
-    assert len(feedback_layers(model)) == 26
+    assert len(feedback_layers(model)) == 50
 
 
 def test_every_file_in_the_layout_is_there():

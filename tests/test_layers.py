@@ -12,7 +12,7 @@ import torch
 from contract import array
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import wtkit
 from wtkit import methods
@@ -363,20 +363,31 @@ class Own(nn.Linear):
     pass
 
 
+class OwnAttention(nn.MultiheadAttention):
+    pass
+
+
+class OwnMemory(nn.GRU):
+    pass
+
+
 REFUSED = {
     "ConvTranspose2d": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 2)), "'0' "
                                                                             "(ConvTranspose2d): "
                                                                             "'weight'", "0"),
     "Conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 2, 2)), "'0' (Conv1d): 'weight'", "0"),
     "Bilinear": (lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "'0' (Bilinear): 'weight'", "0"),
-    "LSTM": (lambda: nn.Sequential(nn.LSTM(2, 2)), "'0' (LSTM): 'weight_ih_l0'", "0"),
     "attention": (
-        lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), "'0' (MultiheadAttention): "
-                                                            "'in_proj_weight'", "0"
+        lambda: nn.Sequential(OwnAttention(4, 2)), "'0' (OwnAttention): a subclass of "
+                                                   "MultiheadAttention may multiply", "0"
     ),
-    "encoder": (
-        lambda: nn.TransformerEncoderLayer(4, 2, 8), "'self_attn' (MultiheadAttention): "
-                                                     "'in_proj_weight'", "self_attn"
+    "parametrized LSTM": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.LSTM(2, 2), "weight_hh_l0")),
+        "'0' (ParametrizedLSTM): 'weight_hh_l0' is computed from other tensors, by pruning", "0",
+    ),
+    "pruned LSTM": (
+        lambda: nn.Sequential(prune.identity(nn.LSTM(2, 2), "weight_ih_l0")),
+        "'0' (LSTM): 'weight_ih_l0' is computed from other tensors, by pruning", "0",
     ),
     "positions": (PositionEmbedding, "the model itself (PositionEmbedding): "
                                      "'positions'", "positions"),
@@ -386,7 +397,7 @@ REFUSED = {
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2))),
         "'0' (ParametrizedLinear): 'weight' is computed from other tensors, by pruning", "0",
     ),
-    "bare": (lambda: nn.GRU(2, 2), "the model itself (GRU): 'weight_ih_l0'", "*"),
+    "bare": (lambda: OwnMemory(2, 2), "the model itself (OwnMemory): a subclass of GRU", "*"),
 }  # fmt: skip
 
 

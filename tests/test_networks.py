@@ -40,13 +40,7 @@ SWIN = {
 
 FAMILIES = {
     "mlp": ({"network_options": {"hidden": [20, 10], "unit": "tanh"}}, METHODS),
-    "vit": (
-        {
-            "network_options": {"patch": 8, "depth": 2, "width": 16, "heads": 2},
-            "keep_on_backprop": ["blocks.*.self_attn"],
-        },
-        METHODS,
-    ),
+    "vit": ({"network_options": {"patch": 8, "depth": 2, "width": 16, "heads": 2}}, METHODS),
     "own_networks:Small": ({"network_options": {"width": 6}}, METHODS),
     "mobilenet_v2": ({"network_options": {"width_mult": 0.25}}, METHODS),
     "squeezenet1_1": ({}, METHODS),
@@ -237,15 +231,17 @@ def test_the_vision_transformer_computes_what_its_papers_say():
         np.testing.assert_allclose(model.eval()(x).numpy(), expected, rtol=1e-9)
 
 
-def test_the_layers_of_the_vision_transformer_that_can_be_converted_feed_each_other():
+def test_all_layers_of_the_vision_transformer_are_converted_and_feed_each_other():
     options = {"patch": 2, "depth": 2, "width": 8, "heads": 2}
-    model = built("vit", image_size=4, network_options=options)
-    wtkit.convert(model, "backprop", keep_on_backprop="blocks.*.self_attn")
+    model = wtkit.convert(built("vit", image_size=4, network_options=options), "backprop")
     fed = fed_layers(model, torch.randn(2, 3, 4, 4))
+    block = ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
+    inner = [f"blocks.{number}.{name}" for number in range(2) for name in block]
+    assert list(fed) == ["patches", *inner, "head"]
+    assert fed["blocks.0.self_attn.in_proj"] == ["blocks.0.self_attn.out_proj"]
     assert fed["blocks.0.linear1"] == ["blocks.0.linear2"]
-    assert fed["patches"] == [
-        name for name in fed if name != "patches" and not name.endswith("linear2")
-    ]
+    first = [name for name in inner if name.endswith(("in_proj", "linear1"))]
+    assert fed["patches"] == [*first, "head"]
 
 
 def test_a_class_in_the_working_folder_is_found(tmp_path, monkeypatch):
@@ -333,7 +329,7 @@ def test_other_threads_may_connect_while_a_network_is_made():
 TRAINED_WRONG = [
     ("own_networks:Two", {}, "network 'own_networks.Two' returns tuple for 2 images, expected"),
     ("own_networks:Maps", {}, "returns shape (2, 8, 13, 13) for 2 images, expected logits (2, 3)"),
-    ("own_networks:Recurrent", {}, "cannot convert 'memory' (GRU): 'weight_ih_l0' carries weights"),
+    ("own_networks:Recurrent", {}, "cannot convert 'memory' (OwnMemory): a subclass of GRU"),
     ("own_networks:Recurrent", {}, "convert(..., keep_on_backprop=['memory']), or the setting"),
     ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the "
                                   "layer, so δ"),
@@ -342,10 +338,6 @@ TRAINED_WRONG = [
     ("googlenet", {"network_options": {"aux_logits": True}}, "returns GoogLeNetOutputs for"),
     ("alexnet", {}, "network 'alexnet' cannot take images of 32×32 pixels (Given input size: "
                     "(256x1x1). Calc"),
-    (
-        "torchvision.models:VisionTransformer", {"network_options": VIT},
-        "['encoder.pos_embedding', 'encoder.layers.encoder_layer_*.self_attention'])",
-    ),
     (
         "torchvision.models:VisionTransformer",
         {"network_options": VIT | {"image_size": 64}, "keep_on_backprop": VIT_BACKPROP},
@@ -364,20 +356,19 @@ def test_what_cannot_be_trained_is_named_before_it_is(config, network, settings,
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_swins_attention_is_not_taken_for_converted(config):
-    """Its weights are read by a function that knows nothing of B."""
-    swin = {"network_options": SWIN, "keep_on_backprop": ["*.relative_position_bias_table"]}
-    message = (
-        "the network uses the weight of 'features.1.0.attn.qkv' (and of 3 more layers) without "
-        "calling the layer"
-    )
-    with pytest.raises(wtkit.WtkitError, match=re.escape(message)) as error:
-        wtkit.train(config("torchvision.models:SwinTransformer", **swin), quiet=True)
-    assert "keep_on_backprop=['features.*.*.attn.qkv', 'features.*.*.attn.proj']" in str(
-        error.value
-    )
-    run = wtkit.train(config("torchvision.models:SwinTransformer", "backprop", **swin), quiet=True)
-    assert run.status == "complete"
+def test_torchvisions_transformers_are_converted_whole(config):
+    vit = {"network_options": VIT}
+    run = wtkit.train(config("torchvision.models:VisionTransformer", **vit), quiet=True)
+    assert [name for name in run.layer.values if "attention" in name] == [
+        f"encoder.layers.encoder_layer_{i}.self_attention.{part}"
+        for i in range(2)
+        for part in ("in_proj", "out_proj")
+    ]
+    assert not run.delta_angle.isel(epoch=-1).isnull().any()
+    swin = {"network_options": SWIN}
+    run = wtkit.train(config("torchvision.models:SwinTransformer", **swin), quiet=True)
+    assert {"features.1.0.attn.qkv", "features.3.0.attn.proj"} <= set(run.layer.values)
+    assert not run.delta_angle.isel(epoch=-1).isnull().any()
 
 
 def test_a_layer_that_plays_no_part_is_not_measured(config):
@@ -475,11 +466,11 @@ def test_patterns_are_few(names, patterns):
 
 
 def test_several_modules_that_cannot_be_converted_are_named_at_once():
-    model = nn.Sequential(*(nn.TransformerEncoderLayer(4, 2, 8) for _ in range(3)))
+    model = nn.Sequential(*(own_networks.Recurrent(2) for _ in range(3)))
     with pytest.raises(
-        wtkit.WtkitError, match=r"'0.self_attn' \(MultiheadAttention\).* \(and 2 more\)"
+        wtkit.WtkitError, match=r"'0.memory' \(OwnMemory\).* \(and 2 more\)"
     ) as error:
         wtkit.convert(model, "feedback_alignment")
-    assert "keep_on_backprop=['*.self_attn'])" in str(error.value)
-    wtkit.convert(model, "feedback_alignment", keep_on_backprop=["*.self_attn"])
-    assert sum(isinstance(module, FeedbackLayer) for module in model.modules()) == 6
+    assert "keep_on_backprop=['*.memory'])" in str(error.value)
+    wtkit.convert(model, "feedback_alignment", keep_on_backprop=["*.memory"])
+    assert sum(isinstance(module, FeedbackLayer) for module in model.modules()) == 12

@@ -6,7 +6,10 @@ alignment.
 
 In reading order: :mod:`~wtkit.feedback.maps`, the three maps of a layer;
 :mod:`~wtkit.feedback.engaged`, its forward and backward pass; :mod:`~wtkit.feedback.layers`, the
-layers; :mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
+layers; :mod:`~wtkit.feedback.parts`, layers whose weights another module holds, such as those of
+:mod:`~wtkit.feedback.attention`, :mod:`~wtkit.feedback.recurrent` and
+:mod:`~wtkit.feedback.windows`, which :mod:`~wtkit.feedback.owners` lists;
+:mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
 :mod:`~wtkit.feedback.conversion`, which layers are converted and how;
 :mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
 :mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;

@@ -259,14 +259,14 @@ def _deltas(
             exact = torch.autograd.grad(value, reached, allow_unused=True)
     signals = iter(zip(reached, sent, exact, strict=True))
     deltas = []
-    for calls in outputs.values():
-        ours, theirs = [], []
+    for name, calls in outputs.items():
+        of_layer: tuple[list[Tensor], list[Tensor]] = ([], [])
         for _ in calls:
-            out, delta, true = next(signals)
-            zero = torch.zeros_like(out)
-            ours.append((zero if delta is None else delta).detach())
-            theirs.append((zero if true is None else true).detach())
-        deltas.append((ours, theirs))
+            out, *both = next(signals)
+            for delta, kept in zip(both, of_layer, strict=True):
+                arrived = torch.zeros_like(out) if delta is None else delta.detach()
+                kept.append(layers[name].by_example(arrived))
+        deltas.append(of_layer)
     return deltas
 
 
@@ -312,7 +312,7 @@ def _keep(calls: list[Tensor]) -> Callable[..., Tensor]:
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, inputs: Any) -> Iterator[None]:
     """Within this context nothing that a forward pass changes is kept: BatchNorm's statistics, the
-    parameters' ``requires_grad`` and the random streams are restored."""
+    parameters' ``requires_grad`` and the random streams are restored. Every layer is called."""
     buffers = [m._buffers for m in model.modules() if not isinstance(m, FeedbackLayer)]
     originals = [dict(own) for own in buffers]
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -325,9 +325,13 @@ def undisturbed(model: nn.Module, inputs: Any) -> Iterator[None]:
             )
         for parameter in learning:
             parameter.requires_grad_(False)
+        # torch's fast path through attention calls no layer, where nothing requires a gradient
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
             for own, original in zip(buffers, originals, strict=True):
                 own.update(original)
             for parameter in learning:

@@ -8,10 +8,13 @@ from fnmatch import fnmatch
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import WtkitError
 from ..validation import nearest
 from .layers import PLAIN, TWINS, unwrap
+from .owners import base_of, held_by, parts_of
+from .parts import FeedbackPart, Held, Owner
 
 # These modules' parameters only scale and shift single elements, or are rows of a table: they do
 # not mix the elements of an error signal.
@@ -26,10 +29,24 @@ _ELEMENTWISE = (
     nn.EmbeddingBag,
 )
 
+# Parameters that these modules of torchvision add, to activities or to scores: δ passes a sum
+# unchanged. Of other modules it is not known what they do with theirs.
+_ADDED = {
+    "torchvision.models.vision_transformer.Encoder": ("pos_embedding",),
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": ("relative_position_bias_table",),
+    "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (
+        "relative_position_bias_table",
+    ),
+}
+
 
 def convertible(module: nn.Module) -> bool:
     """Whether ``module`` is a layer that has a feedback twin, or is such a twin."""
-    return (type(module) in TWINS or type(module) in PLAIN) and "weight" in module._parameters
+    return _is_layer(module) and "weight" in module._parameters
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return type(module) in TWINS or type(module) in PLAIN
 
 
 def choose(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
@@ -49,15 +66,41 @@ def choose(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
     for name, module in unwrap(model).named_modules():
         if exempt.matches(*names[module]):
             exempt.modules += names[module]
+        elif isinstance(module, FeedbackPart):
+            _refuse_alone(name, module)  # otherwise its owner gets new parts
         elif convertible(module):
             chosen[name] = module
         elif not isinstance(module, _ELEMENTWISE):
             untreatable |= _untreatable_parts(names[module], module, exempt)
+            chosen |= _chosen_parts(names[module], module, exempt)
     if untreatable:
         raise _cannot_convert(untreatable, unwrap(model), some=bool(chosen))
     if exempt.unmatched:
         raise _matches_nothing(sorted(exempt.unmatched)[0], model, chosen)
     return chosen
+
+
+def _chosen_parts(
+    names: list[str], module: nn.Module, exempt: _ExemptNames
+) -> dict[str, FeedbackPart]:
+    """The parts of a module to convert, by name. One stays on backprop if it is named, or its
+    weight is."""
+    parts = {}
+    for part in parts_of(module):
+        own = (part.name, part.held.weight)
+        full = [f"{at}.{each}" if at else each for at in names for each in own]
+        if not exempt.matches(*full):
+            parts[full[0]] = part
+    return parts
+
+
+def _refuse_alone(name: str, part: FeedbackPart) -> None:
+    """Refuse the conversion of a part without its owner."""
+    if not name:
+        raise WtkitError(
+            f"convert: this is a part of another module, {part.sketch}; convert that module, or "
+            "the model that has it"
+        )
 
 
 class _ExemptNames:
@@ -96,6 +139,14 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
     if is_computed(module):
         exempt.modules += names  # what computes the weight is not to be named, too
         return {name or "*": computed(name, module)}
+    base = base_of(module)
+    if base is not None:
+        exempt.modules += names
+        return {
+            name or "*": f"{_where(name, module)}: a subclass of {base.__name__} may multiply by "
+            "its weights in ways of its own"
+        }
+    known = _known_parameters(module)
     for own, parameter in module.named_parameters(recurse=False):
         if is_lazy(parameter):
             raise WtkitError(
@@ -104,24 +155,51 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
                 f"convert(..., keep_on_backprop=[{name!r}])"
             )
         full = [f"{at}.{own}" if at else own for at in names]
-        if exempt.matches(*full) or not _mixes(parameter):
+        if exempt.matches(*full) or own in known or not _mixes(parameter):
             continue
         reason = f"{_where(name, module)}: {own!r} carries weights that δ may travel through"
-        if not any(map(convertible, module.modules())):
+        if not any(convertible(m) or parts_of(m) for m in module.modules()):
             exempt.modules += names
             return parts | {name or "*": reason}  # the whole module
         parts[full[0]] = reason  # the parameter alone: the module also holds convertible layers
     return parts
 
 
+def _known_parameters(module: nn.Module) -> set[str]:
+    """The parameters of ``module`` that its parts multiply by, or that are added."""
+    kind = module.plain if isinstance(module, Owner) else type(module)
+    added = _ADDED.get(f"{kind.__module__}.{kind.__qualname__}", ())
+    return {part.held.weight for part in parts_of(module)} | set(added)
+
+
 def is_computed(module: nn.Module) -> bool:
-    """Whether ``module`` is a layer whose weight or bias is computed from other tensors."""
-    return isinstance(module, tuple(TWINS)) and not {"weight", "bias"} <= module._parameters.keys()
+    """Whether ``module`` is a layer, or has parts, whose weight or bias is computed from other
+    tensors."""
+    return bool(_computed_names(module))
+
+
+def _computed_names(module: nn.Module) -> list[str]:
+    if isinstance(module, FeedbackPart):
+        return [] if module.weight_parameter() is not None else [module.held.weight]
+    if isinstance(module, tuple(TWINS)):
+        wanted = ["weight", "bias"]
+    else:
+        held = [part.held for part in parts_of(module)] or _held_by_parametrized(module)
+        wanted = [name for at in held for name in (at.weight, at.bias) if name is not None]
+    return [name for name in wanted if name not in module._parameters]
+
+
+def _held_by_parametrized(module: nn.Module) -> list[Held]:
+    """What a module holds whose class a parametrization has changed."""
+    kind = base_of(module)
+    if kind is None or not is_parametrized(module):
+        return []
+    return list(held_by(kind, module).values())
 
 
 def computed(name: str, module: nn.Module) -> str:
     """What is wrong with such a layer, and how to change it."""
-    what = "bias" if "weight" in module._parameters else "weight"
+    what = _computed_names(module)[0]
     return (
         f"{_where(name, module)}: {what!r} is computed from other tensors, by pruning or a "
         "parametrization; remove that (torch.nn.utils.prune.remove, "

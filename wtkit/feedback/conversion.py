@@ -18,10 +18,13 @@ from .choosing import choose, computed, is_computed
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
 from .layers import PLAIN, TWINS, FeedbackLayer, feedback_layers, refuse_other_than_module, unwrap
+from .owners import make_twins, parts_of, refuse_direct, strip_twins
+from .parts import FeedbackPart, attach, detach
 from .sharded import is_sharded
 
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
+    "steps_first",
 )
 """What a feedback layer has beside a plain layer's attributes."""
 
@@ -44,12 +47,19 @@ def convert(
     Pass ``model.parameters()`` to the optimizer after conversion: Kolen–Pollack's B is among them.
     A converted model may be converted again.
 
+    ``nn.MultiheadAttention``, ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and their cells multiply by
+    weights of their own. Each such weight becomes a layer, for example ``attention.in_proj`` or
+    ``lstm.hh_l0``, whose W stays the module's ``in_proj_weight`` or ``weight_hh_l0``. So
+    transformers, torchvision's among them, are converted whole. With gradients a recurrent network
+    is a loop over time, whose cost :mod:`wtkit.feedback.recurrent` states; without gradients it is
+    torch's own kernel. A B whose W is also an embedding learns from all of W's gradient.
+
     Tools that ask for ``type(module) is nn.Linear``, such as dynamic quantisation and some
     initialisations, pass over the converted layers: use them before, or on :func:`export`.
 
-    δ travels through B only if the layer is called. Some modules read ``layer.weight`` and multiply
-    by it themselves, such as the attention of torchvision's Swin transformers; keep their layers on
-    backprop. ``torch.func.grad`` and ``vmap`` give the method's gradients, also one per example;
+    δ travels through B only if the layer is called. A module of your own that reads
+    ``layer.weight`` and multiplies by it sends δ through W; call the layer, or keep it on backprop.
+    ``torch.func.grad`` and ``vmap`` give the method's gradients, also one per example;
     direct feedback refuses them. For forward-mode derivatives, and for tools that trace Python code
     (``torch.fx``, ``torch.jit``), use :func:`export`, whose gradients are backprop's.
     ``torch.compile`` works as usual.
@@ -69,8 +79,9 @@ def convert(
     Raises:
         WtkitError: for an unknown method or option; for a model without a layer to convert; for a
             module with weights that δ travels through and that has no feedback twin; for complex
-            weights, and a weight that is computed from other tensors; for a pattern in
-            ``keep_on_backprop`` that matches nothing.
+            weights, and a weight that is computed from other tensors; for direct feedback to a
+            recurrent network, where it is unclear which step's δ a layer would receive; for a
+            pattern in ``keep_on_backprop`` that matches nothing.
 
     Example:
         >>> import torch, wtkit
@@ -88,6 +99,8 @@ def convert(
         )
     if method.learns_engaged and method.learns_from_W:
         _refuse_shared(chosen)
+    if method.direct:
+        refuse_direct(unwrap(model), method, chosen)
     for layer in chosen.values():
         refuse_weights(method.name, layer)
         if is_sharded(layer.get_parameter("weight")):
@@ -102,6 +115,7 @@ def convert(
         }
     for converted in feedback_layers(model).values():
         _strip(converted)  # also layers that now stay on backprop
+    strip_twins(model)
     for name, module in chosen.items():
         _make_twin(
             module,
@@ -111,6 +125,7 @@ def convert(
             outputs=outputs,
             stored=drawn[name],
         )
+    make_twins(model)
     return model
 
 
@@ -140,6 +155,7 @@ def export(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(unwrap(model))
     for layer in feedback_layers(plain).values():
         _strip(layer)
+    strip_twins(plain)
     return plain
 
 
@@ -182,11 +198,14 @@ def _no_names(given: object) -> WtkitError:
 
 
 def _output_layer(model: nn.Module) -> str | None:
-    """The name of the network's last Linear or Conv2d."""
-    layers = [
-        name for name, module in unwrap(model).named_modules() if isinstance(module, tuple(TWINS))
-    ]
-    return layers[-1] if layers else None
+    """The name of the network's last layer, or part of a module that holds weights itself."""
+    last = None
+    for name, module in unwrap(model).named_modules():
+        if isinstance(module, tuple(TWINS)):
+            last = name
+        for part in parts_of(module):
+            last = f"{name}.{part.name}" if name else part.name
+    return last
 
 
 def _make_twin(
@@ -199,7 +218,10 @@ def _make_twin(
     stored: Tensor | None,
 ) -> None:
     """Turn a plain layer into its feedback twin."""
-    module.__class__ = TWINS[type(module)]
+    if isinstance(module, FeedbackPart):
+        attach(module)
+    else:
+        module.__class__ = TWINS[type(module)]
     layer = module
     assert isinstance(layer, FeedbackLayer)
     layer.method, layer.seed, layer.is_output = method, seed, is_output
@@ -214,6 +236,9 @@ def _strip(layer: FeedbackLayer) -> None:
     unwatch(layer)
     layer._buffers.pop("feedback", None)
     layer._parameters.pop("feedback", None)
+    if isinstance(layer, FeedbackPart):
+        detach(layer)
+        return
     for attribute in _ATTRIBUTES:
         vars(layer).pop(attribute, None)
     layer.__class__ = PLAIN[type(layer)]  # type: ignore[assignment]  # no longer a FeedbackLayer

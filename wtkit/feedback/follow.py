@@ -183,7 +183,7 @@ def _before_others_hooks(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     step.take_gradients_away()
     updated: list[tuple[int, int, FeedbackLayer]] = []
     for layer in list(following_layers):
-        W = layer._parameters.get("weight")
+        W = layer.weight_parameter()
         if W is not None and W.grad is not None and id(W) in step.ids:
             updated.append((step.ids[id(W)], layer.seed, layer))
             steps_are_reported(layer)
@@ -232,7 +232,7 @@ def _hand_over(step: _Step) -> None:
     optimizer = step.optimizer
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for layer in list(learning_layers):
-        W, B = layer._parameters.get("weight"), layer.feedback
+        W, B = layer.weight_parameter(), layer.feedback
         if B is None or not ({id(W), id(B)} & group_of.keys()):
             continue
         if layer.method.direct:  # the backward pass has given B its gradient

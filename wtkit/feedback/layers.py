@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import cached
 
 from ..errors import WtkitError
@@ -20,6 +22,24 @@ from .follow import watch
 from .initial import initial, refuse_weights
 from .maps import ConvMaps, LinearMaps, Taps
 from .sharded import whole
+
+
+class Weights(NamedTuple):
+    """What a layer multiplies by in one or several calls, ready for use.
+
+    Attributes:
+        B: None stands for W.
+        dtype: the precision of the products.
+        sends: whether δ goes on to the layers below.
+        casts: whether autocast casts the inputs.
+    """
+
+    W: Tensor
+    B: Tensor | None
+    bias: Tensor | None
+    dtype: torch.dtype
+    sends: bool
+    casts: bool
 
 
 class FeedbackLayer(nn.Module):
@@ -37,6 +57,7 @@ class FeedbackLayer(nn.Module):
             depend on it.
         outputs: the network's outputs, for direct feedback.
         drawn: whether ``feedback`` has values; not while the weights are on the meta device.
+        steps_first: whether inputs and outputs of three dimensions are (steps, examples, features).
         taps: the part of ``weight`` that a signal can pass, found by
             :func:`wtkit.feedback.find_live_taps`; before that, all of it.
     """
@@ -52,6 +73,7 @@ class FeedbackLayer(nn.Module):
     taps: Taps
     outputs: int | None = None
     drawn: bool = True
+    steps_first: bool = False
 
     @property
     def sketch(self) -> str:
@@ -83,10 +105,18 @@ class FeedbackLayer(nn.Module):
     def maps(self) -> LinearMaps | ConvMaps:
         """The layer's forward map, feedback map and weight product."""
 
-    def forward(self, y: Tensor) -> Tensor:
+    def weight_parameter(self) -> nn.Parameter | None:
+        """The parameter that is W, or None where W is computed from other tensors."""
+        return self._parameters.get("weight")
+
+    def forward(self, y: Tensor, weights: Weights | None = None) -> Tensor:
+        """The layer's output. ``weights`` are those of :meth:`ready`, where a caller keeps them for
+        several calls."""
+        if weights is not None:
+            return self.engaged(y, weights)
         if not torch.is_grad_enabled() or not isinstance(y, Tensor):
             return super().forward(y)
-        if "weight" in self._parameters:
+        if self.weight_parameter() is not None:
             return self.send(y)
         with cached():  # computed once: a spectral norm takes a step of its own each time
             return self.send(y)
@@ -95,34 +125,45 @@ class FeedbackLayer(nn.Module):
     def send(self, y: Tensor) -> Tensor:
         """The forward pass of an input as a plain layer takes it."""
 
-    def engaged(self, y: Tensor) -> Tensor:
+    def engaged(self, y: Tensor, weights: Weights | None = None) -> Tensor:
         """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
         shape."""
+        W, B, bias, dtype, sends, casts = self.ready(y) if weights is None else weights
+        if not sends:  # δ ends here
+            y = y.detach()
+        if not casts:
+            return self._apply_engaged(y, W, B, bias, dtype)
+        y = y.to(dtype) if _autocast_casts(y) else y  # what it leaves alone, the product refuses
+        with torch.autocast(y.device.type, enabled=False):
+            return self._apply_engaged(y, W, B, bias, dtype)
+
+    def ready(self, y: Tensor) -> Weights:
+        """W, B and the bias for inputs such as y, in the precision that autocast asks for.
+
+        Raises:
+            WtkitError: for inputs and weights that a feedback layer cannot take.
+        """
         W, bias, stored = self.weight, self.bias, self.feedback
         if not self._is_usual(y, W, stored):
             self._refuse_unusual(y)
             self.settle()
             stored = self.feedback
         B = self._B(W, stored)
-        is_stored = B is stored
-        if B is None:  # nothing is sent back: δ ends here
-            y = y.detach()
+        is_stored, sends = B is stored, B is not None
         B = None if B is W else B  # from here on None stands for W
         if B is not None and not self.method.direct:
             B = B.detach()
         device = y.device.type
         if not torch.is_autocast_enabled(device) or not _autocast_casts(W):
-            return self._apply_engaged(y, W, B, bias, W.dtype)
+            return Weights(W, B, bias, W.dtype, sends, False)
         dtype = torch.get_autocast_dtype(device)
-        y = y.to(dtype) if _autocast_casts(y) else y  # what it leaves alone, the product refuses
         bias = None if bias is None else bias.to(dtype)
         # save the backward weights in this precision, unless they are stored anyway
         if B is None:
             W = W.to(dtype)
         elif not is_stored:
             B = B.to(dtype)
-        with torch.autocast(device, enabled=False):
-            return self._apply_engaged(y, W, B, bias, dtype)
+        return Weights(W, B, bias, dtype, sends, True)
 
     def _apply_engaged(
         self, y: Tensor, W: Tensor, B: Tensor | None, bias: Tensor | None, dtype: torch.dtype
@@ -130,6 +171,10 @@ class FeedbackLayer(nn.Module):
         if self.method.direct:
             return apply_direct(y, W, B, bias, self.maps, dtype, self.is_output)
         return apply_engaged(y, W, B, bias, self.maps, dtype)
+
+    def by_example(self, delta: Tensor) -> Tensor:
+        """A δ of this layer, examples first."""
+        return delta.transpose(0, 1) if self.steps_first and delta.dim() == 3 else delta
 
     def initial_feedback(self) -> Tensor | None:
         """What the method stores for the feedback path of this layer, drawn anew from its seed."""
@@ -187,7 +232,7 @@ class FeedbackLayer(nn.Module):
             WtkitError: naming the layer.
         """
         method = self.method
-        if not method.learns_from_W or "weight" in self._parameters:
+        if not method.learns_from_W or self.weight_parameter() is not None:
             return
         if not getattr(self, "_is_replica", False):  # DataParallel's copies have no parameters
             raise WtkitError(
@@ -204,7 +249,7 @@ class FeedbackLayer(nn.Module):
             y.layout is torch.strided
             and not y.is_nested
             and not W.is_complex()
-            and "weight" in self._parameters
+            and self.weight_parameter() is not None
             and self.drawn
             and (stored is None or stored.device == W.device)
             and (stored is None or self.method.direct or not stored.requires_grad)
@@ -305,6 +350,10 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
         return self.engaged(y)
 
 
+class FeedbackProjection(FeedbackLinear, NonDynamicallyQuantizableLinear):  # type: ignore[misc]
+    """The output projection of ``nn.MultiheadAttention`` with a feedback path."""
+
+
 class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
     """``nn.Conv2d`` with a feedback path."""
 
@@ -362,6 +411,7 @@ def _autocast_casts(tensor: Tensor) -> bool:
 
 TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {
     nn.Linear: FeedbackLinear,
+    NonDynamicallyQuantizableLinear: FeedbackProjection,
     nn.Conv2d: FeedbackConv2d,
 }
 PLAIN = {twin: plain for plain, twin in TWINS.items()}

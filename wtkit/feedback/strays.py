@@ -28,7 +28,7 @@ _handles: weakref.WeakKeyDictionary[FeedbackLayer, RemovableHandle] = weakref.We
 
 def expect_steps(layer: FeedbackLayer) -> None:
     """Warn if W of ``layer`` is updated before an optimizer reports a step."""
-    W = layer._parameters.get("weight")
+    W = layer.weight_parameter()
     if layer in _handles or W is None or not (W.requires_grad and W.is_leaf):
         return
     owner, seed = weakref.ref(layer), layer.seed

@@ -65,15 +65,21 @@ def try_out(model: nn.Module, images: Tensor, num_classes: int, name: str) -> No
             if layer not in called and layer.method.name != "backprop"
         }
         if not_called:
-            _refuse_used(model, images, not_called)
+            _refuse_used(model, images, not_called, called)
 
 
-def _refuse_used(model: nn.Module, images: Tensor, layers: dict[str, FeedbackLayer]) -> None:
-    """Refuse layers that were not called if the outputs depend on their weights."""
-    weights = [layer.weight.requires_grad_() for layer in layers.values()]
+def _refuse_used(
+    model: nn.Module, images: Tensor, layers: dict[str, FeedbackLayer], called: set[nn.Module]
+) -> None:
+    """Refuse layers that were not called if the outputs depend on their weights. Some are called
+    only where gradients are wanted: then hooks add them to ``called``."""
+    for layer in layers.values():
+        layer.weight.requires_grad_()
     outputs = model(images)
-    if not outputs.requires_grad:
+    layers = {name: layer for name, layer in layers.items() if layer not in called}
+    if not layers or not outputs.requires_grad:
         return
+    weights = [layer.weight for layer in layers.values()]
     gradients = torch.autograd.grad(outputs.sum(), weights, allow_unused=True)
     used = [name for name, gradient in zip(layers, gradients, strict=True) if gradient is not None]
     if used:

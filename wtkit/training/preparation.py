@@ -25,7 +25,9 @@ def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
             "'backprop' instead"
         )
     for module in list(model.modules()):
-        if convertible(module) and not isinstance(module, FeedbackLayer):
+        # attention that stays on backprop does not call its projection, and would not see its twin
+        is_called = not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+        if is_called and convertible(module) and not isinstance(module, FeedbackLayer):
             convert(module, "backprop", seed=config.seed)
 
 
