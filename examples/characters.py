@@ -150,6 +150,25 @@ def bits_per_character(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return total / len(x) / math.log(2)
 
 
+def adam(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """AdamW. Weight decay applies to forward and feedback weights, not to embeddings, biases and
+    normalisation."""
+    decays = {id(parameter): parameter.ndim > 1 for parameter in model.parameters()}
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            decays[id(module.weight)] = False
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in model.parameters():
+        groups[decays[id(parameter)]].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": settings.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+    )
+
+
 def train(name: str, method: str, seed: int, settings: Settings, folder: Path) -> None:
     """One run."""
     text, held_out, what = text_of_python()
@@ -159,9 +178,7 @@ def train(name: str, method: str, seed: int, settings: Settings, folder: Path) -
     model = MODELS[name](settings)
     options, kept = settings.options.get(method, {}), settings.keep_on_backprop.get(name, ())
     wtkit.convert(model, method, seed=seed, keep_on_backprop=kept, **options)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-    )
+    optimizer = adam(model, settings)
     steps = (len(text) - settings.length) // settings.length // settings.batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * steps)
     chosen = dataclasses.asdict(settings)

@@ -395,10 +395,40 @@ def test_a_finished_run_is_passed_over_and_never_overwritten(tmp_path):
         tmp_path / "mine", network(), seed=0, batch=HELD_OUT, network="small", data="made_up"
     )
     assert record.epoch == before.sizes["epoch"]
-    with pytest.raises(wtkit.WtkitError, match="is finished; give a run another seed"):
+    assert record.finished
+    with pytest.raises(wtkit.WtkitError, match=r"is finished: pass over it \(if record.finished\)"):
         record(test_error=1)
     trained(tmp_path / "mine", epochs=3)
     assert path.read_bytes() == content
+
+
+def test_a_run_that_was_stopped_early_is_passed_over(tmp_path):
+    for expected in (1, 11):
+        with wtkit.Recorder(tmp_path / "mine", network(), seed=0, epochs=10, quiet=True) as record:
+            assert record.epoch == expected
+            for epoch in range(record.epoch, 11):
+                record(epoch, test_error=50)
+                if epoch == 3:
+                    break
+    assert record.trajectory().sizes["epoch"] == 4
+
+
+def test_a_run_that_diverged_and_was_killed_is_finished_later(tmp_path):
+    for checkpoint in (None, []):
+        chosen = {"variant": f"v{checkpoint is None:d}", "checkpoint": checkpoint, "quiet": True}
+        record = wtkit.Recorder(tmp_path / "mine", network(), seed=0, **chosen)
+        assert not record(train_loss=float("inf"))
+        record = wtkit.Recorder(tmp_path / "mine", network(), seed=0, **chosen)
+        assert record.finished and not record(train_loss=1.0)
+        assert str(record.close().status.values) == "diverged"
+
+
+def test_settings_may_have_numpys_numbers(tmp_path):
+    chosen = {"lr": np.float32(0.5), "widths": [np.int64(3)]}
+    run = trained(tmp_path / "mine", settings=chosen, seed=np.int64(2))
+    assert settings(run)["lr"] == 0.5
+    assert settings(run)["widths"] == [3]
+    assert int(run.seed) == 2
 
 
 def test_a_run_that_diverged_ends_there(tmp_path):
@@ -407,6 +437,10 @@ def test_a_run_that_diverged_ends_there(tmp_path):
         assert not record(train_loss=float("nan"), test_error=90)
         assert not record(train_loss=1.0, test_error=50)
     run = open_run(record.folder / "trajectory.nc")
+    again = wtkit.Recorder(
+        tmp_path / "mine", network(), seed=0, batch=HELD_OUT, epochs=5, quiet=True
+    )
+    assert (again.finished, again.epoch, again(train_loss=1.0)) == (True, 6, False)
     assert str(run.status.values) == "diverged"
     assert run.sizes["epoch"] == 3
     assert np.isnan(run.test_error[2])

@@ -60,7 +60,7 @@ class Labels:
                     f"argument of Recorder 'settings': {name!r} is recorded anyway; leave it out"
                 )
             try:
-                json.dumps(value, allow_nan=False)
+                _as_json(value)
             except (TypeError, ValueError, RecursionError):
                 raise WtkitError(
                     f"argument of Recorder 'settings': {name!r}: expected numbers, texts, lists "
@@ -77,7 +77,18 @@ class Labels:
         """All settings of the run as JSON, with the method's ``options``."""
         labels = {name: getattr(self, name) for name in ("method", "variant", "network", "data")}
         recorded = {"seed": self.seed, "options": options, "norm_order": OWN_ORDER}
-        return json.dumps(self.settings | labels | recorded | OWN_LOOP, sort_keys=True)
+        return _as_json(self.settings | labels | recorded | OWN_LOOP)
+
+
+def _as_json(value: Any) -> str:
+    """``value`` as JSON, with NumPy's numbers as Python's."""
+
+    def plain(other: Any) -> Any:
+        if isinstance(other, np.generic):
+            return other.item()
+        raise TypeError
+
+    return json.dumps(value, sort_keys=True, allow_nan=False, default=plain)
 
 
 def check_arguments(model: Any, batch: Any, checkpoint: Any) -> None:

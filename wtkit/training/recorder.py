@@ -50,9 +50,9 @@ class Recorder:
 
     Leaving the ``with`` block closes the recorder; leaving it by an exception keeps what was
     recorded. The same program, started again, passes over finished runs: there :attr:`epoch` is
-    behind the last one. With ``checkpoint`` it continues an unfinished run after its last recorded
-    epoch. Without, a loop that has its own checkpoints continues with ``record(8, …)``: what was
-    recorded of the epochs before 8 stays.
+    behind ``epochs``, and :attr:`finished` is true. With ``checkpoint`` it continues an unfinished
+    run after its last recorded epoch. Without, a loop that has its own checkpoints continues with
+    ``record(8, …)``: what was recorded of the epochs before 8 stays.
 
     A training loss that is not finite ends the record: the run has diverged.
 
@@ -74,7 +74,7 @@ class Recorder:
             ``{"bits_per_character": "bit"}``; ``"1"`` for none. Figures and tables show the first
             of them if there is no ``test_error``.
         settings: what the run depends on, as numbers, texts, lists and mappings.
-        epochs: how many there will be, for :func:`wtkit.watch`.
+        epochs: how many there will be at most. :func:`wtkit.watch` shows it.
         angles_every: epochs between two records of the angles.
         evaluated_on: ``test``, or ``validation``.
         held_out: how many examples the errors are measured on.
@@ -141,13 +141,11 @@ class Recorder:
         self._model, self._quiet = model, quiet
         self._parts = None if checkpoint is None else list(checkpoint)
         self._probe = Probe(model, batch, loss)
-        self._status, self._provenance = (
-            "running",
-            describe_provenance(next(model.parameters()).device),
-        )
+        self._status = "running"
+        self._provenance = describe_provenance(next(model.parameters()).device)
         self._entries: list[dict[str, Any]] = []
         self._earlier: list[dict[str, Any]] = []
-        self._called, self._closed, self._said = False, False, False
+        self._called, self._closed = False, False
         self._finished: xr.Dataset | None = None
         self._files = RecordedFolder(folder, self._labels.name, writes=is_first_process())
         self.folder = self._files.folder
@@ -165,6 +163,7 @@ class Recorder:
             self._finished = self._files.finished(self._revision)
             if self._finished is not None:
                 self._closed, self._status = True, str(self._finished["status"].values)
+                self._files.release()
                 say(f"{self.folder} holds this run already, finished.", self._quiet)
                 return
             self._entries = [self._probe.measures()]
@@ -183,11 +182,17 @@ class Recorder:
 
     @property
     def epoch(self) -> int:
-        """The number of the next record. The first after training is 1; behind the last one if the
-        run is finished."""
-        if self._finished is not None:
-            return self._finished.sizes["epoch"]
+        """The number of the next record. The first after training is 1. If the run is finished,
+        also early, it is behind the last one, and behind ``epochs``."""
+        if self.finished:
+            return max(self.trajectory().sizes["epoch"], 1 + (self._labels.epochs or 0))
         return len(self._entries)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is recorded: the recorder is closed, was so before, or the run has
+        diverged."""
+        return self._finished is not None or self._status == "diverged"
 
     def __call__(self, epoch: int | None = None, /, **values: Any) -> bool:
         """Record an epoch: measure the angles, and take the values that the loop has measured.
@@ -204,11 +209,11 @@ class Recorder:
             WtkitError: for an unknown name, a value that is no number or out of range, and an epoch
                 that does not follow the last one. What was recorded stays.
         """
-        if self._closed:
-            raise WtkitError(self._why_closed())
         numbers = checked_values(values, self._labels.metrics)
         if self._status == "diverged":
             return False
+        if self._closed:
+            raise WtkitError(self._why_closed())
         if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, Integral)):
             raise WtkitError(f"record: expected the number of an epoch, got {shown(epoch)}")
         if epoch == 0:
@@ -345,8 +350,8 @@ class Recorder:
     def _why_closed(self) -> str:
         if self._finished is not None:
             return (
-                f"{self._labels.name} is finished; give a run another seed or variant, or delete "
-                f"{self.folder or 'this recorder'} to record it again"
+                f"{self._labels.name} is finished: pass over it (if record.finished), give a run "
+                f"another seed or variant, or delete {self.folder or 'this recorder'}"
             )
         return f"{self._labels.name}: this recorder was left; make a new one to continue"
 
@@ -369,6 +374,9 @@ class Recorder:
         entries = [as_recorded(entry) for entry in state["records"]]
         last = len(entries) - 1
         self._provenance = resumed_provenance(state["provenance"], self._provenance)
+        if state["status"] != "running":  # nothing is left to train
+            self._entries, self._status, self._called = entries, state["status"], True
+            return
         if self._parts is None or "model" not in state:
             self._earlier = entries
             say(
@@ -381,5 +389,5 @@ class Recorder:
             restore_model(self._model, self._parts, state)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise self._files.unusable(str(error).splitlines()[0]) from None
-        self._entries, self._status, self._called = entries, state["status"], True
+        self._entries, self._called = entries, True
         say(f"{self.folder}: continues after epoch {last}.", self._quiet)
