@@ -184,6 +184,31 @@ def test_inputs_may_be_named_and_several():
         assert run.delta_angle.notnull().all()
 
 
+def test_layers_of_attention_and_recurrence_are_of_the_kind_of_their_module():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.memory = nn.GRU(8, 8, batch_first=True)
+            self.block = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+
+        def forward(self, x):
+            return self.block(self.memory(x)[0]).mean(1)
+
+    model = wtkit.convert(Both(), "sign_symmetry", seed=0)
+    batch = (X[:24].reshape(4, 6, 8), Y[:4])
+    run = wtkit.Recorder(None, model, seed=0, batch=batch, quiet=True).trajectory()
+    assert dict(zip(run.layer.values.tolist(), run.kind.values.tolist(), strict=True)) == {
+        "memory.ih_l0": "GRU",
+        "memory.hh_l0": "GRU",
+        "block.self_attn.in_proj": "MultiheadAttention",
+        "block.self_attn.out_proj": "Linear",
+        "block.linear1": "Linear",
+        "block.linear2": "Linear",
+    }
+    assert run.delta_angle.notnull().all()
+    assert run.fan_in.values.tolist() == [8] * 6
+
+
 def test_a_wrapped_model_has_its_own_name():
     model = torch.compile(network("kolen_pollack"))
     record = wtkit.Recorder(None, model, seed=0, batch=HELD_OUT, quiet=True)

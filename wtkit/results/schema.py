@@ -49,7 +49,7 @@ LIVE_VARIABLES = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
 ``_all_weights``."""
 LAYER_COORDS = {
     "depth": "position from the input, from 0",
-    "kind": "Linear or Conv2d",
+    "kind": "kind of the module that holds W, such as Linear or LSTM",
     "fan_in": "inputs of one activation",
 }
 RUN_COORDS = {
