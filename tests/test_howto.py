@@ -39,6 +39,7 @@ LONG = (
     "python -m wtkit.processes ",
     "torchrun ",
     ".venv/bin/pip ",
+    "WTKIT_RESULTS=",
 )
 
 
@@ -96,6 +97,18 @@ def test_the_blocks_of_a_page_run_in_order(name, tmp_path):
     )
     printed = run(sys.executable, "-W", "error", "-c", "\n".join(parts))
     assert "delta_angle" in printed or "δ angles" in printed
+
+
+@pytest.mark.slow
+def test_the_recorded_loop_is_recorded_once(tmp_path):
+    code = "\n".join(blocks("record", "python"))
+    printed = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path)
+    assert "FA" in printed and "squared_error" in printed
+    runs = wtkit.open_results(tmp_path / "results/sine/results.nc", quiet=True)["small"]
+    assert dict(runs.sizes) == {"run": 6, "epoch": 6, "layer": 3}
+    assert (runs.squared_error.isel(epoch=-1) < 0.6).all()
+    again = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path)
+    assert again.count("holds this run already, finished.") == 6
 
 
 @pytest.mark.slow

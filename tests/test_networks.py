@@ -16,7 +16,7 @@ from torchvision import models
 import wtkit
 from wtkit import networks, results
 from wtkit.experiments import MLP, RESNETS, TORCHVISION, RunConfig
-from wtkit.feedback import FeedbackLayer, as_patterns, feedback_layers
+from wtkit.feedback import FeedbackLayer, as_patterns, fed_layers, feedback_layers
 from wtkit.networks import mlp, try_out
 
 METHODS = ["backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"]
@@ -40,6 +40,7 @@ SWIN = {
 
 FAMILIES = {
     "mlp": ({"network_options": {"hidden": [20, 10], "unit": "tanh"}}, METHODS),
+    "vit": ({"network_options": {"patch": 8, "depth": 2, "width": 16, "heads": 2}}, METHODS),
     "own_networks:Small": ({"network_options": {"width": 6}}, METHODS),
     "mobilenet_v2": ({"network_options": {"width_mult": 0.25}}, METHODS),
     "squeezenet1_1": ({}, METHODS),
@@ -192,6 +193,57 @@ def test_a_vision_transformer_is_made_for_the_images():
         assert built("vit_b_16", image_size=64, network_options={"image_size": 32}).image_size == 32
 
 
+def test_the_vision_transformer_computes_what_its_papers_say():
+    options = {"patch": 2, "depth": 2, "width": 8, "heads": 2, "mlp_ratio": 1.5}
+    model = built("vit", image_size=6, network_options=options).double()
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    p = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+
+    def normalised(y, name):
+        y = y - y.mean(-1, keepdims=True)
+        y /= np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5)
+        return y * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    def linear(y, name):
+        return y @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def attended(y, name):
+        qkv = y @ p[f"{name}.in_proj_weight"].T + p[f"{name}.in_proj_bias"]
+        q, k, v = (z.reshape(3, 9, 2, 4) for z in np.split(qkv, 3, -1))
+        scores = np.exp(np.einsum("nshd,nthd->nhst", q, k) / 2)
+        shares = scores / scores.sum(-1, keepdims=True)
+        return linear(np.einsum("nhst,nthd->nshd", shares, v).reshape(3, 9, 8), f"{name}.out_proj")
+
+    patches = x.numpy().reshape(3, 3, 3, 2, 3, 2).transpose(0, 2, 4, 1, 3, 5).reshape(3, 9, 12)
+    y = patches @ p["patches.weight"].reshape(8, 12).T + p["patches.bias"]
+    y = y + p["positions.weight"]
+    for number in range(2):
+        block = f"blocks.{number}"
+        y = y + attended(normalised(y, f"{block}.norm1"), f"{block}.self_attn")
+        hidden = linear(normalised(y, f"{block}.norm2"), f"{block}.linear1")
+        y = y + linear(nn.functional.gelu(torch.tensor(hidden)).numpy(), f"{block}.linear2")
+    expected = linear(normalised(y, "norm").mean(1), "head")
+    np.testing.assert_allclose(model(x).detach().numpy(), expected, rtol=1e-9)
+    with torch.no_grad():  # torch's fused kernel
+        np.testing.assert_allclose(model.eval()(x).numpy(), expected, rtol=1e-9)
+
+
+def test_all_layers_of_the_vision_transformer_are_converted_and_feed_each_other():
+    options = {"patch": 2, "depth": 2, "width": 8, "heads": 2}
+    model = wtkit.convert(built("vit", image_size=4, network_options=options), "backprop")
+    fed = fed_layers(model, torch.randn(2, 3, 4, 4))
+    block = ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
+    inner = [f"blocks.{number}.{name}" for number in range(2) for name in block]
+    assert list(fed) == ["patches", *inner, "head"]
+    assert fed["blocks.0.self_attn.in_proj"] == ["blocks.0.self_attn.out_proj"]
+    assert fed["blocks.0.linear1"] == ["blocks.0.linear2"]
+    first = [name for name in inner if name.endswith(("in_proj", "linear1"))]
+    assert fed["patches"] == [*first, "head"]
+
+
 def test_a_class_in_the_working_folder_is_found(tmp_path, monkeypatch):
     (tmp_path / "nets_of_mine.py").write_text(
         "import torch\n\ndef net(num_classes): return torch.nn.Linear(1, num_classes)"
@@ -208,6 +260,10 @@ MADE_WRONG = [
         {"image_size": 40},
         "network 'vit_b_16' cannot be made with image_size=40: Input shape indivisible by ",
     ),
+    ("vit", {"patch": 5}, "images of 32 pixels are not filled by patches of 5; take a 'patch'"),
+    ("vit", {"width": 30}, "option of vit 'width': expected a multiple of the 4 'heads', got 30"),
+    ("vit", {"mlp_ratio": 0.001}, "option of vit 'mlp_ratio': 0.001 of the width 128 is no neuron"),
+    ("vit", {"deph": 3}, "unknown option of vit 'deph' (did you mean 'depth'?)"),
     (
         "vgg11",
         {"weights": "DEFAULT"},

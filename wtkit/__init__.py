@@ -15,6 +15,8 @@
      - :func:`transport`
    * - Train one run and record it
      - :class:`RunConfig`, :func:`train`
+   * - Record a training loop of your own
+     - :class:`Recorder`
    * - Watch runs while they train
      - :func:`watch`
    * - Read recorded runs
@@ -63,11 +65,12 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .experiments import RunConfig
     from .feedback import convert, delta_angles, export, matrix_angles, mirror, transport
     from .results import open_results, tidy
-    from .training import train
+    from .training import Recorder, train
     from .watching import watch
 
 # Imported when first used, so that a reader of results does not wait for torch.
 _HOMES = {
+    "Recorder": "training",
     "RunConfig": "experiments",
     "WtkitError": "errors",
     "convert": "feedback",
@@ -101,6 +104,7 @@ _PACKAGES = (
 )
 
 __all__ = [
+    "Recorder",
     "RunConfig",
     "WtkitError",
     "convert",

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from io import BufferedWriter
 from pathlib import Path
@@ -78,8 +79,9 @@ def refuse_overwriting(path: Path, replaceable: Callable[[Path], bool], product:
 
 
 @contextlib.contextmanager
-def held(folder: Path, otherwise: str) -> Iterator[None]:
-    """Lock ``folder`` for this process. The lock ends with the process, however it ends.
+def held(folder: Path, otherwise: str | None) -> Iterator[None]:
+    """Lock ``folder`` for this process. The lock ends with the process, however it ends. If another
+    process has locked it, raise, or wait if ``otherwise`` is None.
 
     A file system without locks, as some of NFS and Lustre are, gets a line of warning on standard
     error.
@@ -96,8 +98,10 @@ def held(folder: Path, otherwise: str) -> Iterator[None]:
         # otherwise the processes that decode images would keep the lock after this one ends
         os.register_at_fork(after_in_child=lock.close)
         try:
-            if not locked(lock):
-                raise WtkitError(otherwise)
+            while not locked(lock):
+                if otherwise is not None:
+                    raise WtkitError(otherwise)
+                time.sleep(0.05)
         except NoLocks as error:
             print(
                 f"wtkit: warning: no locks in {folder} ({error}); see to it that no second process "

@@ -22,10 +22,10 @@ from ..results import (
     SS,
     WM,
     complete,
-    config_of,
     lr_drops,
     main_order,
     matching_runs,
+    method_of,
 )
 from .claim import CannotTestError, ClaimList, Finding, all_of, decide
 from .comparison import Comparison
@@ -106,7 +106,7 @@ def _(node: xr.Dataset) -> Finding:
 
 def _noise_in_proportion(run: xr.Dataset) -> bool:
     """Whether ``noise_fraction`` determines the noise samples of the final layer and of others."""
-    method = config_of(run).loaded_method()
+    method = method_of(run)
     assert mirrors(method)
     by_fraction = method.noise_fraction * run["fan_in"].values >= method.noise_batch
     return bool(by_fraction[-1] and by_fraction[:-1].any())

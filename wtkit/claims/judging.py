@@ -26,9 +26,12 @@ from ..results import (
     final_error,
     full_data_sets,
     held_out_images,
+    is_own_loop,
     main_order,
     matching_runs,
     mean_and_error,
+    measure_label,
+    measure_of,
     method_label,
 )
 from .claim import CannotTestError, Finding, all_of, joined
@@ -50,6 +53,8 @@ def errors_of(
     norm_order = norm_order or main_order(node)
     if evaluated_on(node) != "test":
         raise CannotTestError(f"errors were measured on {evaluated_on(node)} images")
+    if measure_of(node) != "test_error":
+        raise CannotTestError(f"these runs measured no test error, but {measure_label(node)}")
     errors = {method: final_error(node, method, norm_order) for method in wanted}
     for method, error in errors.items():
         images = held_out_images(matching_runs(node, method, norm_order=norm_order))
@@ -119,7 +124,10 @@ def why_misaligned(node: xr.Dataset) -> str:
     runs = complete(matching_runs(node, KP, norm_order=main_order(node)))
     if not runs.sizes["run"]:
         return ""
-    config = config_of(runs.isel(run=0))
+    run = runs.isel(run=0)
+    if is_own_loop(run):
+        return ""
+    config = config_of(run)
     steps = known_facts(config).steps(config)
     if steps is None:
         return ""

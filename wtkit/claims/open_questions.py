@@ -15,13 +15,14 @@ from ..results import (
     WM,
     Estimate,
     complete,
+    is_own_loop,
     last_errors,
     main_order,
     matching_runs,
     mean_and_error,
     settings,
 )
-from .claim import ClaimList, Finding, all_of
+from .claim import CannotTestError, ClaimList, Finding, all_of
 from .judging import by_layer, is_below, late_part, mean_angle
 
 CLAIMS = ClaimList()
@@ -36,6 +37,8 @@ def _sweep(
     """Mean matrix angle in degrees over a period, and final error, by increasing amount."""
     by_layer(node, method)  # raises if angles of the main runs were not measured
     runs = complete(matching_runs(node, method, norm_order=main_order(node), variant=None))
+    if any(is_own_loop(runs.isel(run=index)) for index in range(runs.sizes["run"])):
+        raise CannotTestError("these runs are of a training loop of its user's")
     amounts = np.array([amount(runs.isel(run=index)) for index in range(runs.sizes["run"])])
     by_amount = {}
     for value in sorted(set(amounts.tolist())):

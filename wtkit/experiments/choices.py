@@ -106,11 +106,50 @@ class ResNetOptions:
     width: Positive | None = None
 
 
-def options_class(network: str) -> type[MLP] | type[ResNetOptions] | None:
+@frozen
+class ViT:
+    """The options of the network ``vit``: a vision transformer without a class token.
+
+    Attributes:
+        patch: height and width of a patch, in pixels; it divides those of the images.
+        depth: encoder layers.
+        width: features of a token, a multiple of ``heads``.
+        heads: of the attention.
+        mlp_ratio: neurons in the hidden layer of an encoder layer, over ``width``.
+        dropout: of the attention and of both parts of an encoder layer.
+    """
+
+    NOUN: ClassVar[str] = "option of vit"
+
+    patch: Positive = 4
+    depth: Positive = 6
+    width: Positive = 128
+    heads: Positive = 4
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise WtkitError(
+                f"option of vit 'width': expected a multiple of the {self.heads} 'heads', got "
+                f"{self.width}"
+            )
+        if round(self.mlp_ratio * self.width) < 1:
+            raise WtkitError(
+                f"option of vit 'mlp_ratio': {self.mlp_ratio:g} of the width {self.width} is no "
+                "neuron; raise it"
+            )
+
+
+OPTIONS: dict[str, type] = dict.fromkeys(RESNETS, ResNetOptions) | {"mlp": MLP, "vit": ViT}
+"""The options of the networks that wtkit makes itself."""
+BY_NAME = (*RESNETS, *TORCHVISION, "mlp", "vit")
+"""All networks by name."""
+
+
+def options_class(network: str) -> type | None:
     """The options of a network, where wtkit knows them."""
-    if network == "mlp":
-        return MLP
-    return ResNetOptions if network in RESNETS else None
+    return OPTIONS.get(network)
 
 
 def network_name(network: str, options: Mapping[str, Any]) -> str:
@@ -167,7 +206,7 @@ def check_network(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     if network == "mlp":
         options = renamed(options, OLD_MLP_OPTIONS)
-    chosen = dataclasses.asdict(known_options(**options))  # type: ignore[call-overload]
+    chosen = dataclasses.asdict(known_options(**options))
     if network == "mlp":
         chosen = _recorded_mlp(chosen)
     return {name: value for name, value in chosen.items() if value is not None}
@@ -202,8 +241,8 @@ def _check_source(network: str, options: Mapping[str, Any]) -> None:
             "is loaded from its hub; write a class of your own that makes the network"
         )
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network):
-        near = nearest(network, [*RESNETS, *TORCHVISION, "mlp"])
+        near = nearest(network, BY_NAME)
         raise WtkitError(
             f"setting 'network': unknown network {shown(network)}{near}; expected a classifier of "
-            "torchvision's by name, 'mlp', or a class of your own as 'package.module:Class'"
+            "torchvision's by name, 'mlp', 'vit', or a class of your own as 'package.module:Class'"
         )

@@ -45,11 +45,11 @@ class RunConfig:
         options: the method's own hyper-parameters.
         variant: a word that tells two sets of options of one method apart; empty for the main one.
         network: a classifier of torchvision's by its name there (:data:`RESNETS`,
-            :data:`TORCHVISION`), ``mlp``, or ``package.module:Class``: a class of yours that is
-            called with ``num_classes`` and gives logits (N, classes) for images (N, 3, H, W). A
-            module in the working folder is found.
-        network_options: of :class:`MLP` or :class:`ResNetOptions`; or further keyword arguments of
-            torchvision's network or of your class.
+            :data:`TORCHVISION`), ``mlp``, ``vit``, or ``package.module:Class``: a class of yours
+            that is called with ``num_classes`` and gives logits (N, classes) for images (N, 3, H,
+            W). A module in the working folder is found.
+        network_options: of :class:`MLP`, :class:`ViT` or :class:`ResNetOptions`; or further keyword
+            arguments of torchvision's network or of your class.
         norm_order: of a ResNet, ``relu_bn``, BatchNorm after the ReLU as in the paper, or
             ``bn_relu``. Every other network has its order, if any, of itself: there this is
             ``own``, whatever the default.

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from .. import data_sets, methods
 from ..validation import described
-from .choices import MLP, OLD_MLP_OPTIONS, RESNETS, TORCHVISION, ResNetOptions
+from .choices import BY_NAME, MLP, OLD_MLP_OPTIONS, OPTIONS, ResNetOptions, ViT
 from .content import Ablation, Experiment, Override
 from .run import RunConfig
 
@@ -79,7 +79,7 @@ def _point(settings: Schema) -> Schema:
         name: _ref(f"Settings/properties/options/properties/{name}")
         for name in settings["options"]["properties"]
     }
-    of_networks = _options(MLP) | _options(ResNetOptions)
+    of_networks = _options(ViT) | _options(MLP) | _options(ResNetOptions)
     # sweeps may use old names, by which the runs of finished ablations are called
     of_networks |= {old: of_networks[new] for old, new in OLD_MLP_OPTIONS.items()}
     of_runs = {name: _ref(f"Settings/properties/{name}") for name in settings}
@@ -97,12 +97,11 @@ def _method() -> Schema:
 
 def _network_name() -> Schema:
     own = {"type": "string", "pattern": "^[^:]+:[^:]+$"}
-    return {"anyOf": [{"enum": [*RESNETS, *TORCHVISION, "mlp"]}, own]}
+    return {"anyOf": [{"enum": list(BY_NAME)}, own]}
 
 
 def _network() -> Schema:
-    options: Schema = {name: _mapping(_options(ResNetOptions)) for name in RESNETS}
-    options["mlp"] = _mapping(_options(MLP))
+    options: Schema = {name: _mapping(_options(cls)) for name, cls in OPTIONS.items()}
     with_options = {
         "type": "object",
         "properties": options,

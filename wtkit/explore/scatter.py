@@ -7,7 +7,7 @@ import xarray as xr
 from bokeh.models import ColumnDataSource, CustomJS, GlyphRenderer, HoverTool, Range1d, Select
 from bokeh.plotting import figure
 
-from ..results import ANGLE_MEANS
+from ..results import ANGLE_MEANS, measure_label, measure_of
 from .controls import begun, highest, plain_axes, stacked
 from .groups import ANGLES, Group
 from .page import TOOLS, WIDTH, Explorer
@@ -24,8 +24,8 @@ axis.axis_label = `${labels[quantity.value]}, ${where}`
 
 
 def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
-    """Test error against angle: one line per run, whose points grow from the first epoch to the
-    last.
+    """Test error, or the runs' own metric, against angle: one line per run, whose points grow from
+    the first epoch to the last.
 
     A menu chooses the mean over layers (for δ angles without the output layer, whose δ is exact) or
     one layer.
@@ -46,7 +46,8 @@ def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
         name="layer",
     )  # fmt: skip
     plot = figure(width=WIDTH, height=460, tools=TOOLS, x_range=Range1d(-2, highest(groups)))
-    plain_axes(plot, f"{ANGLES[quantity.value]}, {ANGLE_MEANS[quantity.value]}", "test error (%)")
+    labels = dict.fromkeys(_label(group.runs) for group in groups)
+    plain_axes(plot, f"{ANGLES[quantity.value]}, {ANGLE_MEANS[quantity.value]}", ", ".join(labels))
     sources, dots = [], []
     for group in groups:
         for index in range(group.runs.sizes["run"]):
@@ -64,7 +65,7 @@ def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
                 ("method", "@method, seed @seed"),
                 ("epoch", "@epoch"),
                 ("angle", "@angle{0.0}°"),
-                ("test error", "@test_error{0.00} %"),
+                (", ".join(labels), "@error{0.00}"),
             ],
         )
     )
@@ -83,12 +84,16 @@ def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
     )
 
 
+def _label(runs: xr.Dataset) -> str:
+    return "test error (%)" if measure_of(runs) == "test_error" else measure_label(runs)
+
+
 def _columns(group: Group, run: xr.Dataset) -> dict[str, object]:
     """A row per epoch: the error, and the angle of every layer and their mean."""
     count = run.sizes["epoch"]
     columns: dict[str, object] = {
         "epoch": group.epochs,
-        "test_error": run["test_error"].values,
+        "error": run[measure_of(group.runs)].values,
         "size": np.linspace(3, 11, count),
         "method": [group.method] * count,
         "seed": [int(run["seed"])] * count,
@@ -111,8 +116,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def _path(
     plot: figure, group: Group, source: ColumnDataSource
 ) -> tuple[GlyphRenderer, GlyphRenderer]:
-    line = plot.line("angle", "test_error", source=source, line_color=group.color,
+    line = plot.line("angle", "error", source=source, line_color=group.color,
                      line_dash=group.dash, line_alpha=0.6)  # fmt: skip
-    dots = plot.scatter("angle", "test_error", source=source, color=group.color, size="size",
+    dots = plot.scatter("angle", "error", source=source, color=group.color, size="size",
                         fill_alpha=0.5)  # fmt: skip
     return line, dots

@@ -46,7 +46,7 @@ from .declared import register
 from .engaged import deltas_of_backprop, twice_differentiable
 from .graph import blocks_of, fed_layers
 from .inputs import say_who_refused
-from .layers import FeedbackLayer, FeedbackLinear, feedback_layers
+from .layers import FeedbackLayer, FeedbackLinear, feedback_layers, unwrap
 from .maps import Maps
 from .mirroring import as_mirrored, mirror, mirror_step, noise_samples
 from .normalisation import FeedbackScale, ScaleMaps, synchronise
@@ -92,6 +92,7 @@ __all__ = [
     "transport",
     "twice_differentiable",
     "undisturbed",
+    "unwrap",
     "weight_norms",
 ]
 

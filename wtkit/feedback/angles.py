@@ -43,7 +43,7 @@ def angle(u: Tensor, v: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def find_live_taps(model: nn.Module, images: Tensor) -> None:
+def find_live_taps(model: nn.Module, images: Any) -> None:
     """Find which taps of the convolutions' kernels are live, by one forward pass.
 
     On a map smaller than its kernel, a convolution has taps that only ever meet padding (eight of
@@ -54,8 +54,8 @@ def find_live_taps(model: nn.Module, images: Tensor) -> None:
 
     Args:
         model: a converted model.
-        images: a batch of the size that the model is trained on, (N, C, H, W); only its shape
-            matters.
+        images: a batch of the size that the model is trained on, (N, C, H, W), or other inputs as
+            :func:`delta_angles` takes them; only their shapes matter.
     """
     layers = feedback_layers(model)
     live: dict[FeedbackLayer, Taps] = {}
@@ -72,7 +72,7 @@ def find_live_taps(model: nn.Module, images: Tensor) -> None:
         for layer in layers.values():
             hooks.callback(layer.register_forward_pre_hook(note).remove)
         try:
-            model.eval()(images)
+            call(model.eval(), images)
         finally:
             for module, mode in training.items():
                 module.training = mode

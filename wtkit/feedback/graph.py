@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .angles import undisturbed
+from .inputs import call, tensors
 from .layers import FeedbackLayer, feedback_layers, unwrap
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -30,7 +31,7 @@ class _Mark(torch.autograd.Function):
         return out.clone()  # an in-place ReLU may overwrite the clone
 
 
-def fed_layers(model: nn.Module, inputs: Tensor) -> dict[str, list[str]]:
+def fed_layers(model: nn.Module, inputs: Any) -> dict[str, list[str]]:
     """The layers that each layer feeds: those that its output reaches without passing another
     layer.
 
@@ -40,7 +41,7 @@ def fed_layers(model: nn.Module, inputs: Tensor) -> dict[str, list[str]]:
 
     Args:
         model: a converted model, possibly wrapped by ``torch.compile`` or DistributedDataParallel.
-        inputs: a batch of the shape that the model is trained on.
+        inputs: a batch of the shape that the model is trained on, as :func:`delta_angles` takes it.
 
     Returns:
         for each layer, from the input up, the names of those it feeds, in the same order.
@@ -55,17 +56,18 @@ def fed_layers(model: nn.Module, inputs: Tensor) -> dict[str, list[str]]:
     layers = feedback_layers(model)
     fed: dict[str, set[str]] = {name: set() for name in layers}
     calls = _calls(unwrap(model), layers, inputs)
-    layer_of = {call.node: call.layer for call in calls}
-    for call in calls:
-        for name in _parents(call.node, layer_of):
-            fed[name].add(call.layer)
+    layer_of = {made.node: made.layer for made in calls}
+    for made in calls:
+        for name in _parents(made.node, layer_of):
+            fed[name].add(made.layer)
     return {name: [other for other in layers if other in fed[name]] for name in layers}
 
 
-def _calls(model: nn.Module, layers: dict[str, FeedbackLayer], inputs: Tensor) -> list[Call]:
+def _calls(model: nn.Module, layers: dict[str, FeedbackLayer], inputs: Any) -> list[Call]:
     """The calls of all layers in one forward pass, in their order."""
     calls: list[Call] = []
-    anchor = torch.zeros((), device=inputs.device, requires_grad=True)
+    device = next((tensor.device for tensor in tensors(inputs)), None)
+    anchor = torch.zeros((), device=device, requires_grad=True)
     training = {module: module.training for module in model.modules()}
     with undisturbed(model, inputs), torch.enable_grad(), contextlib.ExitStack() as context:
         context.enter_context(torch.compiler.set_stance("force_eager"))
@@ -83,7 +85,7 @@ def _calls(model: nn.Module, layers: dict[str, FeedbackLayer], inputs: Tensor) -
             handle = layer.register_forward_hook(mark(name), with_kwargs=True)
             context.callback(handle.remove)
         try:
-            model.eval()(inputs)
+            call(model.eval(), inputs)
         finally:
             for module, mode in training.items():
                 module.training = mode

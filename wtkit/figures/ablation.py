@@ -22,7 +22,7 @@ from ..arguments import checked
 from ..errors import WtkitError
 from ..experiments import own_options
 from ..plan import predicted_and_measured
-from ..results import ANGLE_MEANS, method_label, network_label, settings
+from ..results import ANGLE_MEANS, is_own_loop, method_label, network_label, settings
 from .angle_curves import ANGLES
 from .drawing import WHOLE_NUMBERS, seeds
 from .looks import GREY, LAYER_COLORS, look_of
@@ -87,16 +87,19 @@ def _refuse_none(nodes: Sequence[xr.Dataset]) -> None:
 
 def _labels(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
     chosen = settings(run)
-    # options that are the network's own are not recorded
-    chosen = own_options(chosen["network"]) | chosen
-    chosen |= chosen.get("network_options", {}) | chosen["options"]
+    own_loop = is_own_loop(run)
+    if not own_loop:
+        # options that are the network's own are not recorded
+        chosen = own_options(chosen["network"]) | chosen
+        chosen |= chosen.get("network_options", {})
+    chosen |= chosen["options"]
     labels: dict[str, Any] = {
         name: str(run[name].values) for name in ("method", "norm_order", "status")
     }
     labels |= {"network": run.attrs["network"], "seed": int(run["seed"])}
     # some settings are recorded only if they are not empty
     labels |= {key: _value(chosen.get(key, [])) for key in keys}
-    classes = chosen["classes"] or data_sets.classes(chosen["data"])
+    classes = None if own_loop else chosen["classes"] or data_sets.classes(chosen["data"])
     return labels | {"chance": 100 * (1 - 1 / classes) if classes else np.nan}
 
 

@@ -31,12 +31,13 @@ from ..results import (
     anchors_of,
     complete,
     data_label,
-    evaluated_on,
     final_error,
     learned_from_jpeg,
     main_order,
     matching_runs,
     mean_and_error,
+    measure_label,
+    measure_of,
     method_label,
     methods_of,
     network_label,
@@ -47,7 +48,8 @@ from .looks import GREY, Look, look_of
 
 
 def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> None:
-    """Draw every method's test error in percent by epoch, mean ± standard error over seeds.
+    """Draw every method's test error in percent by epoch, mean ± standard error over seeds; of runs
+    without one, their own metric (:func:`wtkit.results.measure_of`).
 
     The margin shows final errors next to published ones: the paper's, and those from
     :func:`wtkit.results.anchors_of`.
@@ -169,7 +171,8 @@ def _trajectory(
 ) -> None:
     """Draw the mean over complete runs with a band of one standard error, and each diverged run as
     a thin line that ends in a cross."""
-    mean, error = mean_and_error(complete(runs)["test_error"])
+    measure = measure_of(runs)
+    mean, error = mean_and_error(complete(runs)[measure])
     epochs = mean["epoch"].values
     every = max(1, len(epochs) // 6)
     ax.plot(
@@ -180,7 +183,7 @@ def _trajectory(
         epochs, mean - error, mean + error, color=how.color, alpha=0.2, linewidth=0, zorder=2
     )
     for index in np.flatnonzero(runs["status"].values == "diverged"):
-        run = runs["test_error"].isel(run=index).dropna("epoch")
+        run = runs[measure].isel(run=index).dropna("epoch")
         ax.plot(run["epoch"], run, color=how.color, linewidth=0.8, linestyle=how.linestyle)
         ax.plot(
             run["epoch"][-1:],
@@ -196,13 +199,18 @@ def _trajectory(
 def _error_axes(
     ax: Axes, node: xr.Dataset, ours: Iterable[float], published: Iterable[float] = ()
 ) -> None:
-    """Set axis, title and label of errors in percent. Call after drawing the curves.
+    """Set axis, title and label of errors in percent, or of another measure. Call after drawing the
+    curves.
 
     The axis is logarithmic if one of our final errors is below 10 %. A logarithmic axis reaches
-    down to the lowest positive error; errors of 0 are marked at its lower end.
+    down to the lowest positive error; errors of 0 are marked at its lower end. Another measure than
+    the error is on a linear axis that matplotlib chooses.
     """
-    ax.set_ylabel(f"top-1 {evaluated_on(node)} error (%)")
+    is_error = measure_of(node) == "test_error"
+    ax.set_ylabel("top-1 " * is_error + measure_label(node))
     ax.set_title(f"{network_label(node.attrs['network'])}, {data_label(node)}")
+    if not is_error:
+        return
     lowest = min((error for error in ours if error > 0), default=100.0)
     if lowest < 10:  # the paper's linear axis would squeeze errors of a few percent into one line
         ax.set_yscale("log")

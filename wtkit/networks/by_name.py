@@ -1,4 +1,5 @@
-"""Networks by name: ResNets, torchvision's other classifiers, an MLP, and classes of your own."""
+"""Networks by name: ResNets, torchvision's other classifiers, an MLP, a vision transformer, and
+classes of your own."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from ..experiments import MLP, RESNETS, ResNetOptions, RunConfig
+from ..experiments import MLP, RESNETS, ResNetOptions, RunConfig, ViT
 from ..validation import at_least
 from .own import not_made, own_network
 from .resnet import build_resnet
+from .vit import VisionTransformer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -27,7 +29,7 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
     Args:
         config: the settings of the run.
         num_classes: the number of logits.
-        image_size: height and width of the images, which fix the shape of an MLP and of
+        image_size: height and width of the images, which fix the shape of an MLP, of ``vit`` and of
             torchvision's ``vit_*``.
 
     Raises:
@@ -44,6 +46,8 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
         )
     if name == "mlp":
         return mlp(MLP(**options), num_classes=num_classes, image_size=image_size)
+    if name == "vit":
+        return VisionTransformer(ViT(**options), num_classes=num_classes, image_size=image_size)
     if ":" in name:
         return own_network(name, {"num_classes": num_classes} | options)
     known: dict[str, Any] = {"weights": None, "num_classes": num_classes}

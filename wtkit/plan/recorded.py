@@ -13,15 +13,14 @@ import xarray as xr
 from .. import methods
 from ..experiments import RunConfig, known_facts, learning_rate
 from ..methods.weight_mirror import WeightMirror
-from ..results import config_of
+from ..results import config_of, is_own_loop, method_of
 from .formulas import Layer, learns_as_W, mirrors, mismatch, sampling_angle
 
 
 def expected_angles(run: xr.Dataset) -> xr.DataArray:
     """Matrix angles in degrees, over ``layer``, that the noise leaves in a recorded run of a weight
     mirror if W is constant; NaN for other methods."""
-    config = config_of(run)
-    method = config.loaded_method()
+    method = method_of(run)
     angles = np.full(run.sizes["layer"], np.nan)
     if mirrors(method):
         for i, (fan_in, samples) in enumerate(
@@ -54,11 +53,13 @@ def measured_mismatch(run: xr.Dataset) -> xr.DataArray:
 
 def time_constants(run: xr.Dataset) -> tuple[float, float]:
     """Steps at the peak rate in which a recorded run's mismatch falls to 1/e: predicted and
-    measured, or NaN.
+    measured, or NaN; also NaN for a run in a loop of its user's, whose settings say no rates.
 
     Both come from a linear fit of the mismatch's logarithm to Σ η_W / η_peak. The fit uses the
     epochs whose prediction is above 1/1000 of the start; below that, rounding dominates.
     """
+    if is_own_loop(run):
+        return math.nan, math.nan
     config = config_of(run)
     steps = known_facts(config).steps(config)
     # gathering pads shorter runs with NaN
@@ -107,7 +108,7 @@ def _run_comparisons(run: xr.Dataset) -> Iterator[dict[str, Any]]:
         return
     labels = {name: str(run[name].values) for name in ("method", "norm_order", "variant")}
     labels |= {"network": run.attrs["network"]}
-    if learns_as_W(config_of(run).loaded_method()):
+    if not is_own_loop(run) and learns_as_W(method_of(run)):
         predicted, measured = time_constants(run)
         yield labels | {"quantity": "steps", "predicted": predicted, "measured": measured}
     recorded = run["matrix_angle"].dropna("epoch", how="all").values

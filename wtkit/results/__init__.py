@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 from ..arguments import check_arguments
+from .agreement import check_together, run_labels
 from .graph import GRAPH_COORDS, downstream
 from .incomplete import say_what_is_missing
 from .names import (
@@ -35,18 +36,20 @@ from .paper import (
     error_table,
     is_papers,
 )
-from .recorded import config_of, settings
+from .recorded import OWN_LOOP, config_of, is_own_loop, method_of, settings
 from .schema import (
     ALL_WEIGHTS,
     LAYER_COORDS,
     LIVE_VARIABLES,
     LIVE_WEIGHTS,
+    RANGES,
     RUN_ATTRS,
     RUN_COORDS,
     SCHEMA_VERSION,
     VARIABLES,
     check,
     dataset,
+    metrics_of,
 )
 from .selection import matching_runs, select
 from .store import gather, is_gathered, open_results, open_run, save
@@ -60,6 +63,8 @@ from .summary import (
     lr_drops,
     main_order,
     mean_and_error,
+    measure_label,
+    measure_of,
     methods_of,
     networks_of,
     over_all_weights,
@@ -85,7 +90,9 @@ __all__ = [
     "MAIN_ORDER",
     "METHODS",
     "ORDERS",
+    "OWN_LOOP",
     "PAPER",
+    "RANGES",
     "RUN_ATTRS",
     "RUN_COORDS",
     "SCHEMA_VERSION",
@@ -97,6 +104,7 @@ __all__ = [
     "Estimate",
     "anchors_of",
     "check",
+    "check_together",
     "complete",
     "config_of",
     "data_label",
@@ -109,6 +117,7 @@ __all__ = [
     "gather",
     "held_out_images",
     "is_gathered",
+    "is_own_loop",
     "is_papers",
     "last_errors",
     "learned_from_jpeg",
@@ -116,14 +125,19 @@ __all__ = [
     "main_order",
     "matching_runs",
     "mean_and_error",
+    "measure_label",
+    "measure_of",
     "method_label",
+    "method_of",
     "methods_of",
+    "metrics_of",
     "network_label",
     "networks_of",
     "nodes_of",
     "open_results",
     "open_run",
     "over_all_weights",
+    "run_labels",
     "save",
     "say_what_is_missing",
     "select",

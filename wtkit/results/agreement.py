@@ -51,7 +51,7 @@ def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
     check_labels(sourced_runs)
     first: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
     for source, run in sourced_runs:
-        other, expected = first.setdefault(_labels(run)[:-1], (source, _shared_settings(run)))
+        other, expected = first.setdefault(run_labels(run)[:-1], (source, _shared_settings(run)))
         found = _shared_settings(run)
         for key in sorted(expected.keys() | found.keys()):
             if expected.get(key) != found.get(key):
@@ -73,7 +73,16 @@ def _shared_settings(run: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def _labels(run: xr.Dataset) -> tuple[str, ...]:
+def check_together(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that the runs of one network can be gathered; sources are named in the error."""
+    check_layers(sourced_runs)
+    check_data(sourced_runs)
+    check_runs(sourced_runs)
+
+
+def run_labels(run: xr.Dataset) -> tuple[str, ...]:
+    """What no two runs have in common: network, method, variant, norm order, seed and, if there are
+    several, the experiment."""
     names = ("experiment", "method", "variant", "norm_order", "seed")
     return run.attrs["network"], *(str(run[name].values) for name in names if name in run.coords)
 
@@ -82,7 +91,7 @@ def check_labels(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
     """Check that no two runs have the same labels."""
     sources: dict[tuple[str, ...], str] = {}
     for source, run in sourced_runs:
-        labels = _labels(run)
+        labels = run_labels(run)
         if labels in sources:
             raise WtkitError(
                 f"{source}: the same run as {sources[labels]} "

@@ -8,7 +8,7 @@ from pathlib import Path
 import xarray as xr
 
 from .. import data_sets, methods
-from .recorded import settings
+from .recorded import is_own_loop, settings
 
 BP, FA, SS, WM, KP = METHODS = (
     "backprop", "feedback_alignment", "sign_symmetry", "weight_mirror", "kolen_pollack"
@@ -49,8 +49,12 @@ def _data_and_classes(node: xr.Dataset) -> list[tuple[str, int | None]]:
     counts under its own name."""
     pairs = []
     for index in range(node.sizes["run"]):
-        chosen = settings(node.isel(run=index))
+        run = node.isel(run=index)
+        chosen = settings(run)
         name = chosen["data"]
+        if is_own_loop(run):
+            pairs.append((name, None))
+            continue
         if name == "image_folder":
             name = Path(chosen["data_root"]).name or "images"
         pairs.append((name, chosen["classes"]))

@@ -16,7 +16,16 @@ import xarray as xr
 
 from ..data_sets import data_set
 from .names import FA, ORDERS, WM, data_label, full_data_sets, method_label, network_label
-from .summary import Estimate, evaluated_on, final_error, methods_of, networks_of, variants_of
+from .summary import (
+    Estimate,
+    evaluated_on,
+    final_error,
+    measure_label,
+    measure_of,
+    methods_of,
+    networks_of,
+    variants_of,
+)
 
 
 def _anchors() -> pd.DataFrame:
@@ -99,6 +108,12 @@ def error_table(tree: xr.DataTree) -> pd.DataFrame:
     return pd.DataFrame([row for row in rows if row["seeds"]])
 
 
+def _heading(node: xr.Dataset) -> str:
+    if measure_of(node) == "test_error":
+        return f"{evaluated_on(node)} error %"
+    return measure_label(node)
+
+
 def _error_row(
     network: str, node: xr.Dataset, norm_order: str, method: str, variant: str
 ) -> dict[str, Any]:
@@ -108,7 +123,7 @@ def _error_row(
         "network": network_label(network),
         "BatchNorm": ORDERS[norm_order],
         "method": method_label(method, variant),
-        f"{evaluated_on(node)} error %, {data_label(node)}": str(ours),
+        f"{_heading(node)}, {data_label(node)}": str(ours),
         "seeds": ours.runs,
         "diverged": ours.diverged,
         "paper: error %, ImageNet": str(paper) if paper else "–",

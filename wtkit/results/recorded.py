@@ -10,6 +10,10 @@ import xarray as xr
 from .. import methods
 from ..errors import WtkitError
 from ..experiments import RunConfig, run_config
+from ..methods import Method
+
+OWN_LOOP = {"loop": "own"}
+"""What is among the settings of a run that :class:`wtkit.Recorder` recorded."""
 
 
 def settings(run: xr.Dataset) -> dict[str, Any]:
@@ -30,6 +34,20 @@ def settings(run: xr.Dataset) -> dict[str, Any]:
     return recorded
 
 
+def is_own_loop(run: xr.Dataset) -> bool:
+    """Whether :class:`wtkit.Recorder` recorded this run (an element of the dimension ``run``) in a
+    training loop of its user's. Its settings are then those that the user named."""
+    return OWN_LOOP.items() <= json.loads(str(run["settings"].values)).items()
+
+
+def method_of(run: xr.Dataset) -> Method:
+    """The method of one recorded run (an element of the dimension ``run``) with its options."""
+    if is_own_loop(run):
+        return methods.load(str(run["method"].values), **settings(run)["options"])
+    return config_of(run).loaded_method()
+
+
 def config_of(run: xr.Dataset) -> RunConfig:
-    """The settings of one recorded run (an element of the dimension ``run``) as a RunConfig."""
+    """The settings of one recorded run (an element of the dimension ``run``) as a RunConfig; not
+    for a run of :func:`is_own_loop`, which has none."""
     return run_config({name: value for name, value in settings(run).items() if name != "numerics"})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ LIVE_VARIABLES = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
 ``_all_weights``."""
 LAYER_COORDS = {
     "depth": "position from the input, from 0",
-    "kind": "kind of layer, such as Linear or Conv2d",
+    "kind": "kind of the module that holds W, such as Linear or LSTM",
     "fan_in": "inputs of one activation",
 }
 RUN_COORDS = {
@@ -74,6 +75,7 @@ def dataset(
     *,
     network: str,
     data: str,
+    metrics: Mapping[str, str] = MappingProxyType({}),
 ) -> xr.Dataset:
     """Make one run's data set with the dimensions ``epoch`` and ``layer``.
 
@@ -83,6 +85,7 @@ def dataset(
         layers: ``layer`` (names from the input up), ``kind`` and ``fan_in``; and, if the graph is
             known, ``block`` and ``feeds`` (for each layer, those that it feeds).
         run: a value for each of :data:`RUN_COORDS`.
+        metrics: the units of further quantities by epoch in ``records``, by name.
     """
     sizes = {"epoch": len(records["test_error"]), "layer": len(layers["layer"])}
     variables = {name: _variable(name, sizes, records.get(name)) for name in VARIABLES}
@@ -113,9 +116,29 @@ def dataset(
         coords |= graph_coords(layers["layer"], layers["block"], layers["feeds"])
     for name, long_name in RUN_COORDS.items():
         coords[name] = ((), run[name], {"long_name": long_name})
-    return xr.Dataset(
-        variables, coords, {"schema_version": SCHEMA_VERSION, "network": network, "data": data}
-    )
+    attrs = {"schema_version": SCHEMA_VERSION, "network": network, "data": data}
+    if metrics:
+        variables |= {
+            name: (("epoch",), np.asarray(records[name], np.float64), metric_attrs(name, units))
+            for name, units in metrics.items()
+        }
+        attrs["metrics"] = " ".join(metrics)
+    return xr.Dataset(variables, coords, attrs)
+
+
+def metric_attrs(name: str, units: str) -> dict[str, str]:
+    """The attributes of a quantity that a user named, such as ``bits_per_character``."""
+    return {"long_name": name.replace("_", " "), "units": units}
+
+
+def metrics_of(node: xr.Dataset) -> list[str]:
+    """The quantities by epoch that the runs of a network record beside :data:`VARIABLES`, in the
+    order in which they were declared.
+
+    >>> metrics_of(xr.Dataset(attrs={"metrics": "bits_per_character perplexity"}))
+    ['bits_per_character', 'perplexity']
+    """
+    return str(node.attrs.get("metrics", "")).split()
 
 
 def _variable(
@@ -197,6 +220,7 @@ def check(run: xr.Dataset, source: str) -> xr.Dataset:
     _check_attributes(run, source)
     leading = ("run",) if "run" in run.dims else ()
     _check_variables(run, leading, source)
+    _check_metrics(run, leading, source)
     _check_coordinates(run, leading, source)
     for name, (low, high) in RANGES.items():
         if ((run[name] < low) | (run[name] > high)).any():
@@ -238,6 +262,13 @@ def _check_variables(run: xr.Dataset, leading: tuple[str, ...], source: str) -> 
         units = run[name].attrs.get("units")
         if units != expected:
             raise WtkitError(f"{source}: {name!r} is in {units!r}, expected {expected!r}")
+
+
+def _check_metrics(run: xr.Dataset, leading: tuple[str, ...], source: str) -> None:
+    for name in metrics_of(run):
+        _expect(run, name, (*leading, "epoch"), source)
+        if run[name].dtype.kind not in "fiu":
+            raise WtkitError(f"{source}: {name!r} holds {run[name].dtype}, expected numbers")
 
 
 def _check_coordinates(run: xr.Dataset, leading: tuple[str, ...], source: str) -> None:

@@ -14,10 +14,10 @@ from ..display import note as say
 from ..errors import WtkitError
 from ..files import write_whole
 from ..validation import nearest
-from .agreement import check_data, check_labels, check_layers, check_runs
+from .agreement import check_labels, check_layers, check_runs, check_together
 from .checksum import check_bytes, with_checksum
 from .graph import with_shared_graph
-from .schema import RUN_COORDS, SCHEMA_VERSION, check, upgraded
+from .schema import RUN_COORDS, SCHEMA_VERSION, check, metrics_of, upgraded
 
 
 def save(results: xr.Dataset | xr.DataTree, path: str | Path) -> None:
@@ -123,9 +123,7 @@ def gather(paths: Iterable[str | Path], experiment: str) -> xr.DataTree:
         raise WtkitError(f"no runs to gather for {experiment!r}: pass at least one trajectory")
     nodes = {}
     for network, sourced_runs in by_network.items():
-        check_layers(sourced_runs)
-        check_data(sourced_runs)
-        check_runs(sourced_runs)
+        check_together(sourced_runs)
         nodes[f"/{network}"] = join_runs([run for _, run in sourced_runs])
     tree = xr.DataTree.from_dict(nodes)
     tree.attrs = {"schema_version": SCHEMA_VERSION, "experiment": experiment}
@@ -156,6 +154,8 @@ def join_runs(runs: list[xr.Dataset], names: Iterable[str] = RUN_COORDS) -> xr.D
     )
     parts = [part for run in runs for part in run.attrs["data"].split("+")]
     node.attrs["data"] = "+".join(dict.fromkeys(parts))
+    if metrics := dict.fromkeys(name for run in runs for name in metrics_of(run)):
+        node.attrs["metrics"] = " ".join(metrics)
     return node.transpose("run", ...)
 
 

@@ -12,8 +12,8 @@ from ..errors import WtkitError
 from ..experiments import known_facts
 from ..validation import known
 from .names import MAIN_ORDER, METHODS, method_label
-from .recorded import config_of, settings
-from .schema import ALL_WEIGHTS
+from .recorded import config_of, is_own_loop, settings
+from .schema import ALL_WEIGHTS, metrics_of
 from .selection import matching_runs
 
 
@@ -70,9 +70,29 @@ def complete(runs: xr.Dataset) -> xr.Dataset:
     return runs.isel(run=runs["status"].values == "complete")
 
 
+def measure_of(node: xr.Dataset) -> str:
+    """What these runs are judged by: ``test_error``; of runs that measured none, the first of their
+    own metrics, such as ``bits_per_character``."""
+    for name in ("test_error", *metrics_of(node)):
+        if name in node.variables and node[name].notnull().any():
+            return name
+    return "test_error"
+
+
+def measure_label(node: xr.Dataset) -> str:
+    """The label of :func:`measure_of` with its unit: ``test error (%)``, ``test bits per character
+    (bit)``."""
+    measure = node[measure_of(node)]
+    if measure.name == "test_error":
+        return f"{evaluated_on(node)} error (%)"
+    units = measure.attrs["units"]
+    return f"{evaluated_on(node)} {measure.attrs['long_name']}" + f" ({units})" * (units != "1")
+
+
 def last_errors(runs: xr.Dataset) -> xr.DataArray:
-    """Each run's last ``test_error`` in percent; runs may differ in length."""
-    values = runs["test_error"].transpose("run", "epoch").values
+    """Each run's last value of :func:`measure_of`, as a rule the ``test_error`` in percent; runs
+    may differ in length."""
+    values = runs[measure_of(runs)].transpose("run", "epoch").values
     last = [row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in values]
     return xr.DataArray(np.array(last, dtype=float), dims="run")
 
@@ -113,7 +133,10 @@ def lr_drops(node: xr.Dataset) -> list[int]:
     """Epochs after which a step schedule lowers η_W, over all runs."""
     drops: set[int] = set()
     for index in range(node.sizes["run"]):
-        chosen = settings(node.isel(run=index))
+        run = node.isel(run=index)
+        if is_own_loop(run):
+            continue
+        chosen = settings(run)
         if chosen["schedule"] == "step":
             drops |= {drop for drop in chosen["lr_drops"] if 0 < drop < chosen["epochs"]}
     return sorted(drops)
@@ -144,7 +167,9 @@ def held_out_images(runs: xr.Dataset) -> int:
 
 def _held_out(run: xr.Dataset) -> int:
     recorded = float(run["held_out_images"]) if "held_out_images" in run.variables else math.nan
-    return int(recorded) if recorded > 0 else known_facts(config_of(run)).held_out or 0
+    if recorded > 0 or is_own_loop(run):
+        return max(0, int(recorded))
+    return known_facts(config_of(run)).held_out or 0
 
 
 def over_all_weights(node: xr.Dataset) -> bool:

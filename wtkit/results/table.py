@@ -12,7 +12,7 @@ from ..arguments import checked
 from ..errors import WtkitError
 from .graph import GRAPH_COORDS, downstream
 from .names import method_label
-from .schema import LAYER_COORDS, RUN_COORDS, VARIABLES
+from .schema import LAYER_COORDS, RUN_COORDS, VARIABLES, metrics_of
 from .selection import select
 
 QUANTITIES = ("matrix_angle", "delta_angle", "test_error")
@@ -38,8 +38,9 @@ def tidy(results: xr.Dataset | xr.DataTree) -> pd.DataFrame:
     The columns are ``label`` (the method's label with its variant, such as ``WM gaussian``),
     ``experiment``, ``network``, ``seed``, ``epoch``, ``layer``, ``matrix_angle`` and
     ``delta_angle`` in degrees, ``test_error`` in percent, ``variant``, ``norm_order``, ``depth``
-    and, if the graph is known, ``block`` and ``level``. A test error belongs to all layers of
-    its epoch: it is repeated on each of their rows. Values that were not measured are NaN.
+    and, if the graph is known, ``block`` and ``level``; then the runs' own metrics, such as
+    ``bits_per_character``. An error or a metric belongs to all layers of its epoch: it is repeated
+    on each of their rows. Values that were not measured are NaN.
 
     Args:
         results: from :func:`wtkit.open_results`, one network's node, one run, or a selection.
@@ -55,7 +56,8 @@ def tidy(results: xr.Dataset | xr.DataTree) -> pd.DataFrame:
     if not tables:
         raise WtkitError("tidy: expected results with runs, such as open_results()")
     table = pd.concat(tables, ignore_index=True)
-    return table[[name for name in COLUMNS if name in table]]
+    metrics = dict.fromkeys(name for node, _ in nodes_of(results) for name in metrics_of(node))
+    return table[[name for name in (*COLUMNS, *metrics) if name in table]]
 
 
 def nodes_of(results: xr.Dataset | xr.DataTree) -> list[tuple[xr.Dataset, str]]:
@@ -102,7 +104,8 @@ def _whole(node: xr.Dataset) -> xr.Dataset:
 def _node_table(node: xr.Dataset, experiment: str) -> pd.DataFrame:
     labels = [name for name in (*RUN_LABELS, *LAYER_LABELS, "method") if name in node.coords]
     named = ["experiment"] if "experiment" in node.coords else []
-    wanted = node.reset_coords()[[*QUANTITIES, *labels, *named]]
+    metrics = [name for name in metrics_of(node) if name in node.data_vars]
+    wanted = node.reset_coords()[[*QUANTITIES, *metrics, *labels, *named]]
     table = wanted.to_dataframe(dim_order=[*DIMENSIONS]).reset_index().drop(columns="run")
     pairs = zip(table.pop("method"), table["variant"], strict=True)
     table["label"] = [method_label(method, variant) for method, variant in pairs]

@@ -6,11 +6,13 @@ from .machine import enough_memory, find_device, keep_memory
 from .precision import precision_warning, slowdown
 from .preparation import convert_all, make_optimizer, transport_of
 from .provenance import cpu_name, describe_provenance
+from .recorder import Recorder
 from .run import PRECISIONS, Run
 from .stored import write_checkpoint
 
 __all__ = [
     "PRECISIONS",
+    "Recorder",
     "Run",
     "convert_all",
     "cpu_name",

@@ -127,7 +127,7 @@ def _usable(run: Run, path: Path, quiet: bool, set_aside: bool) -> dict[str, Any
                 f"cannot resume from {path}: {error}; delete it, or give --set-aside, which "
                 "renames it; training then starts from the beginning"
             ) from None
-        _rename(path, _free(path), f"cannot be used ({error})", quiet)
+        _rename(path, free_name(path, "unusable"), f"cannot be used ({error})", quiet)
         return None
     _rename(path, _aside(path, state["revision"]), "belongs to other settings", quiet)
     return None
@@ -143,7 +143,7 @@ def _aside(path: Path, revision: str) -> Path:
     return path.with_name(f"checkpoint.{stream_seed(revision):016x}.pt")
 
 
-def _free(path: Path) -> Path:
-    """A name for a checkpoint that cannot be used, which no other file has."""
-    names = (path.with_name(f"checkpoint.unusable{n}.pt") for n in itertools.count(1))
+def free_name(path: Path, word: str) -> Path:
+    """A name for a checkpoint that is kept but not used, which no other file has."""
+    names = (path.with_name(f"checkpoint.{word}{n}.pt") for n in itertools.count(1))
     return next(name for name in names if not name.exists())

@@ -13,28 +13,17 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import data, networks, results
+from .. import data, networks
 from ..data import Batch, Data
 from ..errors import WtkitError
 from ..experiments import RunConfig, learning_rate
-from ..feedback import (
-    blocks_of,
-    delta_statistics,
-    fed_layers,
-    feedback_layers,
-    feedback_norm_ratios,
-    find_live_taps,
-    live_shares,
-    matrix_angles,
-    mirror,
-    noise_samples,
-    weight_norms,
-)
+from ..feedback import fed_layers, feedback_layers, find_live_taps, mirror
 from ..networks import try_out
 from ..processes import ALONE, Share, any_of, refuse_differing, together
-from ..results import LIVE_WEIGHTS, VARIABLES
+from ..results import LIVE_WEIGHTS
 from ..seeds import stream_seed
 from .machine import progress_bar
+from .measures import as_recorded, delta_measures, trajectory, weight_measures
 from .preparation import convert_all, data_parallel, make_optimizer, match_layout
 from .provenance import describe_provenance, resumed_provenance
 
@@ -222,17 +211,7 @@ class Run:
     def alignment(self) -> dict[str, np.ndarray]:
         """Angles and norms of every layer, by the names of their records."""
         self.model.train()  # δ as in training: BatchNorm normalises with the batch
-        deltas = delta_statistics(self.model, *self.examples)
-        measures = {
-            "matrix_angle": matrix_angles,
-            "feedback_norm_ratio": feedback_norm_ratios,
-            "weight_norm": weight_norms,
-        }
-        values = {name: deltas[name].values for name in ("delta_angle", "delta_norm_ratio")}
-        for name, measure in measures.items():
-            values[name] = measure(self.model).values
-            values[f"{name}_all_weights"] = measure(self.model, all_weights=True).values
-        return values
+        return delta_measures(self.model, *self.examples) | weight_measures(self.model)
 
     def refuse_differing(self, when: str) -> None:
         """Raise if weights, forward or feedback, differ between processes."""
@@ -266,35 +245,23 @@ class Run:
 
     def trajectory(self) -> xr.Dataset:
         """The records so far as a data set, in the schema of :mod:`wtkit.results`."""
-        records: dict[str, Any] = {}
-        for name, (dims, *_) in VARIABLES.items():
-            missing = np.full(len(self.layers), np.nan) if "layer" in dims else np.nan
-            if "epoch" in dims:
-                records[name] = [entry.get(name, missing) for entry in self.records]
-        fan_in = [layer.fan_in for layer in self.layers.values()]
-        records["live_share"] = live_shares(self.model).values
-        if self.method.learns_mirror:
-            records["mirror_samples"] = [
-                noise_samples(layer) if layer.method.learns_mirror else np.nan
-                for layer in self.layers.values()
-            ]
-        run = {
-            "method": self.config.method,
-            "variant": self.config.variant,
-            "norm_order": self.config.norm_order,
-            "seed": self.config.seed,
+        config = self.config
+        run = {name: getattr(config, name) for name in ("method", "variant", "norm_order", "seed")}
+        run |= {
             "status": self.status,
-            "evaluated_on": self.config.evaluate_on,
+            "evaluated_on": config.evaluate_on,
             "held_out_images": self.data.number_held_out,
             "angles_over": LIVE_WEIGHTS,
-            "settings": self.config.revision,
+            "settings": config.revision,
             "provenance": self.provenance,
         }
-        kinds = [type(layer).__name__.removeprefix("Feedback") for layer in self.layers.values()]
-        layers = {"layer": list(self.layers), "kind": kinds, "fan_in": fan_in}
-        layers |= {"block": blocks_of(self.model), "feeds": self.feeds}
-        return results.dataset(
-            records, layers, run, network=self.config.network_name, data=self.config.data
+        return trajectory(
+            self.model,
+            self.records,
+            run,
+            feeds=self.feeds,
+            network=config.network_name,
+            data=config.data,
         )
 
     def report(self) -> str:
@@ -347,7 +314,7 @@ class Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Resume from the result of :meth:`state`, as it comes back from a checkpoint."""
-        self.records, self.status = [_as_recorded(e) for e in state["records"]], state["status"]
+        self.records, self.status = [as_recorded(e) for e in state["records"]], state["status"]
         self.provenance = resumed_provenance(state["provenance"], self.provenance)
         if self.status != "running":
             return
@@ -378,10 +345,3 @@ class Run:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
-
-
-def _as_recorded(entry: dict[str, Any]) -> dict[str, Any]:
-    """A record with its arrays, which are tensors in a checkpoint."""
-    return {
-        name: value.numpy() if isinstance(value, Tensor) else value for name, value in entry.items()
-    }

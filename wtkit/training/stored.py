@@ -30,16 +30,24 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
         WtkitError: naming the first value that is neither a tensor nor plain; or if the file cannot
             be written.
     """
+    content = as_bytes(state)
+    then = (
+        "resumes from the last saved checkpoint" if path.exists() else "starts from the beginning"
+    )
+    write_whole(path, content, f"free some space and run the same command again: it {then}")
+
+
+def as_bytes(state: dict[str, Any]) -> memoryview:
+    """The content of a checkpoint.
+
+    Raises:
+        WtkitError: naming the first value that is neither a tensor nor plain.
+    """
     buffer = io.BytesIO()
     torch.save(_plain(state, "state"), buffer)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = _MARK + _digest(archive)
-    then = (
-        "resumes from the last saved checkpoint" if path.exists() else "starts from the beginning"
-    )
-    write_whole(
-        path, buffer.getbuffer(), f"free some space and run the same command again: it {then}"
-    )
+    return buffer.getbuffer()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

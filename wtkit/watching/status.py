@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..errors import WtkitError
 from ..experiments import expand
-from ..results import last_errors, open_run
+from ..results import open_run
 from ..validation import nearest
 from .progress import SILENCE, read_progress, seconds_left
 
@@ -240,11 +241,17 @@ def _done(folder: Path) -> RunStatus:
         "done",
         epoch=epochs,
         epochs=epochs,
-        test_error=float(last_errors(run.expand_dims("run"))[0]),
+        test_error=_last(run["test_error"].values),
         took=float(run["seconds"].sum()),
         note="diverged" if str(run["status"].values) == "diverged" else "",
         curves=curves,
     )
+
+
+def _last(values: np.ndarray) -> float:
+    """The last value that was measured; NaN if none was."""
+    measured = values[np.isfinite(values)]
+    return float(measured[-1]) if measured.size else math.nan
 
 
 def _state(folder: Path, said: dict | None, log: Path | None) -> tuple[str, str]:
