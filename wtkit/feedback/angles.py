@@ -115,7 +115,7 @@ def matrix_angles(model: nn.Module, *, all_weights: bool = False) -> xr.DataArra
         all_weights: whether to include the dead taps that :func:`find_live_taps` found.
 
     Returns:
-        degrees over ``layer`` (module names from the input up); 0 for backprop; NaN for layers
+        degrees over ``layer`` (module names as registered); 0 for backprop; NaN for layers
         without a B in W's shape.
 
     Raises:
