@@ -143,7 +143,7 @@ def test_a_strange_thing_in_place_of_one_argument(name, capsys):
         ("config", None, "expected a RunConfig, such as wtkit.experiments.run_config("),
         ("folder", 5, "folder: expected a text or a path or None, got 5"),
         ("on_epoch", 3, "on_epoch: expected a function or None, got 3"),
-        ("device", mlp(), "device: expected a text or None, got a Sequential"),
+        ("device", mlp(), "device: expected a text or a torch.device or None, got a Sequential"),
         ("quiet", "no", "quiet: expected True or False, got 'no'"),
     ],
 )
@@ -238,6 +238,23 @@ def test_an_array_is_a_list_and_a_node_is_a_data_set():
     )
     with pytest.raises(wtkit.WtkitError, match=r"final_error: node: expected results of one netw"):
         wtkit.results.final_error(TREE, "backprop")
+
+
+def test_what_stands_for_a_path_a_device_or_names_is_taken():
+    class Place:
+        def __fspath__(self):
+            return "nowhere"
+
+    checked(with_path)(Place())
+    assert wtkit.training.find_device(torch.device("cpu")) == torch.device("cpu")
+    model = wtkit.convert(mlp(), "backprop", keep_on_backprop=(name for name in ["2"]))
+    assert list(wtkit.feedback.feedback_layers(model)) == ["0"]
+    model = wtkit.convert(mlp(), "backprop", keep_on_backprop={"2"})
+    assert list(wtkit.feedback.feedback_layers(model)) == ["0"]
+
+
+def with_path(path: str | pathlib.Path) -> None:
+    """Takes a path."""
 
 
 def test_what_fits_is_taken():

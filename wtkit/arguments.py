@@ -9,9 +9,11 @@ import builtins
 import collections.abc
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -47,6 +49,7 @@ _LIBRARIES_WORDS = {  # by the name of the class, since importing it may take se
     "Dataset": "results of one network, such as wtkit.open_results()['resnet18'],",
     "DataTree": "results, such as wtkit.open_results(),",
     "DataFrame": "a pandas DataFrame",
+    "device": "a torch.device",
     "RunConfig": "a RunConfig, such as wtkit.experiments.run_config({'method': …})",
     "Axes": "Axes of matplotlib",
     "Figure": "a Figure of matplotlib",
@@ -166,7 +169,9 @@ def fits(value: Any, kind: Any) -> bool:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     kind = origin or kind
     if kind in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in parts)
+        # whoever takes a path as a text takes any object that stands for one
+        takes_paths = {str, Path} <= set(parts) and isinstance(value, os.PathLike)
+        return takes_paths or any(fits(value, part) for part in parts)
     if kind is typing.Annotated:
         return fits(value, parts[0])
     if kind is tuple and parts:

@@ -117,7 +117,7 @@ def matrix_angles(
         scales: whether to include the scales of normalisations that have a feedback path.
 
     Returns:
-        degrees over ``layer`` (module names from the input up); 0 for backprop; NaN for layers
+        degrees over ``layer`` (module names as registered); 0 for backprop; NaN for layers
         without a B in W's shape.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def convert(
     method: str | Method,
     *,
     seed: int | None = None,
-    keep_on_backprop: str | Sequence[str] = (),
+    keep_on_backprop: str | Iterable[str] = (),
     normalisation: str = "exact",
     strict: Any = False,
     **options: Any,
@@ -251,7 +251,7 @@ def _loaded(method: str | Method, options: dict[str, Any]) -> Method:
     return method
 
 
-def _patterns(keep_on_backprop: str | Sequence[str]) -> list[str]:
+def _patterns(keep_on_backprop: str | Iterable[str]) -> list[str]:
     patterns = [keep_on_backprop] if isinstance(keep_on_backprop, str) else keep_on_backprop
     if not isinstance(patterns, Iterable) or isinstance(patterns, (bytes, dict)):
         raise _no_names(keep_on_backprop)

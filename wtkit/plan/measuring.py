@@ -59,7 +59,10 @@ DATA_SETTINGS = (
 
 
 def survey(
-    runs: Iterable[RunConfig], *, measured: bool = True, device: str | None = None
+    runs: Iterable[RunConfig],
+    *,
+    measured: bool = True,
+    device: str | torch.device | None = None,
 ) -> Iterator[tuple[list[RunConfig], Inspection]]:
     """Inspect every group of runs that differ only in their seed.
 

@@ -27,7 +27,7 @@ def train(
     config: RunConfig,
     folder: str | Path | None = None,
     *,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     on_epoch: Callable[[xr.Dataset], None] | None = None,
     quiet: bool = False,
     set_aside: bool = False,
@@ -50,7 +50,7 @@ def train(
             bit, if the number of threads is the same; on a GPU as far as its kernels are
             deterministic. On SIGTERM or SIGUSR1 the step is finished,
             a checkpoint written, and :class:`~wtkit.errors.Stopped` raised. None writes nothing.
-        device: ``cpu``, ``cuda``, …; by default a GPU if there is one.
+        device: ``cpu``, ``cuda``, …, or a ``torch.device``; by default a GPU if there is one.
         on_epoch: called with the trajectory so far, before training and after every epoch.
         quiet: print nothing.
         set_aside: rename a checkpoint that cannot be used, and start from the beginning. By default

@@ -53,13 +53,13 @@ def enough_memory(device: torch.device) -> Iterator[None]:
         ) from None
 
 
-def find_device(name: str | None) -> torch.device:
+def find_device(name: str | torch.device | None) -> torch.device:
     """The device to train on; by default a GPU if there is one.
 
     Raises:
         WtkitError: if there is no such device, or it cannot train.
     """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(name or "") or ("cuda" if torch.cuda.is_available() else "cpu")
     # torchrun numbers the processes on this machine
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
