@@ -1,6 +1,7 @@
 """What a run is, and how an experiment file becomes runs. Imports no torch."""
 
 from .choices import (
+    LATER_SETTINGS,
     MLP,
     NORM_ORDERS,
     OLD_SETTINGS,
@@ -19,6 +20,7 @@ from .schema import json_schema
 from .sense import check_sense
 
 __all__ = [
+    "LATER_SETTINGS",
     "MLP",
     "NORM_ORDERS",
     "NUMERICS",

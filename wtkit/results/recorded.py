@@ -8,16 +8,17 @@ from typing import Any
 import xarray as xr
 
 from .. import methods
-from ..experiments import RunConfig, run_config
+from ..experiments import LATER_SETTINGS, RunConfig, run_config
 
 
 def settings(run: xr.Dataset) -> dict[str, Any]:
     """All settings of one run (an element of the dimension ``run``) as a dictionary, including
-    options that are not recorded."""
+    settings and options that are not recorded."""
     recorded = json.loads(str(run["settings"].values))
     if recorded.get("method") in methods.names():
         earlier = methods.method_class(recorded["method"]).LATER_OPTIONS
         recorded["options"] = {**earlier, **recorded.get("options", {})}
+        recorded = LATER_SETTINGS | recorded
     return recorded
 
 
