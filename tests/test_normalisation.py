@@ -506,6 +506,12 @@ def test_a_run_records_its_choice_and_the_default_as_before():
         run_config({"method": "kolen_pollack", "normalisation": "lerned"})
 
 
+def test_the_settings_of_an_older_run_have_the_default():
+    for node in wtkit.open_results("norm_order").children.values():
+        found = wtkit.results.settings(node.to_dataset().isel(run=0))
+        assert found["normalisation"] == "exact"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["kolen_pollack", "weight_mirror"])
 def test_a_run_that_is_stopped_resumes_bit_for_bit(method, tmp_path):

@@ -2,6 +2,7 @@
 
 from ..arguments import check_arguments
 from .choices import (
+    LATER_SETTINGS,
     MLP,
     NORM_ORDERS,
     OLD_SETTINGS,
@@ -24,6 +25,7 @@ from .schema import json_schema
 from .sense import check_sense
 
 __all__ = [
+    "LATER_SETTINGS",
     "MLP",
     "NORM_ORDERS",
     "NUMERICS",

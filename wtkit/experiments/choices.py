@@ -16,6 +16,9 @@ NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
 STEMS = ("imagenet", "small")
 Positive = Annotated[int, Field(gt=0)]
+LATER_SETTINGS = {"normalisation": "exact"}
+"""Settings added after release, with the values that reproduce earlier behaviour, at which a run
+does not record them."""
 OLD_SETTINGS = {"backprop": "keep_on_backprop"}
 OLD_MLP_OPTIONS = {"unit": "activation"}
 """Old names of settings and of options of ``mlp``, and their current names. Both can be read.

@@ -16,6 +16,7 @@ from ..methods import Method
 from ..methods.base import NORMALISATIONS
 from ..validation import frozen, known, shown
 from .choices import (
+    LATER_SETTINGS,
     MLP,
     NORM_ORDERS,
     OLD_MLP_OPTIONS,
@@ -198,11 +199,7 @@ class RunConfig:
         settings |= {old: settings.pop(new) for old, new in OLD_SETTINGS.items()}
         # these came later: left out where they are as before, so that a run from before them is the
         # run that it was
-        for late, earlier in (
-            ("network_options", {}),
-            ("backprop", ()),
-            ("normalisation", "exact"),
-        ):
+        for late, earlier in {"network_options": {}, "backprop": (), **LATER_SETTINGS}.items():
             if settings[late] == earlier:
                 del settings[late]
         return json.dumps(settings, sort_keys=True)

@@ -9,7 +9,7 @@ import xarray as xr
 
 from .. import methods
 from ..errors import WtkitError
-from ..experiments import RunConfig, run_config
+from ..experiments import LATER_SETTINGS, RunConfig, run_config
 from ..methods import Method
 
 OWN_LOOP = {"loop": "own"}
@@ -18,7 +18,7 @@ OWN_LOOP = {"loop": "own"}
 
 def settings(run: xr.Dataset) -> dict[str, Any]:
     """All settings of one run (an element of the dimension ``run``) as a dictionary, including
-    options that are not recorded.
+    settings and options that are not recorded.
 
     Raises:
         WtkitError: for several runs.
@@ -31,6 +31,7 @@ def settings(run: xr.Dataset) -> dict[str, Any]:
     if recorded.get("method") in methods.names():
         earlier = methods.method_class(recorded["method"]).LATER_OPTIONS
         recorded["options"] = {**earlier, **recorded.get("options", {})}
+        recorded = LATER_SETTINGS | recorded
     return recorded
 
 
