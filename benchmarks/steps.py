@@ -8,7 +8,8 @@ of what surrounds the steps.
     python benchmarks/steps.py --device cuda
         # stops before its tenth minute; the same command then continues
 
-A case is one network, batch and precision, in its own process. All its contestants are in memory at
+A case is one network, batch and precision, in its own process. Convolutions in one and three
+dimensions are measured in small networks of their own. All its contestants are in memory at
 once and take single steps in turn, A B C … C B A; a ratio is that of two sums over such a round. A
 step is forward pass, loss, backward pass, the trainer's optimizer and zero_grad, with one fixed
 batch; the weight mirror's includes mirror mode. On the CPU, time is CPU time on one thread, which
@@ -41,6 +42,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", "weight_mirror")
 PEERS = ("biotorch:fa", "biotorch:usf")
+OWN = {"conv1d": 1, "conv3d": 3}
+"""Networks that are no torchvision's, with the dimensions of their inputs."""
 # images per second that the memory of an H200 allows: eager, and with BatchNorm and ReLU fused
 LIMITS = {
     ("resnet50", 224): (9_400, 13_000),
@@ -79,10 +82,14 @@ class Case:
     images: float | None = None
 
     @property
+    def dimensions(self) -> int:
+        return OWN.get(self.network, 2)
+
+    @property
     def title(self) -> str:
         words = [
-            self.network.replace("resnet", "ResNet-"),
-            f"{self.size}×{self.size}",
+            self.network.replace("resnet", "ResNet-").replace("conv", "Conv"),
+            "×".join([str(self.size)] * self.dimensions),
             f"batch {self.batch}",
         ]
         return ", ".join(
@@ -124,6 +131,10 @@ CPU = [
          contestants=(*METHODS, "weight_mirror:gaussian", AGAIN), goals=_goals(1.03, mirror=1.6)),
     Case("digits-resnet50", "resnet50", 32, 32, 8, "digits", classes=10,
         goals=_goals(1.03, mirror=1.6)),
+    Case("conv1d-float32", "conv1d", 256, 64, 10, "digits", classes=10,
+         contestants=(*METHODS, AGAIN), goals=_goals(1.05)),
+    Case("conv3d-float32", "conv3d", 16, 8, 6, "digits", classes=10,
+         contestants=(*METHODS, AGAIN), goals=_goals(1.05)),
 ]  # fmt: skip
 
 
@@ -166,7 +177,8 @@ def contestant(case: Case, who: str) -> "Contestant":
     if who.startswith("biotorch:"):
         model = _biotorch(case, who.partition(":")[2])
     else:
-        model = _torchvisions(case)  # on both sides of the ratio
+        # on both sides of the ratio
+        model = _own(case) if case.network in OWN else _torchvisions(case)
     if who.partition(":")[0] in METHODS:
         wtkit.convert(model, who.partition(":")[0], seed=0, **_options(case, who))
     assert isinstance(model, nn.Module)
@@ -184,6 +196,20 @@ def _torchvisions(case: Case) -> Any:
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
+
+
+def _own(case: Case) -> Any:
+    """Four convolutions with BatchNorm and a Linear layer, in the case's dimensions."""
+    from torch import nn
+
+    convolution = {1: nn.Conv1d, 3: nn.Conv3d}[case.dimensions]
+    norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[case.dimensions]
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((3, 64, 1), (64, 64, 2), (64, 128, 1), (128, 128, 2)):
+        layers += [convolution(inputs, outputs, 3, stride, 1, bias=False), norm(outputs)]
+        layers += [nn.ReLU(inplace=True)]
+    pooling = {1: nn.AdaptiveAvgPool1d, 3: nn.AdaptiveAvgPool3d}[case.dimensions]
+    return nn.Sequential(*layers, pooling(1), nn.Flatten(), nn.Linear(128, case.classes))
 
 
 def _options(case: Case, who: str) -> dict[str, Any]:
@@ -217,9 +243,12 @@ class Contestant:
         from wtkit.training import PRECISIONS, make_optimizer
 
         generator = torch.Generator().manual_seed(1)
-        images = torch.randn(case.batch, 3, case.size, case.size, generator=generator)
+        size = (case.size,) * case.dimensions
+        images = torch.randn(case.batch, 3, *size, generator=generator)
         labels = torch.randint(case.classes, (case.batch,), generator=generator).to(case.device)
-        images = images.to(case.device, memory_format=torch.channels_last)
+        is_image = case.dimensions == 2
+        given = torch.channels_last if is_image else torch.contiguous_format
+        images = images.to(case.device, memory_format=given)
         layout = torch.channels_last if case.device == "cuda" else torch.contiguous_format
         self.model = model.to(case.device, memory_format=layout).train()
         forward = (
