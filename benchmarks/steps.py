@@ -8,7 +8,8 @@ of what surrounds the steps.
     python benchmarks/steps.py --device cuda
         # stops before its tenth minute; the same command then continues
 
-A case is one network, batch and precision, in its own process. All its contestants are in memory at
+A case is one network, batch and precision, in its own process. Convolutions in one and three
+dimensions are measured in small networks of their own. All its contestants are in memory at
 once and take single steps in turn, A B C … C B A; a ratio is that of two sums over such a round. A
 step is forward pass, loss, backward pass, the trainer's optimizer and zero_grad, with one fixed
 batch; the weight mirror's includes mirror mode. On the CPU, time is CPU time on one thread, which
@@ -41,6 +42,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", "weight_mirror")
 PEERS = ("biotorch:fa", "biotorch:usf")
+OWN = {"conv1d": 1, "conv3d": 3}
+"""Networks that are no torchvision's, with the dimensions of their inputs."""
 # images per second that the memory of an H200 allows: eager, and with BatchNorm and ReLU fused
 LIMITS = {
     ("resnet50", 224): (9_400, 13_000),
@@ -87,11 +90,17 @@ class Case:
     images: float | None = None
 
     @property
+    def dimensions(self) -> int:
+        return OWN.get(self.network, 2)
+
+    @property
     def title(self) -> str:
         of_sequences = self.network in SEQUENCES
         words = [
-            self.network.replace("resnet", "ResNet-"),
-            f"{self.size} steps of {WIDTH}" if of_sequences else f"{self.size}×{self.size}",
+            self.network.replace("resnet", "ResNet-").replace("conv", "Conv"),
+            f"{self.size} steps of {WIDTH}"
+            if of_sequences
+            else "×".join([str(self.size)] * self.dimensions),
             f"batch {self.batch}",
         ]
         return ", ".join(
@@ -138,6 +147,10 @@ CPU = [
     # a loop over time where torch has a kernel of its own: reported as what it costs
     *(Case(name.lower(), name, 128, 32, 8, "digits", classes=10, contestants=(*ENGAGED, AGAIN))
         for name in SEQUENCES[1:]),
+    Case("conv1d-float32", "conv1d", 256, 64, 10, "digits", classes=10,
+         contestants=(*METHODS, AGAIN), goals=_goals(1.05)),
+    Case("conv3d-float32", "conv3d", 16, 8, 6, "digits", classes=10,
+         contestants=(*METHODS, AGAIN), goals=_goals(1.05)),
 ]  # fmt: skip
 
 
@@ -187,13 +200,15 @@ def contestant(case: Case, who: str) -> "Contestant":
 
 
 def _torchs(case: Case) -> Any:
-    """Torchvision's own network, with a small stem if the case has one; or torch's module, and a
-    layer that reads it."""
+    """Torchvision's own network, with a small stem if the case has one; convolutions in one or
+    three dimensions; or torch's module, and a layer that reads it."""
     import torchvision
     from torch import nn
 
     if case.network in SEQUENCES:
         return _reader(case)
+    if case.network in OWN:
+        return _own(case)
     model = torchvision.models.get_model(case.network, num_classes=case.classes)
     if case.stem == "small":
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
@@ -220,6 +235,20 @@ def _reader(case: Case) -> Any:
             return self.head(out[0].mean(1))
 
     return Reader()
+
+
+def _own(case: Case) -> Any:
+    """Four convolutions with BatchNorm and a Linear layer, in the case's dimensions."""
+    from torch import nn
+
+    convolution = {1: nn.Conv1d, 3: nn.Conv3d}[case.dimensions]
+    norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[case.dimensions]
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((3, 64, 1), (64, 64, 2), (64, 128, 1), (128, 128, 2)):
+        layers += [convolution(inputs, outputs, 3, stride, 1, bias=False), norm(outputs)]
+        layers += [nn.ReLU(inplace=True)]
+    pooling = {1: nn.AdaptiveAvgPool1d, 3: nn.AdaptiveAvgPool3d}[case.dimensions]
+    return nn.Sequential(*layers, pooling(1), nn.Flatten(), nn.Linear(128, case.classes))
 
 
 def _options(case: Case, who: str) -> dict[str, Any]:
@@ -253,15 +282,13 @@ class Contestant:
         from wtkit.training import PRECISIONS, make_optimizer
 
         generator = torch.Generator().manual_seed(1)
-        of_sequences = case.network in SEQUENCES
-        shape = (case.size, WIDTH) if of_sequences else (3, case.size, case.size)
+        is_image = case.dimensions == 2 and case.network not in SEQUENCES
+        size = (case.size,) * case.dimensions
+        shape = (case.size, WIDTH) if case.network in SEQUENCES else (3, *size)
         images = torch.randn(case.batch, *shape, generator=generator)
         labels = torch.randint(case.classes, (case.batch,), generator=generator).to(case.device)
-        images = (
-            images.to(case.device)
-            if of_sequences
-            else images.to(case.device, memory_format=torch.channels_last)
-        )
+        given = torch.channels_last if is_image else torch.contiguous_format
+        images = images.to(case.device, memory_format=given)
         layout = torch.channels_last if case.device == "cuda" else torch.contiguous_format
         self.model = model.to(case.device, memory_format=layout).train()
         forward = (
