@@ -81,6 +81,11 @@ class FeedbackLayer(nn.Module):
         return f"{type(self).__name__}{tuple(self.weight.shape)}"
 
     @property
+    def kind(self) -> str:
+        """The kind of layer, as results have it: ``Linear``."""
+        return type(self).__name__.removeprefix("Feedback")
+
+    @property
     def B(self) -> Tensor | None:
         """The weights that δ travels through, in the shape of ``weight``; for backprop, ``weight``
         itself.
@@ -348,6 +353,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
 
 class FeedbackProjection(FeedbackLinear, NonDynamicallyQuantizableLinear):  # type: ignore[misc]
     """The output projection of ``nn.MultiheadAttention`` with a feedback path."""
+
+    kind = "Linear"
 
 
 class FeedbackConv2d(FeedbackLayer, nn.Conv2d):

@@ -48,7 +48,7 @@ LIVE_VARIABLES = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
 ``_all_weights``."""
 LAYER_COORDS = {
     "depth": "position from the input, from 0",
-    "kind": "Linear or Conv2d",
+    "kind": "Linear, Conv2d, or the kind of module that holds the weights",
     "fan_in": "inputs of one activation",
 }
 RUN_COORDS = {

@@ -289,7 +289,7 @@ class Run:
             "settings": self.config.revision,
             "provenance": self.provenance,
         }
-        kinds = [type(layer).__name__.removeprefix("Feedback") for layer in self.layers.values()]
+        kinds = [layer.kind for layer in self.layers.values()]
         layers = {"layer": list(self.layers), "kind": kinds, "fan_in": fan_in}
         layers |= {"block": blocks_of(self.model), "feeds": self.feeds}
         return results.dataset(
