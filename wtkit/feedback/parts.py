@@ -82,7 +82,7 @@ class FeedbackPart(FeedbackLayer):
     @property
     def kind(self) -> str:
         """The kind of the owner, ``LSTM``."""
-        return type(self.owner).__name__.removeprefix("Feedback")
+        return getattr(self.owner, "plain", type(self.owner)).__name__
 
     @property
     def sketch(self) -> str:
