@@ -426,6 +426,37 @@ def test_a_network_of_several_lengths_has_angles():
     assert not angles.isnull().any()
 
 
+def test_a_packed_sequence_is_one_input():
+    model = wtkit.convert(nn.LSTM(IN, UNITS), "feedback_alignment", seed=0).double()
+    packed = pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
+    angles = wtkit.delta_angles(
+        model, packed, None, lambda out, _: (out[0].data ** 2).sum() + out[1][0].sum()
+    )
+    several = [
+        wtkit.delta_angles(
+            model, X[:length, [n]], None, lambda out, _: (out[0] ** 2).sum() + out[1][0].sum()
+        ).values
+        for n, length in enumerate(LENGTHS)
+    ]
+    np.testing.assert_allclose(angles, np.mean(several, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.MultiheadAttention])
+def test_kolen_pollacks_own_gradient_is_that_of_its_options(kind):
+    """B moves by r (P + qλ/r B): here with another rate and decay, after one step."""
+    torch.manual_seed(0)
+    module = kind(IN, IN) if kind is nn.LSTM else kind(IN, 2, batch_first=True)
+    wtkit.convert(module, "kolen_pollack", lr_ratio=2.0, decay_ratio=0.5, seed=0)
+    layers = feedback_layers(module).values()
+    before = [layer.feedback.detach().clone() for layer in layers]
+    x = torch.randn(3, 4, IN)
+    (module(x) if kind is nn.LSTM else module(x, x, x))[0].square().sum().backward()
+    torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.3).step()
+    for layer, B in zip(layers, before, strict=True):
+        expected = B - 0.1 * (2.0 * layer.weight.grad + 0.5 * 0.3 * B)
+        torch.testing.assert_close(layer.feedback.detach(), expected)
+
+
 def test_recurrent_layers_feed_themselves():
     model = tagger("feedback_alignment", num_layers=2)
     fed = fed_layers(model, TOKENS)

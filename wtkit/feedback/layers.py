@@ -91,6 +91,9 @@ class FeedbackLayer(nn.Module):
         """The inputs of one neuron."""
         shape = torch.empty(self.weight.shape, device="meta")
         return self.maps.matrices(shape).shape[2]
+    def kind(self) -> str:
+        """The kind of layer, as results have it: ``Linear``."""
+        return type(self).__name__.removeprefix("Feedback")
 
     @property
     def B(self) -> Tensor | None:
@@ -378,6 +381,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
 
 class FeedbackProjection(FeedbackLinear, NonDynamicallyQuantizableLinear):  # type: ignore[misc]
     """The output projection of ``nn.MultiheadAttention`` with a feedback path."""
+
+    kind = "Linear"
 
 
 def autocast_casts(tensor: Tensor) -> bool:

@@ -80,6 +80,11 @@ class FeedbackPart(FeedbackLayer):
         return None if owner is None else owner._parameters.get(self.held.weight)
 
     @property
+    def kind(self) -> str:
+        """The kind of the owner, ``LSTM``."""
+        return getattr(self.owner, "plain", type(self.owner)).__name__
+
+    @property
     def sketch(self) -> str:
         return f"{self.name}{tuple(self.weight.shape)}"
 
