@@ -49,11 +49,19 @@ LIMITS = {
 }
 
 
+SEQUENCES = ("MultiheadAttention", "RNN", "LSTM", "GRU")
+"""Modules of torch.nn that are measured with nothing but a layer that reads their mean output."""
+WIDTH = 256
+"""Their features."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One network, batch and precision, and who is measured on it.
 
     Attributes:
+        network: of torchvision, or one of :data:`SEQUENCES`.
+        size: height and width of the images, or steps of the sequences.
         experiment: the experiment whose options the weight mirror has.
         mode: ``eager``, or torch.compile's mode.
         rounds: pairs of turns there and back.
@@ -80,9 +88,10 @@ class Case:
 
     @property
     def title(self) -> str:
+        of_sequences = self.network in SEQUENCES
         words = [
             self.network.replace("resnet", "ResNet-"),
-            f"{self.size}×{self.size}",
+            f"{self.size} steps of {WIDTH}" if of_sequences else f"{self.size}×{self.size}",
             f"batch {self.batch}",
         ]
         return ", ".join(
@@ -124,6 +133,11 @@ CPU = [
          contestants=(*METHODS, "weight_mirror:gaussian", AGAIN), goals=_goals(1.03, mirror=1.6)),
     Case("digits-resnet50", "resnet50", 32, 32, 8, "digits", classes=10,
         goals=_goals(1.03, mirror=1.6)),
+    Case("attention", "MultiheadAttention", 128, 32, 14, "digits", classes=10,
+        contestants=(*ENGAGED, AGAIN), goals=_goals(1.05)),
+    # a loop over time where torch has a kernel of its own: reported as what it costs
+    *(Case(name.lower(), name, 128, 32, 8, "digits", classes=10, contestants=(*ENGAGED, AGAIN))
+        for name in SEQUENCES[1:]),
 ]  # fmt: skip
 
 
@@ -163,27 +177,49 @@ def contestant(case: Case, who: str) -> "Contestant":
     import wtkit
 
     torch.manual_seed(0)
-    if who.startswith("biotorch:"):
-        model = _biotorch(case, who.partition(":")[2])
-    else:
-        model = _torchvisions(case)  # on both sides of the ratio
+    of_biotorch = who.startswith("biotorch:")
+    # the same on both sides of the ratio
+    model = _biotorch(case, who.partition(":")[2]) if of_biotorch else _torchs(case)
     if who.partition(":")[0] in METHODS:
         wtkit.convert(model, who.partition(":")[0], seed=0, **_options(case, who))
     assert isinstance(model, nn.Module)
     return Contestant(case, model)
 
 
-def _torchvisions(case: Case) -> Any:
-    """Torchvision's own network, with a small stem if the case has one."""
+def _torchs(case: Case) -> Any:
+    """Torchvision's own network, with a small stem if the case has one; or torch's module, and a
+    layer that reads it."""
     import torchvision
     from torch import nn
 
+    if case.network in SEQUENCES:
+        return _reader(case)
     model = torchvision.models.get_model(case.network, num_classes=case.classes)
     if case.stem == "small":
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model
+
+
+def _reader(case: Case) -> Any:
+    from torch import nn
+
+    class Reader(nn.Module):
+        """(N, steps, features) to logits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            kind = getattr(nn, case.network)
+            self.attends = kind is nn.MultiheadAttention
+            self.body = kind(WIDTH, 8 if self.attends else WIDTH, batch_first=True)
+            self.head = nn.Linear(WIDTH, case.classes)
+
+        def forward(self, y: Any) -> Any:
+            out = self.body(y, y, y, need_weights=False) if self.attends else self.body(y)
+            return self.head(out[0].mean(1))
+
+    return Reader()
 
 
 def _options(case: Case, who: str) -> dict[str, Any]:
@@ -217,9 +253,15 @@ class Contestant:
         from wtkit.training import PRECISIONS, make_optimizer
 
         generator = torch.Generator().manual_seed(1)
-        images = torch.randn(case.batch, 3, case.size, case.size, generator=generator)
+        of_sequences = case.network in SEQUENCES
+        shape = (case.size, WIDTH) if of_sequences else (3, case.size, case.size)
+        images = torch.randn(case.batch, *shape, generator=generator)
         labels = torch.randint(case.classes, (case.batch,), generator=generator).to(case.device)
-        images = images.to(case.device, memory_format=torch.channels_last)
+        images = (
+            images.to(case.device)
+            if of_sequences
+            else images.to(case.device, memory_format=torch.channels_last)
+        )
         layout = torch.channels_last if case.device == "cuda" else torch.contiguous_format
         self.model = model.to(case.device, memory_format=layout).train()
         forward = (

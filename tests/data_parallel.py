@@ -33,6 +33,8 @@ CASES = {
     "weight_mirror:images": {"noise_size": 5, "noise_batch": 2, "noise_fraction": 0.0},
     "kolen_pollack": {},
     "kolen_pollack:nesterov": {},
+    "kolen_pollack:lines": {},
+    "weight_mirror:lines": {"noise_batch": 6, "noise_fraction": 0.0},
     "kolen_pollack:apart": {"lr_ratio": 1.5, "decay_ratio": 0.5, "signal_noise": 0.5},
 }
 STEPS, BATCH = 5, 8
@@ -48,6 +50,25 @@ def network():
     ).double()  # fmt: skip
 
 
+class Lines(nn.Module):
+    """Reads an image line by line, by attention and a recurrent network."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.memory, self.head = nn.GRU(6, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, images):
+        y = images.flatten(1, 2)
+        y, _ = self.attention(y, y, y, need_weights=False)
+        return self.head(self.memory(y)[1][0])
+
+
+def of_lines():
+    torch.manual_seed(3)
+    return Lines().double()
+
+
 def batches():
     generator = torch.Generator().manual_seed(9)
     for _ in range(STEPS):
@@ -58,7 +79,8 @@ def batches():
 def trained(case, wrap, share):
     """State after some steps of a plain loop, each process on its part of the batches."""
     method, _, kind = case.partition(":")
-    model = wtkit.convert(network(), method, seed=1, **CASES[case])
+    plain = of_lines() if kind == "lines" else network()
+    model = wtkit.convert(plain, method, seed=1, **CASES[case])
     whole = wrap(model)
     optimizer = torch.optim.SGD(
         model.parameters(),

@@ -282,6 +282,18 @@ def compiled_equals_eager(case: Case, *, fullgraph: bool = True) -> None:
             torch.testing.assert_close(found[key], value, rtol=1e-10, atol=1e-12, msg=name)
 
 
+def under_autocast_delta_passes_B(case: Case) -> None:
+    module, exact = case.made("feedback_alignment").float(), case.made("feedback_alignment")
+    inputs = tuple(each.float().requires_grad_() for each in case.inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        out = case.call(module, inputs)
+    loss(out.float()).backward()
+    found = {f"input {i}": each.grad for i, each in enumerate(inputs)}
+    found |= {name: p.grad for name, p in module.named_parameters()}
+    for name, value in case.expected(exact).items():
+        assert (found[name] - value).norm() < 0.1 * value.norm(), name
+
+
 def under_autocast_it_is_near(case: Case) -> None:
     """In torch's precision, or in float32, in which LSTM and GRU keep their states. W's gradient
     is in float32."""
@@ -314,4 +326,5 @@ CHECKS = [
     converting_again_leaves_nothing_behind,
     a_part_may_stay_on_backprop,
     under_autocast_it_is_near,
+    under_autocast_delta_passes_B,
 ]

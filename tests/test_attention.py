@@ -1,6 +1,7 @@
 """Attention: its projections send δ through B, and all else is torch's."""
 
 import contextlib
+import copy
 
 import held
 import pytest
@@ -118,12 +119,14 @@ def test_held_weights(case, check):
     check(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", held.LEARN_FROM_NOISE)
 def test_mirrors_learn_W(method):
     held.mirrors_learn_W(CASES["self"], method)
     held.mirrors_learn_W(CASES["other sizes"], method)
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager():
     held.compiled_equals_eager(CASES["self"])
     held.compiled_equals_eager(CASES["three inputs"])
@@ -417,6 +420,50 @@ def test_layers_without_examples_are_refused_direct_feedback():
     assert "keep_on_backprop=['features.1.0.attn.cpb_mlp']" in str(e.value)
     model = wtkit.convert(swin(2), "direct_feedback_alignment", keep_on_backprop="*.cpb_mlp")
     F.cross_entropy(model(IMAGES), torch.tensor([0, 1])).backward()
+
+
+@pytest.mark.slow
+def test_positions_in_front_are_refused_direct_feedback():
+    """With as many positions as examples, one would silently be taken for the other."""
+    first, behind = (
+        nn.Sequential(nn.TransformerEncoderLayer(E, HEADS, 8, batch_first=first), nn.Linear(E, 2))
+        for first in (True, False)
+    )
+    wtkit.convert(first, "direct_feedback_alignment")
+    with pytest.raises(wtkit.WtkitError, match="positions before examples") as error:
+        wtkit.convert(behind, "direct_feedback_alignment")
+    assert "which batch_first=True prevents; leave it on backprop: keep_on_backprop=['0.self_" in (
+        str(error.value)
+    )
+    wtkit.convert(behind, "feedback_alignment")
+
+
+@pytest.mark.parametrize("method", ["feedback_alignment", "sign_symmetry"])
+def test_a_weight_that_is_computed_later_is_computed_once_a_pass(method):
+    """A spectral norm takes a step of its power iteration each time."""
+    attention = nn.MultiheadAttention(E, HEADS, batch_first=True).double()
+    windows = swin().features[1][0].attn
+    for module, owner, name, inputs in (
+        (attention, attention, "in_proj_weight", (X, X, X)),
+        (attention, attention, "in_proj_weight", (X, KEYS, KEYS)),
+        (windows, windows.qkv, "weight", (torch.randn(2, 4, 4, E, dtype=torch.float64),)),
+    ):
+        torch.manual_seed(0)
+        plain = copy.deepcopy(module)
+        model = wtkit.convert(copy.deepcopy(module), method, seed=0)
+        for each in (plain, model):
+            torch.manual_seed(0)
+            torch.nn.utils.parametrizations.spectral_norm(
+                each.qkv if owner is windows.qkv else each, name
+            )
+        ours, theirs = (each(*inputs) for each in (model, plain))
+        torch.testing.assert_close(ours, theirs)
+        if owner is windows.qkv:
+            assert feedback_layers(model)["qkv"].weight_parameter() is None
+            held.loss(ours).backward()
+            held.loss(theirs).backward()
+            grads = [m.proj.weight.grad for m in (model, plain)]
+            assert torch.equal(*grads)  # nothing is below the output layer but W's own products
 
 
 def test_compiled_transformers_have_no_break():

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 import wtkit
 from wtkit import networks
 from wtkit.experiments import MLP, run_config
+from wtkit.feedback.sharded import whole
 from wtkit.methods import method_class, names
 from wtkit.networks import by_name
 
@@ -339,6 +340,46 @@ def test_a_sharded_model_is_trained_mirrored_and_measured_as_a_whole_one(method,
         results[-1].append(wtkit.delta_angles(net, x, TARGETS).values)
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-4)
     with pytest.raises(wtkit.WtkitError, match="export: '0' is sharded over processes"):
+        wtkit.export(sharded)
+    with pytest.raises(wtkit.WtkitError, match="convert the model before fully_shard"):
+        wtkit.convert(sharded, method)
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.TransformerEncoderLayer(6, 2, 8, dropout=0, batch_first=True)
+        self.memory = nn.LSTM(6, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.memory(self.attention(x))[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["kolen_pollack", "weight_mirror", "sign_symmetry_batchwise"])
+def test_modules_that_hold_the_weights_of_their_layers_are_sharded(method, mesh):
+    torch.manual_seed(0)
+    model = wtkit.convert(Reader(), method, seed=0)
+    sharded = copy.deepcopy(model)
+    for module in (sharded.attention, sharded.memory, sharded):
+        fully_shard(module, mesh=mesh)
+    x = torch.randn(4, 5, 6)
+    for net in (model, sharded):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
+        for _ in range(3):
+            nn.functional.cross_entropy(net(x), TARGETS).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if method == "weight_mirror":
+            wtkit.mirror(net, 3)
+    for (name, value), other in zip(
+        model.state_dict().items(), sharded.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(whole(other), value, msg=name)
+    angles = [wtkit.delta_angles(net, x, TARGETS).values for net in (model, sharded)]
+    np.testing.assert_allclose(*angles, rtol=1e-4, atol=1e-4)
+    with pytest.raises(wtkit.WtkitError, match=r"'attention\.self_attn\.in_proj' is sharded over"):
         wtkit.export(sharded)
     with pytest.raises(wtkit.WtkitError, match="convert the model before fully_shard"):
         wtkit.convert(sharded, method)

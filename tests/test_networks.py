@@ -46,7 +46,7 @@ FAMILIES = {
     "squeezenet1_1": ({}, METHODS),
     "shufflenet_v2_x0_5": ({}, METHODS),
     "torchvision.models:VisionTransformer": (
-        {"network_options": VIT, "keep_on_backprop": VIT_BACKPROP},
+        {"network_options": VIT},
         METHODS,
     ),
     "densenet121": ({}, ["sign_symmetry", "kolen_pollack"]),
@@ -57,7 +57,7 @@ FAMILIES = {
     "regnet_y_400mf": ({}, ["weight_mirror", "sign_symmetry"]),
     "resnext50_32x4d": ({}, ["kolen_pollack"]),
     "torchvision.models:SwinTransformer": (
-        {"network_options": SWIN, "keep_on_backprop": ["*.attn"]},
+        {"network_options": SWIN},
         METHODS,
     ),
 }
@@ -98,17 +98,15 @@ def test_every_family_trains(config, network, method):
     assert str(run.status.values) == "complete"
     assert np.isfinite(run.train_loss[-1])
     assert run.attrs["network"].startswith(network.replace(":", "."))
-    # Swin's are read, not called
-    called = run.sel(layer=[name for name in run.layer.values if "attn" not in name])
     # before training, the head of a vision transformer is zero and sends no δ
-    last = called.isel(epoch=-1)
+    last = run.isel(epoch=-1)
     assert not last.delta_angle.isnull().any()
     assert last.delta_angle[-1] < 1e-6
     if method == "backprop":
         assert (last.matrix_angle == 0).all()
         assert (last.delta_angle < 1e-4).all()
     elif method in ("feedback_alignment", "kolen_pollack"):
-        wide = called.matrix_angle.isel(epoch=0).where(
+        wide = run.matrix_angle.isel(epoch=0).where(
             (run.fan_in > 100) & (run.kind == "Conv2d"), drop=True
         )
         np.testing.assert_allclose(wide, 90, atol=10)
@@ -365,10 +363,18 @@ def test_torchvisions_transformers_are_converted_whole(config):
         for part in ("in_proj", "out_proj")
     ]
     assert not run.delta_angle.isel(epoch=-1).isnull().any()
+    assert set(run.kind.values) == {"Conv2d", "MultiheadAttention", "Linear"}
     swin = {"network_options": SWIN}
     run = wtkit.train(config("torchvision.models:SwinTransformer", **swin), quiet=True)
     assert {"features.1.0.attn.qkv", "features.3.0.attn.proj"} <= set(run.layer.values)
     assert not run.delta_angle.isel(epoch=-1).isnull().any()
+
+
+def test_attention_on_backprop_is_torchs_own_and_is_not_measured(config):
+    vit = {"network_options": VIT, "keep_on_backprop": VIT_BACKPROP}
+    run = wtkit.train(config("torchvision.models:VisionTransformer", **vit), quiet=True)
+    assert not any("attention" in name for name in run.layer.values)
+    assert len(run.layer) == 6
 
 
 def test_a_layer_that_plays_no_part_is_not_measured(config):

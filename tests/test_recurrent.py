@@ -170,16 +170,19 @@ def test_held_weights(name, check):
     check(CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", held.LEARN_FROM_NOISE)
 def test_mirrors_learn_W(method):
     held.mirrors_learn_W(CASES["LSTM, projected"], method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
 def test_compiled_cells_equal_eager_ones(name):
     held.compiled_equals_eager(CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 def test_compiled_networks_equal_eager_ones(kind):
     """With a break around the module, as plain torch has it; in one graph if ``allow_rnn`` says
@@ -289,7 +292,7 @@ def test_cells_take_one_example_and_no_state(kind):
 WRONG = [
     (nn.LSTM, (X[..., :2],)), (nn.LSTM, (X, (H[:1, :2], H[:1]))), (nn.LSTM, (X, (H[:2], H[:2]))),
     (nn.GRU, (X[0, 0],)), (nn.GRU, (X, H[:1, 0])), (nn.GRU, (X[:, 0], H[:1])),
-    (nn.RNN, (X.float(),)), (nn.RNN, (X, H[:1, :, :2])), (nn.RNN, (X[None],)),
+    (nn.LSTM, (X[:0],)), (nn.RNN, (X.float(),)), (nn.RNN, (X, H[:1, :, :2])), (nn.RNN, (X[None],)),
     (nn.LSTMCell, (X[0], (H[0, :2], H[0]))), (nn.GRUCell, (X,)), (nn.RNNCell, (X[0, :, :2],)),
     (nn.RNNCell, (X[0], H[0, :2])), (nn.GRUCell, (X[0].float(),)),
     (nn.GRU, (pack_padded_sequence(X[..., :2], [5, 4, 2]),)),
@@ -354,7 +357,7 @@ def test_direct_feedback_has_no_step_to_come_from(kind, method):
     assert "keep_on_backprop=['memory']" in str(error.value)
     model = wtkit.convert(Tagger(kind), method, keep_on_backprop="memory")
     assert list(feedback_layers(model)) == ["head"]
-    with pytest.raises(wtkit.WtkitError, match=r"'the model itself' \(LSTM\)"):
+    with pytest.raises(wtkit.WtkitError, match=r"the model itself \(LSTM\) is called"):
         wtkit.convert(nn.LSTM(2, 2), method)
 
 
@@ -421,6 +424,37 @@ def test_a_network_of_several_lengths_has_angles():
     model = wtkit.convert(Packed(), "feedback_alignment")
     angles = wtkit.delta_angles(model, (X.float(), torch.tensor(LENGTHS)), torch.tensor([0, 1, 0]))
     assert not angles.isnull().any()
+
+
+def test_a_packed_sequence_is_one_input():
+    model = wtkit.convert(nn.LSTM(IN, UNITS), "feedback_alignment", seed=0).double()
+    packed = pack_padded_sequence(X, LENGTHS, enforce_sorted=False)
+    angles = wtkit.delta_angles(
+        model, packed, None, lambda out, _: (out[0].data ** 2).sum() + out[1][0].sum()
+    )
+    several = [
+        wtkit.delta_angles(
+            model, X[:length, [n]], None, lambda out, _: (out[0] ** 2).sum() + out[1][0].sum()
+        ).values
+        for n, length in enumerate(LENGTHS)
+    ]
+    np.testing.assert_allclose(angles, np.mean(several, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.MultiheadAttention])
+def test_kolen_pollacks_own_gradient_is_that_of_its_options(kind):
+    """B moves by r (P + qλ/r B): here with another rate and decay, after one step."""
+    torch.manual_seed(0)
+    module = kind(IN, IN) if kind is nn.LSTM else kind(IN, 2, batch_first=True)
+    wtkit.convert(module, "kolen_pollack", lr_ratio=2.0, decay_ratio=0.5, seed=0)
+    layers = feedback_layers(module).values()
+    before = [layer.feedback.detach().clone() for layer in layers]
+    x = torch.randn(3, 4, IN)
+    (module(x) if kind is nn.LSTM else module(x, x, x))[0].square().sum().backward()
+    torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.3).step()
+    for layer, B in zip(layers, before, strict=True):
+        expected = B - 0.1 * (2.0 * layer.weight.grad + 0.5 * 0.3 * B)
+        torch.testing.assert_close(layer.feedback.detach(), expected)
 
 
 def test_recurrent_layers_feed_themselves():
@@ -515,6 +549,14 @@ def test_shared_parts_are_refused_for_learning_from_W():
     wtkit.convert(Shared(), "feedback_alignment")
 
 
+def test_a_bias_is_no_pattern_but_its_layer_is():
+    for pattern in ("memory.bias_hh_l0", "*.bias_hh_l*"):
+        with pytest.raises(
+            wtkit.WtkitError, match=r"is a parameter of a layer.* take 'memory.hh_l"
+        ):
+            wtkit.convert(Tagger(), "feedback_alignment", keep_on_backprop=pattern)
+
+
 def test_a_module_that_is_called_twice_sums_its_gradients():
     torch.manual_seed(0)
     model = nn.GRU(IN, IN).double()
@@ -540,6 +582,22 @@ def test_weights_on_the_meta_device_get_their_B_when_they_are_loaded():
     expected.load_state_dict(plain.state_dict())
     assert not any(value.is_meta for value in model.state_dict().values())
     F.cross_entropy(model(TOKENS), TARGETS).backward()
+
+
+def test_a_weight_may_be_computed_later_unless_B_follows_it():
+    for method in ("feedback_alignment", "kolen_pollack"):
+        model = wtkit.convert(nn.LSTM(IN, UNITS), method)
+        nn.utils.parametrizations.weight_norm(model, "weight_hh_l0")
+        if method == "kolen_pollack":
+            with pytest.raises(wtkit.WtkitError, match=r"hh_l0\(12, 3\) is computed from other"):
+                model(X.float())
+        else:
+            model(X.float())[0].sum().backward()
+            assert model.parametrizations.weight_hh_l0.original0.grad.any()
+        with pytest.raises(wtkit.WtkitError, match=r"'weight_hh_l0' is computed from other"):
+            wtkit.export(model)
+        with pytest.raises(wtkit.WtkitError, match=r"'weight_hh_l0' is computed from other"):
+            wtkit.convert(model, method)
 
 
 def test_each_examples_gradient_by_torch_func():

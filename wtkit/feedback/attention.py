@@ -38,6 +38,15 @@ class FeedbackMultiheadAttention(Owner, nn.MultiheadAttention):
         assert isinstance(module, nn.MultiheadAttention)
         return not module.batch_first
 
+    @classmethod
+    def refuses_direct(cls, module: nn.Module) -> tuple[list[str], str] | None:
+        if not cls.steps_first(module):
+            return None
+        return [""], (
+            "gets positions before examples, so that the output layer's δ of one example would be "
+            "taken for one position's, which batch_first=True prevents"
+        )
+
     def forward(
         self,
         query: Tensor,

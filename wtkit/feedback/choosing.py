@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ..validation import nearest
 from .layers import PLAIN, TWINS, unwrap
 from .owners import base_of, held_by, parts_of
 from .parts import FeedbackPart, Held, Owner
+from .sharded import is_sharded
 
 # These modules' parameters only scale and shift single elements, or are rows of a table: they do
 # not mix the elements of an error signal.
@@ -141,12 +142,18 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
         return {name or "*": computed(name, module)}
     base = base_of(module)
     if base is not None:
+        if any(map(is_sharded, module.parameters())):  # which has made a subclass of it
+            raise WtkitError(
+                f"{_where(name, module)} is sharded; convert the model before fully_shard, not "
+                "after it"
+            )
         exempt.modules += names
         return {
             name or "*": f"{_where(name, module)}: a subclass of {base.__name__} may multiply by "
             "its weights in ways of its own"
         }
     known = _known_parameters(module)
+    biases = {part.held.bias for part in parts_of(module)}
     for own, parameter in module.named_parameters(recurse=False):
         if is_lazy(parameter):
             raise WtkitError(
@@ -154,6 +161,8 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
                 "batch; run one batch through the model, then convert, or leave it on backprop: "
                 f"convert(..., keep_on_backprop=[{name!r}])"
             )
+        if own in biases:  # its part stays on backprop whole, or not
+            continue
         full = [f"{at}.{own}" if at else own for at in names]
         if exempt.matches(*full) or own in known or not _mixes(parameter):
             continue
@@ -245,7 +254,7 @@ def _cannot_convert(reasons: dict[str, str], model: nn.Module, *, some: bool) ->
 def _matches_nothing(pattern: str, model: nn.Module, chosen: dict[str, nn.Module]) -> WtkitError:
     """The error for a pattern that matches no module, and no parameter outside of layers."""
     for name, layer in chosen.items():
-        if any(fnmatch(f"{name}.{own}" if name else own, pattern) for own in layer._parameters):
+        if any(fnmatch(own, pattern) for own in _own_parameters(name, layer)):
             return WtkitError(
                 f"keep_on_backprop: {pattern!r} is a parameter of a layer, and layers stay on "
                 f"backprop whole; take {name!r}"
@@ -257,6 +266,14 @@ def _matches_nothing(pattern: str, model: nn.Module, chosen: dict[str, nn.Module
         f"keep_on_backprop: {pattern!r} matches no module or parameter of the model"
         f"{nearest(pattern, names)}; outermost modules: {outermost}"
     )
+
+
+def _own_parameters(name: str, layer: nn.Module) -> Iterator[str]:
+    """The names of the parameters of a layer, or of the bias that its owner holds for a part."""
+    if not isinstance(layer, FeedbackPart):
+        yield from (f"{name}.{own}" if name else own for own in layer._parameters)
+    elif layer.held.bias is not None:
+        yield name.removesuffix(layer.name) + layer.held.bias
 
 
 def as_patterns(names: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import WtkitError
 
@@ -17,7 +18,7 @@ from ..errors import WtkitError
 def call(model: nn.Module, inputs: Any) -> Any:
     """The outputs of ``model`` for ``inputs``: a tuple or list are several inputs, a mapping is
     keyword arguments if ``forward`` takes them, and one input otherwise."""
-    if isinstance(inputs, (tuple, list)):
+    if isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
         return model(*inputs)
     if isinstance(inputs, Mapping) and _takes(model, inputs):
         return model(**inputs)

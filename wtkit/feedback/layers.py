@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,11 @@ class FeedbackLayer(nn.Module):
         return f"{type(self).__name__}{tuple(self.weight.shape)}"
 
     @property
+    def kind(self) -> str:
+        """The kind of layer, as results have it: ``Linear``."""
+        return type(self).__name__.removeprefix("Feedback")
+
+    @property
     def B(self) -> Tensor | None:
         """The weights that δ travels through, in the shape of ``weight``; for backprop, ``weight``
         itself.
@@ -109,17 +114,13 @@ class FeedbackLayer(nn.Module):
         """The parameter that is W, or None where W is computed from other tensors."""
         return self._parameters.get("weight")
 
-    def forward(self, y: Tensor, weights: Weights | None = None) -> Tensor:
-        """The layer's output. ``weights`` are those of :meth:`ready`, where a caller keeps them for
-        several calls."""
-        if weights is not None:
-            return self.engaged(y, weights)
+    def forward(self, y: Tensor, *others: Any) -> Tensor:
         if not torch.is_grad_enabled() or not isinstance(y, Tensor):
             return super().forward(y)
         if self.weight_parameter() is not None:
-            return self.send(y)
+            return self.send(y, *others)
         with cached():  # computed once: a spectral norm takes a step of its own each time
-            return self.send(y)
+            return self.send(y, *others)
 
     @abstractmethod
     def send(self, y: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ class FeedbackLayer(nn.Module):
 
     def engaged(self, y: Tensor, weights: Weights | None = None) -> Tensor:
         """Eq. 1, recorded for a backward pass that follows the method. y has the layer's input
-        shape."""
+        shape. ``weights`` are those of :meth:`ready`, where a caller keeps or changes them."""
         W, B, bias, dtype, sends, casts = self.ready(y) if weights is None else weights
         if not sends:  # δ ends here
             y = y.detach()
@@ -346,12 +347,14 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):  # type: ignore[misc]  # torch s
     def maps(self) -> LinearMaps:
         return LinearMaps()
 
-    def send(self, y: Tensor) -> Tensor:
-        return self.engaged(y)
+    def send(self, y: Tensor, weights: Weights | None = None) -> Tensor:
+        return self.engaged(y, weights)
 
 
 class FeedbackProjection(FeedbackLinear, NonDynamicallyQuantizableLinear):  # type: ignore[misc]
     """The output projection of ``nn.MultiheadAttention`` with a feedback path."""
+
+    kind = "Linear"
 
 
 class FeedbackConv2d(FeedbackLayer, nn.Conv2d):

@@ -98,9 +98,9 @@ def refuse_direct(model: nn.Module, method: Method, chosen: dict[str, nn.Module]
         if any(_is_in(layer, names) for layer in chosen):
             kind = module.plain if isinstance(module, Owner) else type(module)
             raise WtkitError(
-                f"{method.name}: {name or 'the model itself'!r} ({kind.__name__}) {reason}; leave "
-                f"it on backprop: keep_on_backprop={names if name else ['*']}, or take another "
-                "method, such as kolen_pollack"
+                f"{method.name}: {repr(name) if name else 'the model itself'} ({kind.__name__}) "
+                f"{reason}; leave it on backprop: keep_on_backprop={names if name else ['*']}, or "
+                "take another method, such as kolen_pollack"
             )
 
 

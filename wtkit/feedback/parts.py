@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import cached
 
 from ..errors import WtkitError
 from .follow import watch
@@ -79,6 +80,11 @@ class FeedbackPart(FeedbackLayer):
         return None if owner is None else owner._parameters.get(self.held.weight)
 
     @property
+    def kind(self) -> str:
+        """The kind of the owner, ``LSTM``."""
+        return getattr(self.owner, "plain", type(self.owner)).__name__
+
+    @property
     def sketch(self) -> str:
         return f"{self.name}{tuple(self.weight.shape)}"
 
@@ -86,11 +92,17 @@ class FeedbackPart(FeedbackLayer):
     def maps(self) -> LinearMaps:
         return LinearMaps()
 
-    def send(self, y: Tensor) -> Tensor:
-        return self.engaged(y)
-
-    def forward(self, y: Tensor, weights: Weights | None = None) -> Tensor:
+    def send(self, y: Tensor, weights: Weights | None = None) -> Tensor:
         return self.engaged(y, weights)
+
+    def forward(self, y: Tensor, *others: Any) -> Tensor:
+        return self.send(y, *others)  # its owner has a pass of its own without gradients
+
+    def ready(self, y: Tensor) -> Weights:
+        if self.weight_parameter() is not None:
+            return super().ready(y)
+        with cached():  # computed once: a spectral norm takes a step of its own each time
+            return super().ready(y)
 
     def extra_repr(self) -> str:
         return f"{self.held.weight}, method={self.method.name}"

@@ -2,6 +2,10 @@
 
 With gradients, the steps are a loop in Python, since the fused kernels have no place for B; the
 products of all inputs are one product before it. Without gradients they are torch's fused kernels.
+
+The cost of the loop: a training step on 128 steps of 256 features with batch 32 takes 1.2 times as
+long as plain torch for RNN and GRU, and 1.5 times for LSTM, on a CPU (``docs/performance.md``). On
+a GPU, where a step in time is a dozen small kernels, expect more.
 """
 
 from __future__ import annotations
@@ -288,9 +292,12 @@ class _Sequence(_Recurrent, nn.RNNBase):
     def _batch_dim(self) -> int:
         return 0 if self.batch_first else 1
 
+    def _step_dim(self, input: Tensor) -> int:
+        return 1 if self.batch_first and input.dim() == 3 else 0
+
     def _fits(self, input: Tensor, hx: Any) -> bool:
         """False for what the plain module refuses, too."""
-        if input.dim() not in (2, 3):
+        if input.dim() not in (2, 3) or input.shape[self._step_dim(input)] == 0:
             return False
         state = _given(self, hx)
         return state is None or all(each.dim() == input.dim() for each in state)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import cached
 from torch.overrides import TorchFunctionMode
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
@@ -27,16 +28,16 @@ class _ThroughLayers(TorchFunctionMode):
 
     def __init__(self, layers: Iterable[FeedbackLayer], examples: int) -> None:
         super().__init__()
-        self.layers = {id(layer.weight): layer for layer in layers}
+        self.layers = [(layer.weight, layer) for layer in layers]
         self.examples = examples
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.linear:
             y, W, bias = _linear_arguments(*args, **kwargs)
-            layer = self.layers.get(id(W))
-            if layer is not None:
-                return self._called(layer, y, bias)
+            for weight, layer in self.layers:
+                if weight is W:
+                    return self._called(layer, y, bias)
         return func(*args, **kwargs)
 
     def _called(self, layer: FeedbackLayer, y: Tensor, bias: Tensor | None) -> Tensor:
@@ -61,8 +62,11 @@ class _Windows(Owner):
         """As in the plain module: (N, height, width, features) to the same shape."""
         if not torch.is_grad_enabled():
             return super().forward(x)
-        layers = (each for each in self.children() if isinstance(each, FeedbackLayer))
-        with _ThroughLayers(layers, len(x)):
+        layers = [each for each in self.children() if isinstance(each, FeedbackLayer)]
+        if all(layer.weight_parameter() is not None for layer in layers):
+            with _ThroughLayers(layers, len(x)):
+                return super().forward(x)
+        with cached(), _ThroughLayers(layers, len(x)):  # a computed W is one tensor all along
             return super().forward(x)
 
 

@@ -49,7 +49,7 @@ LIVE_VARIABLES = ("matrix_angle", "feedback_norm_ratio", "weight_norm")
 ``_all_weights``."""
 LAYER_COORDS = {
     "depth": "position from the input, from 0",
-    "kind": "kind of the module that holds W, such as Linear or LSTM",
+    "kind": "Linear, Conv2d, or the kind of module that holds the weights",
     "fan_in": "inputs of one activation",
 }
 RUN_COORDS = {
