@@ -91,6 +91,7 @@ class FeedbackLayer(nn.Module):
         """The inputs of one neuron."""
         shape = torch.empty(self.weight.shape, device="meta")
         return self.maps.matrices(shape).shape[2]
+
     def kind(self) -> str:
         """The kind of layer, as results have it: ``Linear``."""
         return type(self).__name__.removeprefix("Feedback")

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from .. import results
 from ..feedback import (
-    FeedbackLayer,
     blocks_of,
     delta_statistics,
     feedback_layers,
@@ -92,7 +91,7 @@ def trajectory(
         ]
     described: dict[str, Any] = {
         "layer": list(layers),
-        "kind": [_kind(layer) for layer in layers.values()],
+        "kind": [layer.kind for layer in layers.values()],
         "fan_in": [layer.fan_in for layer in layers.values()],
     }
     if feeds is not None:
@@ -100,13 +99,6 @@ def trajectory(
     return results.dataset(
         records, described, run, network=network, data=data, metrics=metrics or {}
     )
-
-
-def _kind(layer: FeedbackLayer) -> str:
-    """The kind of the module that holds W: ``Linear``, ``LSTM``."""
-    if isinstance(layer, nn.Linear):  # attention has one of a kind of its own
-        return "Linear"
-    return type(getattr(layer, "owner", layer)).__name__.removeprefix("Feedback")
 
 
 def as_recorded(entry: Entry) -> dict[str, Any]:
