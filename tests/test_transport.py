@@ -327,6 +327,36 @@ class Chooses(nn.Module):
         return self.a(x) if x[0, 0] == X[0, 0] else self.b(x)
 
 
+def test_parameters_that_are_zero_at_first_hide_nothing():
+    """Vision transformers start with an output layer of zeros, residual branches with a scale of
+    zero: no δ passes them then."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[2].weight)
+    used = [row.parameter for row in wtkit.transport(model, X).transported]
+    assert used == ["1.weight", "2.weight"]
+    assert not model[1].weight.any() and not model[2].weight.any()
+
+
+HOLDERS = {
+    "attention": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), "1.self_attn.in_proj_weight"
+    ),
+    "LSTM": (lambda: nn.LSTM(8, 4, batch_first=True), "1.weight_hh_l0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "held"), HOLDERS.values(), ids=HOLDERS)
+def test_weights_that_another_module_holds_have_their_source(make, held):
+    model, x = nn.Sequential(nn.Linear(8, 8), make()), torch.randn(3, 4, 8)
+    plain = {row.parameter: row.used for row in wtkit.transport(model, x).rows}
+    assert plain[held] == "value"
+    wtkit.convert(model, "kolen_pollack", normalisation="learned", strict=True)
+    rows = {row.parameter: row for row in wtkit.transport(model, x).rows}
+    assert {row.used for row in rows.values()} == {"no"}
+    assert rows[held].B_learns == "the same updates as W"
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "message"),
     [

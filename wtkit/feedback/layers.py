@@ -92,6 +92,7 @@ class FeedbackLayer(nn.Module):
         shape = torch.empty(self.weight.shape, device="meta")
         return self.maps.matrices(shape).shape[2]
 
+    @property
     def kind(self) -> str:
         """The kind of layer, as results have it: ``Linear``."""
         return type(self).__name__.removeprefix("Feedback")

@@ -44,9 +44,10 @@ def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transpor
     ``value``. The feedback weights B are the feedback path itself and are not listed; what they
     learn of W by is a column. A B that is copied from W after each update is ``copied``.
 
-    The answer is that of the present mode, training or evaluation. Nothing in the model changes,
-    nor any gradient or global random stream. It takes a forward and a backward pass for each
-    parameter that is used, and for each kind of parameters that are not.
+    The answer is that of the present mode, training or evaluation. Parameters that are all zero, as
+    some are at first, stop every δ; they are measured with other values. Nothing in the model
+    changes, nor any gradient or global random stream. It takes a forward and a backward pass for
+    each parameter that is used, and for each kind of parameters that are not.
 
     Args:
         model: any module, converted or not; it is run uncompiled and without autocast.
@@ -85,6 +86,7 @@ def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transpor
         for device in {tensor.device.type for tensor in (*tensors(inputs), *model.parameters())}:
             # a cache would give casts of the weights before they were changed
             context.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
+        context.enter_context(_without_zeros(model))
         measured = _Measurement(model, usable(inputs, "inputs"), context)
         bar = tqdm(
             total=len(measured.parameters),
@@ -100,6 +102,20 @@ def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transpor
                     rows[name] = _row(measured, layers, name, effect, used)
                     bar.update()
     return Transport([rows[name] for name in measured.parameters])
+
+
+@contextlib.contextmanager
+def _without_zeros(model: nn.Module) -> Iterator[None]:
+    """Within this context no parameter is all zero."""
+    generator = torch.Generator().manual_seed(0)
+    zero = [p for p in model.parameters() if p.numel() > 0 and not p.any()]
+    try:
+        for parameter in zero:
+            parameter.data.copy_(0.1 * _draw(parameter.detach(), generator))
+        yield
+    finally:
+        for parameter in zero:
+            parameter.data.zero_()
 
 
 def _refuse_what_has_no_values(model: nn.Module) -> None:
@@ -157,17 +173,17 @@ def _row(
     effect: Effect,
     used: str,
 ) -> Row:
-    owner, _, own = name.rpartition(".")
-    layer = layers.get(owner)
+    W = measured.parameters[name]
+    layer = next((each for each in layers.values() if each.weight_parameter() is W), None)
     source = ""
-    if layer is not None and own == "weight":
+    if layer is not None:
         source = layer.method.source_of_B
         if used == "no" and copies(layer):
             used = "copied"
     order = list(measured.parameters)
     below = [q for q in order[: order.index(name)] if q in effect]
     below = below or [q for q in order if q in effect]
-    kind = type(measured.model.get_submodule(owner)).__name__
+    kind = type(measured.model.get_submodule(name.rpartition(".")[0])).__name__
     return Row(name, kind, used, below[-1] if below else "", len(effect), source)
 
 
