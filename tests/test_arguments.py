@@ -29,6 +29,7 @@ INTERNAL = {
     "wtkit.images.decode",  # raises OSError for bytes that are no image: the reader goes on
     "wtkit.plan.is_saved",  # raise OSError for a file that cannot be read, as open does
     "wtkit.results.is_gathered",
+    "wtkit.results.check_together",  # takes what a gathering has opened
     "wtkit.plan.name_of",  # takes rows that plan.row has made
 }
 FUNCTIONS = {

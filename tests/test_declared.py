@@ -327,12 +327,12 @@ def test_a_field_that_the_layer_has_not_is_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((nn.Linear(2, 2), WithField), "expected a subclass of nn.Module first, got Linear"),
+        ((nn.Linear(2, 2), WithField), "kind: expected a type, got a Linear"),
         ((nn.Linear, WithField), "wtkit has maps for Linear; to change them, register a subclass"),
         ((Subclass, NoTuple), "as a class derived from typing.NamedTuple, got <class"),
         (
             (Subclass, lambda layer: None),
-            "derived from typing.NamedTuple, got <function",
+            "maps: expected a type, got a function",
         ),
         ((Subclass, NoMap), "NoMap has no method apply_weights"),
     ],

@@ -36,7 +36,7 @@ class Branches(nn.Module):
         self.unused = nn.Linear(4, 4)
 
     def forward(self, x):
-        x = F.relu(self.stem(y=x))
+        x = F.relu(self.stem(input=x))
         x = x + self.side(x)
         return self.head(self.twice(self.twice(x).relu_()).flatten(1))
 

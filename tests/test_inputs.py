@@ -436,7 +436,7 @@ def test_a_module_with_two_names_stays_on_backprop_under_either():
         ),
         (lambda m: wtkit.convert(nn.Linear(0, 2), "kolen_pollack"), "has no weights"),
         (lambda m: wtkit.convert(nn.Conv2d(2, 0, 3), "backprop"), "has no weights"),
-        (lambda m: wtkit.convert(Own(3, 4), "backprop"), "and this Own has none: "),
+        (lambda m: wtkit.convert(Own(3, 4), "backprop"), "nor has anything else in this Own: "),
         (lambda m: wtkit.convert(nn.LazyLinear(4), "backprop"), "run one batch"),
         (lambda m: wtkit.convert(nn.LazyConv2d(4, 3), "backprop"), "run one batch"),
         (lambda m: wtkit.mirror(m, "3"), "mirror: steps: expected a whole number, got '3'"),

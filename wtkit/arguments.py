@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
-
 from .errors import WtkitError
 from .validation import shown
 
@@ -191,7 +189,7 @@ def _is_one(value: Any, kind: Any, parts: tuple[Any, ...]) -> bool:
 
 
 def _is_truth(value: Any) -> bool:
-    return isinstance(value, bool | np.bool_)
+    return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")  # NumPy's has both
 
 
 def _is_number(value: Any, method: str) -> bool:

@@ -43,7 +43,7 @@ def angle(u: Tensor, v: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def find_live_taps(model: nn.Module, images: Any) -> None:
+def find_live_taps(model: nn.Module, inputs: Any) -> None:
     """Find which taps of the convolutions' kernels are live, by one forward pass.
 
     On a map smaller than its kernel, a convolution has taps that only ever meet padding (eight of
@@ -54,25 +54,25 @@ def find_live_taps(model: nn.Module, images: Any) -> None:
 
     Args:
         model: a converted model.
-        images: a batch of the size that the model is trained on, (N, C, H, W), or other inputs as
+        inputs: a batch of the size that the model is trained on, (N, C, H, W), or other inputs as
             :func:`delta_angles` takes them; only their shapes matter.
     """
     layers = feedback_layers(model)
     live: dict[FeedbackLayer, Taps] = {}
 
-    def note(layer: FeedbackLayer, inputs: tuple[Tensor, ...]) -> None:
-        y = next(tensors(inputs), None)
+    def note(layer: FeedbackLayer, given: tuple[Tensor, ...]) -> None:
+        y = next(tensors(given), None)
         if y is not None and y.dim() >= layer.batch_dims:
             taps = layer.maps.live_taps(y, layer.weight)
             live[layer] = _union(live[layer], taps) if layer in live else taps
 
     model = unwrap(model)
     training = {module: module.training for module in model.modules()}
-    with undisturbed(model, images), contextlib.ExitStack() as hooks:
+    with undisturbed(model, inputs), contextlib.ExitStack() as hooks:
         for layer in layers.values():
             hooks.callback(layer.register_forward_pre_hook(note).remove)
         try:
-            call(model.eval(), images)
+            call(model.eval(), inputs)
         finally:
             for module, mode in training.items():
                 module.training = mode

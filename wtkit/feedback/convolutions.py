@@ -37,8 +37,10 @@ class FeedbackConv(FeedbackLayer, _ConvNd):
         """
         W = self.weight
         kernel = W.shape[2:]
+        if y.dim() - len(kernel) not in (1, 2):
+            return False
         channels, *size = y.shape[-len(kernel) - 1 :]
-        if y.dim() - len(kernel) not in (1, 2) or channels != W.shape[1] * self.groups:
+        if channels != W.shape[1] * self.groups:
             return False
         if not of_one_precision(y, W):
             return False
