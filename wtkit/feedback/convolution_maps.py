@@ -6,7 +6,6 @@ those of ``nn.ConvTranspose1d``, ``ConvTranspose2d`` and ``ConvTranspose3d``.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .maps import LinearMaps, Taps, features_first, features_first_product, no_view
+from .remembered import remembered
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -149,12 +149,12 @@ class ConvMaps(NamedTuple):
         return (slice(None), slice(None), *slices), paddings
 
 
-@functools.lru_cache(4096)
+@remembered
 def _place(
     maps: ConvMaps, size: tuple[int, ...], kernel: tuple[int, ...]
 ) -> tuple[Taps, tuple[int, ...]] | None:
-    """The taps and the padding of :meth:`ConvMaps.taps`; None if the output is a single position.
-    Asked in every forward pass, so the answers are kept."""
+    """The taps and the padding of :meth:`ConvMaps.taps`; None if the output is a single
+    position."""
     taps, padding = maps.taps(size, kernel)
     used = kernel if taps is ... else [part.stop - part.start for part in taps[2:]]
     return (taps, padding) if maps.seen_at_once(size, used, padding) is None else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .convolution_maps import ConvMaps, TransposedMaps
 from .layers import FeedbackLayer, add_kind, of_one_precision
+from .remembered import remembered
 
 
 class FeedbackConv(FeedbackLayer, _ConvNd):
@@ -17,38 +19,24 @@ class FeedbackConv(FeedbackLayer, _ConvNd):
 
     @property
     def maps(self) -> ConvMaps:
-        return ConvMaps(self.stride, _padding_of_maps(self), self.dilation, self.groups)
+        ends = tuple(self._reversed_padding_repeated_twice)
+        return _geometry(self.stride, ends, self.padding_mode, self.dilation, self.groups)[0]
 
     def send(self, y: Tensor) -> Tensor:
-        if not self._fits(y):
+        W = self.weight
+        ends = tuple(self._reversed_padding_repeated_twice)
+        maps, pads_first = _geometry(
+            self.stride, ends, self.padding_mode, self.dilation, self.groups
+        )
+        if not of_one_precision(y, W) or not _fit(y.shape, W.shape, ends, maps):
             self.plain_forward(y)  # raises torch's own error
-        if y.dim() < self.weight.dim():  # one example without a batch dimension
+        if y.dim() < W.dim():  # one example without a batch dimension
             return self.send(y[None])[0]
-        if _pads_first(self):
+        if pads_first:
             # non-zero or asymmetric padding is applied first; autograd handles it
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
-        return self.engaged(y)
-
-    def _fits(self, y: Tensor) -> bool:
-        """Whether y has the shape and precision that the plain layer accepts.
-
-        The maps choose among several products, some of which only see the product of the sizes.
-        """
-        W = self.weight
-        kernel = W.shape[2:]
-        if y.dim() - len(kernel) not in (1, 2):
-            return False
-        channels, *size = y.shape[-len(kernel) - 1 :]
-        if channels != W.shape[1] * self.groups:
-            return False
-        if not of_one_precision(y, W):
-            return False
-        ends = self._reversed_padding_repeated_twice  # of the last dimension first
-        for i, (n, k, d) in enumerate(zip(size, kernel, self.dilation, strict=True), 1):
-            if n == 0 or n + ends[-2 * i] + ends[-2 * i + 1] < d * (k - 1) + 1:
-                return False
-        return channels > 0
+        return self.engaged(y, maps=maps)
 
     @property
     def batch_dims(self) -> int:
@@ -105,15 +93,41 @@ class FeedbackConvTranspose3d(FeedbackConvTranspose, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with a feedback path."""
 
 
-def _pads_first(layer: _ConvNd) -> bool:
-    """Whether the padding is more than the maps' own, which is zero and symmetric."""
-    both = layer._reversed_padding_repeated_twice
-    return layer.padding_mode != "zeros" or both[::2] != both[1::2]
+@remembered
+def _geometry(
+    stride: tuple[int, ...],
+    ends: tuple[int, ...],
+    padding_mode: str,
+    dilation: tuple[int, ...],
+    groups: int,
+) -> tuple[ConvMaps, bool]:
+    """A convolution's maps, and whether its padding is more than theirs, which is zero and
+    symmetric.
+
+    Args:
+        ends: the padding at both ends of each dimension, of the last dimension first.
+    """
+    pads_first = padding_mode != "zeros" or ends[::2] != ends[1::2]
+    padding = (0,) * len(stride) if pads_first else ends[::-2]
+    return ConvMaps(stride, padding, dilation, groups), pads_first
 
 
-def _padding_of_maps(layer: _ConvNd) -> tuple[int, ...]:
-    both = layer._reversed_padding_repeated_twice
-    return (0,) * (len(both) // 2) if _pads_first(layer) else tuple(both[::-2])
+@remembered
+def _fit(shape: torch.Size, of_W: torch.Size, ends: tuple[int, ...], maps: ConvMaps) -> bool:
+    """Whether an input has a shape that the plain convolution accepts.
+
+    The maps choose among several products, some of which only see the product of the sizes.
+    """
+    kernel = of_W[2:]
+    if len(shape) - len(kernel) not in (1, 2):
+        return False
+    channels, *size = shape[-len(kernel) - 1 :]
+    if channels != of_W[1] * maps.groups:
+        return False
+    for i, (n, k, d) in enumerate(zip(size, kernel, maps.dilation, strict=True), 1):
+        if n == 0 or n + ends[-2 * i] + ends[-2 * i + 1] < d * (k - 1) + 1:
+            return False
+    return channels > 0
 
 
 add_kind(nn.Conv1d, FeedbackConv1d)

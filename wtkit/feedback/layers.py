@@ -159,8 +159,11 @@ class FeedbackLayer(nn.Module):
         if not casts:
             return self._apply_engaged(y, W, B, bias, maps, dtype)
         y = y.to(dtype) if autocast_casts(y) else y  # what it leaves alone, the product refuses
-        with torch.autocast(y.device.type, enabled=False):
+        torch.set_autocast_enabled(y.device.type, False)  # torch.autocast itself takes 15 µs more
+        try:
             return self._apply_engaged(y, W, B, bias, maps, dtype)
+        finally:
+            torch.set_autocast_enabled(y.device.type, True)
 
     def ready(self, y: Tensor) -> Weights:
         """W, B and the bias for inputs such as y, in the precision that autocast asks for.
@@ -394,8 +397,9 @@ def autocast_casts(tensor: Tensor) -> bool:
 
 def of_one_precision(y: Tensor, W: Tensor) -> bool:
     """Whether y and W have the same precision, or autocast gives them the same."""
-    cast = torch.is_autocast_enabled(y.device.type) and autocast_casts(y)
-    return y.dtype == W.dtype or (cast and autocast_casts(W))
+    if y.dtype == W.dtype:
+        return True
+    return torch.is_autocast_enabled(y.device.type) and autocast_casts(y) and autocast_casts(W)
 
 
 TWINS: dict[type[nn.Module], type[FeedbackLayer]] = {}
