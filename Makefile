@@ -80,6 +80,7 @@ lint: $(READY) ## check style, types and imports
 	$(BIN)/lint-imports
 
 docs: $(READY) ## build the documentation, a site that works offline: docs/_build/html/index.html
+	@rm -rf docs/api  # pages of names that are gone
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

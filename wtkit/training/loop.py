@@ -75,7 +75,8 @@ def train(
     """
     folder = None if folder is None else Path(folder)
     live = Live() if watch and in_notebook() else None
-    with contextlib.ExitStack() as stack:
+    # outermost: PyTorch may notice a killed process while this one closes its files
+    with killed_workers(), contextlib.ExitStack() as stack:
         target = find_device(device)
         stack.enter_context(own_modes(target))
         share = stack.enter_context(joined(target))
@@ -91,7 +92,7 @@ def train(
         stop_signals = stack.enter_context(listen_for_stop(folder is not None))
         keep_memory()
         stack.enter_context(torch.random.fork_rng([target] if target.type == "cuda" else []))
-        with enough_memory(target), killed_workers():
+        with enough_memory(target):
             run = Run(config, target, share)
             if run.data.note:
                 say(run.data.note, quiet)
