@@ -331,7 +331,8 @@ def _built(config: RunConfig, facts: Facts, *, converted: bool = False) -> nn.Mo
         with torch.random.fork_rng([]), torch.device("cpu" if ":" in config.network else "meta"):
             model = networks.build(config, num_classes=facts.classes or 10, image_size=size)
             if converted:
-                convert_all(model, config.loaded_method(), config)
+                model.eval()(torch.zeros(2, 3, size, size))  # may refuse, in its own words
+                convert_all(model.train(), config.loaded_method(), config)
                 find_live_taps(model, torch.zeros(2, 3, size, size))
     except WtkitError:
         raise
