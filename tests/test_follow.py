@@ -638,3 +638,14 @@ def test_a_method_that_follows_is_given_the_number_of_the_update(monkeypatch):
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
     assert numbers == [1, 2, 3]
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_that_have_diverged_are_passed_over_in_silence():
+    model = wtkit.convert(nn.Linear(3, 3), "kolen_pollack", seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+    assert not model.weight.isfinite().any()

@@ -123,7 +123,9 @@ class Observed(NamedTuple):
         ):
             step = _Change(before, after, torch.finfo(layer.weight.dtype).eps)
             record = _records[layer]
-            if self.is_checked and step.is_finite:
+            if not step.is_finite:
+                continue
+            if self.is_checked:
                 _warn_of_changes_between(record, step, layer)
                 if not step.is_linear(record.change) and (strict or _rises(record, step)):
                     raise WtkitError(
