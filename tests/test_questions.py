@@ -25,6 +25,7 @@ def drawn(monkeypatch):
 
 @pytest.mark.slow
 def test_the_blocks_run_in_order_and_print_what_the_page_shows():
+    plt.close("all")  # another test's
     names, printed, figures = {}, "", 0
     for language, block in BLOCK.findall(TEXT):
         if language == "text":
