@@ -98,7 +98,8 @@ def apply_engaged(
     exchange.operand = maps.operand(W_used, place)
     with saved_tensors_hooks(exchange.pack, exchange.unpack):
         out = maps.product(y, exchange.operand, bias, place)
-    if exchange.operand is None or not y.requires_grad:
+    was_saved, exchange.operand = exchange.operand is None, None
+    if was_saved or not y.requires_grad:
         return out
     return Engaged.apply(y, W, B, bias, maps, dtype)  # the product saved something else than W
 
