@@ -263,9 +263,8 @@ def _mixes(parameter: Tensor) -> bool:
 
 def _where(name: str, module: nn.Module) -> str:
     kind = type(module)
-    # a subclass may have the name of its parent
-    same_name = kind not in TWINS and kind.__name__ in {twin.__name__ for twin in TWINS}
-    called = f"{kind.__module__}.{kind.__name__}" if same_name else kind.__name__
+    named_as_torchs = getattr(nn, kind.__name__, kind) is not kind
+    called = f"{kind.__module__}.{kind.__name__}" if named_as_torchs else kind.__name__
     return f"{repr(name) if name else 'the model itself'} ({called})"
 
 
