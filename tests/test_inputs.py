@@ -318,6 +318,14 @@ def mesh(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+def train_three_steps(net, x):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        nn.functional.cross_entropy(net(x), TARGETS).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's own, about a CPU
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sharded_model_is_trained_mirrored_and_measured_as_a_whole_one(method, mesh):
@@ -328,11 +336,7 @@ def test_a_sharded_model_is_trained_mirrored_and_measured_as_a_whole_one(method,
     fully_shard(sharded, mesh=mesh)
     x, results = torch.randn(4, 6), []
     for net in (model, sharded):
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
-        for _ in range(3):
-            nn.functional.cross_entropy(net(x), TARGETS).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        train_three_steps(net, x)
         if net[0].method.learns_mirror:
             wtkit.mirror(net, 3)
         results.append([wtkit.matrix_angles(net).values])
@@ -366,11 +370,7 @@ def test_modules_that_hold_the_weights_of_their_layers_are_sharded(method, mesh)
         fully_shard(module, mesh=mesh)
     x = torch.randn(4, 5, 6)
     for net in (model, sharded):
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
-        for _ in range(3):
-            nn.functional.cross_entropy(net(x), TARGETS).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        train_three_steps(net, x)
         if method == "weight_mirror":
             wtkit.mirror(net, 3)
     for (name, value), other in zip(

@@ -19,7 +19,6 @@ from .inputs import call, out_of_inference_mode, refuse_other_than_tensors, tens
 from .layers import (
     FeedbackLayer,
     feedback_layers,
-    refuse_other_than_module,
     refuse_without_values,
     unwrap,
 )
@@ -364,7 +363,6 @@ def _vectors(layer: FeedbackLayer, all_weights: bool) -> tuple[Tensor, Tensor]:
 
 
 def _layers(model: nn.Module, scales: bool = False) -> dict[str, FeedbackLayer]:
-    refuse_other_than_module("angles", model)
     layers = feedback_layers(model, scales=scales)
     if not layers:
         raise WtkitError(

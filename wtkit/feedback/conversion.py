@@ -23,7 +23,6 @@ from .layers import (
     FeedbackLayer,
     feedback_layers,
     maps_of,
-    refuse_other_than_module,
     unwrap,
 )
 from .normalisation import (
@@ -177,7 +176,6 @@ def export(model: nn.Module) -> nn.Module:
         >>> wtkit.export(model)
         Linear(in_features=8, out_features=2, bias=True)
     """
-    refuse_other_than_module("export", model)
     for name, layer in feedback_layers(model, scales=True).items():
         if is_computed(layer):
             raise WtkitError(f"export: {computed(name, layer)}, then export")

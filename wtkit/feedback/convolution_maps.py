@@ -13,21 +13,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .maps import LinearMaps, Taps, features_first, features_first_product, no_view
+from .maps import FeaturesFirst, LinearMaps, Taps, no_view
 from .remembered import remembered
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-class ConvMaps(NamedTuple):
-    """The maps of a convolution with zero padding. Shapes: y (N, in, *size), W and M (out,
-    in/groups, *kernel), with a number for each dimension in ``size``, ``kernel`` and the fields."""
-
+class _Convolution(NamedTuple):
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+
+class _Transposed(NamedTuple):
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+class ConvMaps(FeaturesFirst, _Convolution):
+    """The maps of a convolution with zero padding. Shapes: y (N, in, *size), W and M (out,
+    in/groups, *kernel), with a number for each dimension in ``size``, ``kernel`` and the fields."""
+
+    __slots__ = ()
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
         taps, padding = self.taps(y.shape[2:], W.shape[2:])
@@ -87,16 +99,6 @@ class ConvMaps(NamedTuple):
                 list(needs),
             )
         return below, None if product is None else _within(M, taps, product), total
-
-    def output_delta(self, delta: Tensor) -> Tensor:
-        """Summed over positions, (N, outputs)."""
-        return delta.flatten(2).sum(2)
-
-    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
-        return features_first(output_delta, y, M)
-
-    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
-        return features_first_product(output_delta, y)
 
     def matrices(self, W: Tensor) -> Tensor:
         """(groups, out/groups, in/groups · taps): a neuron sees one patch at a time."""
@@ -160,7 +162,7 @@ def _place(
     return (taps, padding) if maps.seen_at_once(size, used, padding) is None else None
 
 
-class TransposedMaps(NamedTuple):
+class TransposedMaps(FeaturesFirst, _Transposed):
     """The maps of a transposed convolution. Shapes: y (N, in, *size), W and M (in, out/groups,
     *kernel).
 
@@ -170,11 +172,7 @@ class TransposedMaps(NamedTuple):
     time.
     """
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    output_padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
+    __slots__ = ()
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.product(y, W, bias, ())
@@ -199,16 +197,6 @@ class TransposedMaps(NamedTuple):
             delta, y, M, outputs, stride, padding, dilation, True, output_padding, groups,
             list(needs),
         )  # fmt: skip
-
-    def output_delta(self, delta: Tensor) -> Tensor:
-        """Summed over positions, (N, outputs)."""
-        return delta.flatten(2).sum(2)
-
-    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
-        return features_first(output_delta, y, M)
-
-    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
-        return features_first_product(output_delta, y)
 
     def matrices(self, W: Tensor) -> Tensor:
         """(groups, out/groups · taps, in/groups)."""

@@ -14,7 +14,15 @@ from .layers import FeedbackLayer, add_kind, of_one_precision
 from .remembered import remembered
 
 
-class FeedbackConv(FeedbackLayer, _ConvNd):
+class _Positions(FeedbackLayer):
+    """A layer of (N, channels, *size), which also takes one example without N."""
+
+    @property
+    def batch_dims(self) -> int:
+        return self.weight.dim()
+
+
+class FeedbackConv(_Positions, _ConvNd):
     """What the convolutions have in common. Shapes: y (N, in, *size) or (in, *size)."""
 
     @property
@@ -38,10 +46,6 @@ class FeedbackConv(FeedbackLayer, _ConvNd):
             y = F.pad(y, self._reversed_padding_repeated_twice, mode=mode)
         return self.engaged(y, maps=maps)
 
-    @property
-    def batch_dims(self) -> int:
-        return self.weight.dim()
-
 
 class FeedbackConv1d(FeedbackConv, nn.Conv1d):
     """``nn.Conv1d`` with a feedback path."""
@@ -55,7 +59,7 @@ class FeedbackConv3d(FeedbackConv, nn.Conv3d):
     """``nn.Conv3d`` with a feedback path."""
 
 
-class FeedbackConvTranspose(FeedbackLayer, _ConvTransposeNd):
+class FeedbackConvTranspose(_Positions, _ConvTransposeNd):
     """What the transposed convolutions have in common. Shapes: y (N, in, *size) or (in, *size)."""
 
     @property
@@ -75,10 +79,6 @@ class FeedbackConvTranspose(FeedbackLayer, _ConvTransposeNd):
             y, output_size, stride, padding, kernel, self.weight.dim() - 2, dilation
         )
         return self.engaged(y, maps=self.maps._replace(output_padding=tuple(output_padding)))
-
-    @property
-    def batch_dims(self) -> int:
-        return self.weight.dim()
 
 
 class FeedbackConvTranspose1d(FeedbackConvTranspose, nn.ConvTranspose1d):

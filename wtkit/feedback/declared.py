@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import WtkitError
 from .layers import PLAIN, TWINS, FeedbackLayer, add_kind
-from .maps import (
-    Maps,
-    Taps,
-    features_first,
-    features_first_product,
-    features_last,
-    features_last_product,
-)
+from .maps import FeaturesFirst, FeaturesLast, Maps, Taps
 
 WHERE = "docs/howto/layer.md"
 
@@ -88,7 +81,8 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
         raise WtkitError(
             f"register: {maps.__name__} has no method apply_weights(y, W, bias); see {WHERE}"
         )
-    complete: Any = type(maps.__name__, (maps, _Defaults), {"__slots__": ()})
+    direct = FeaturesFirst if getattr(maps, "channels_first", False) else FeaturesLast
+    complete: Any = type(maps.__name__, (maps, direct, _Defaults), {"__slots__": ()})
 
     def maps_of_layer(layer: nn.Module) -> Maps:
         return complete(*[getattr(layer, field) for field in fields])
@@ -102,7 +96,6 @@ class _Defaults:
     """Maps that follow from ``apply_weights``, for layers with the outputs first in W."""
 
     __slots__ = ()
-    channels_first = False
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -111,17 +104,6 @@ class _Defaults:
         self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
     ) -> Sequence[Tensor | None]:
         return derivatives(self, delta, y, M, needs)  # type: ignore[arg-type]
-
-    def output_delta(self, delta: Tensor) -> Tensor:
-        return delta.flatten(2).sum(2) if self.channels_first and delta.dim() > 2 else delta
-
-    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
-        sent = features_first if self.channels_first else features_last
-        return sent(output_delta, y, M)
-
-    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
-        product = features_first_product if self.channels_first else features_last_product
-        return product(output_delta, y)
 
     def matrices(self, W: Tensor) -> Tensor:
         return W.flatten(1)[None]

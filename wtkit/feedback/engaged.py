@@ -132,8 +132,8 @@ def _may_exchange() -> bool:
 class _Exchange:
     """Saves what PyTorch's own product needs for its backward pass, with B in place of W.
 
-    This costs a fifth of what :class:`Engaged` does. PyTorch does not check tensors that hooks save
-    for changes in place, so they are checked here. It would also take B's part in a second
+    This costs about half of what :class:`Engaged` does. PyTorch does not check tensors that hooks
+    save for changes in place, so they are checked here. It would also take B's part in a second
     derivative for W's, so that is refused.
 
     Attributes:

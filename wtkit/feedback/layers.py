@@ -159,7 +159,7 @@ class FeedbackLayer(nn.Module):
         if not casts:
             return self._apply_engaged(y, W, B, bias, maps, dtype)
         y = y.to(dtype) if autocast_casts(y) else y  # what it leaves alone, the product refuses
-        torch.set_autocast_enabled(y.device.type, False)  # torch.autocast itself takes 15 µs more
+        torch.set_autocast_enabled(y.device.type, False)  # torch.autocast takes 7 µs more
         try:
             return self._apply_engaged(y, W, B, bias, maps, dtype)
         finally:
@@ -446,12 +446,6 @@ def feedback_layers(model: nn.Module, *, scales: bool = False) -> dict[str, Feed
         for name, module in unwrap(model).named_modules()
         if isinstance(module, FeedbackLayer) and (scales or not module.is_scale)
     }
-
-
-def refuse_other_than_module(name: str, model: object) -> None:
-    """Raise for a ``model`` that is none, in the function ``name``."""
-    if not isinstance(model, nn.Module):
-        raise WtkitError(f"{name}: expected an nn.Module first, got {type(model).__name__}")
 
 
 def refuse_without_values(name: str, layers: Mapping[str, FeedbackLayer]) -> None:

@@ -90,7 +90,66 @@ class OneProduct(Maps, Protocol):
         """W y + bias, for W's operand."""
 
 
-class LinearMaps(NamedTuple):
+class FeaturesLast:
+    """Direct feedback for an input and an output whose last dimension has the features."""
+
+    __slots__ = ()
+
+    def output_delta(self, delta: Tensor) -> Tensor:
+        return delta
+
+    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
+        """Mᵀ e for y of shape (..., in).
+
+        If each example has one e and y has several positions, the signal is broadcast over the
+        positions and divided by their number. Shapes: e (..., outputs), M (outputs, in).
+        """
+        signal = output_delta @ M
+        if signal.dim() == 2 < y.dim() and len(signal) == len(y):
+            positions = y.shape[1:-1]
+            return (signal / positions.numel()).view(len(y), *[1] * len(positions), -1).expand_as(y)
+        return signal
+
+    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
+        """e yᵀ of the same, (outputs, in). Where several positions of y share one e, y is averaged
+        over them."""
+        if output_delta.dim() == 2 < y.dim() and len(output_delta) == len(y):
+            y = y.flatten(1, -2).mean(1)
+        rows = output_delta.reshape(-1, output_delta.shape[-1])
+        return rows.T @ y.reshape(-1, y.shape[-1])
+
+
+class FeaturesFirst:
+    """Direct feedback for an input and an output of shape (N, features, ...)."""
+
+    __slots__ = ()
+
+    def output_delta(self, delta: Tensor) -> Tensor:
+        """Summed over positions, (N, outputs)."""
+        return delta.flatten(2).sum(2) if delta.dim() > 2 else delta
+
+    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
+        """Mᵀ e for y of shape (N, in, ...), broadcast over positions and divided by their number,
+        as average pooling would send it.
+
+        Shapes: e (N, outputs), or (N, ..., outputs), which is summed over positions; M (outputs,
+        in).
+        """
+        signal = _of_examples(output_delta) @ M
+        positions = y.shape[2:]
+        signal = (signal / positions.numel()).view(*signal.shape, *[1] * len(positions))
+        return signal.expand(-1, -1, *positions)
+
+    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
+        """e yᵀ of the same, (outputs, in), with y averaged over positions."""
+        return _of_examples(output_delta).T @ y.flatten(2).mean(2)
+
+
+class _NoFields(NamedTuple):
+    """torch.compile follows maps that are NamedTuples."""
+
+
+class LinearMaps(FeaturesLast, _NoFields):
     """The maps of a fully connected layer. Shapes: y (..., in), W and M (out, in), δ (..., out),
     bias (out,)."""
 
@@ -120,15 +179,6 @@ class LinearMaps(NamedTuple):
             rows.sum(0) if needs[2] else None,
         )
 
-    def output_delta(self, delta: Tensor) -> Tensor:
-        return delta
-
-    def direct(self, output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
-        return features_last(output_delta, y, M)
-
-    def direct_product(self, output_delta: Tensor, y: Tensor) -> Tensor:
-        return features_last_product(output_delta, y)
-
     def matrices(self, W: Tensor) -> Tensor:
         """(1, out, in)."""
         return W[None]
@@ -141,45 +191,6 @@ class LinearMaps(NamedTuple):
 
     def live_taps(self, y: Tensor, W: Tensor) -> Taps:
         return ...
-
-
-def features_last(output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
-    """Mᵀ e for a y whose last dimension has its features.
-
-    If each example has one e and y has several positions, the signal is broadcast over the
-    positions and divided by their number. Shapes: e (..., outputs), M (outputs, in).
-    """
-    signal = output_delta @ M
-    if signal.dim() == 2 < y.dim() and len(signal) == len(y):
-        positions = y.shape[1:-1]
-        return (signal / positions.numel()).view(len(y), *[1] * len(positions), -1).expand_as(y)
-    return signal
-
-
-def features_last_product(output_delta: Tensor, y: Tensor) -> Tensor:
-    """e yᵀ of the same, (outputs, in). Where several positions of y share one e, y is averaged over
-    them."""
-    if output_delta.dim() == 2 < y.dim() and len(output_delta) == len(y):
-        y = y.flatten(1, -2).mean(1)
-    rows = output_delta.reshape(-1, output_delta.shape[-1])
-    return rows.T @ y.reshape(-1, y.shape[-1])
-
-
-def features_first(output_delta: Tensor, y: Tensor, M: Tensor) -> Tensor:
-    """Mᵀ e for a y of shape (N, in, ...), broadcast over positions and divided by their number, as
-    average pooling would send it.
-
-    Shapes: e (N, outputs), or (N, ..., outputs), which is summed over positions; M (outputs, in).
-    """
-    signal = _of_examples(output_delta) @ M
-    positions = y.shape[2:]
-    signal = (signal / positions.numel()).view(*signal.shape, *[1] * len(positions))
-    return signal.expand(-1, -1, *positions)
-
-
-def features_first_product(output_delta: Tensor, y: Tensor) -> Tensor:
-    """e yᵀ of the same, (outputs, in), with y averaged over positions."""
-    return _of_examples(output_delta).T @ y.flatten(2).mean(2)
 
 
 def _of_examples(output_delta: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from .convolution_maps import ConvMaps
 from .layers import (
     FeedbackLayer,
     feedback_layers,
-    refuse_other_than_module,
     refuse_without_values,
     share_of,
 )
@@ -54,7 +53,6 @@ def mirror(model: nn.Module, steps: int = 1, *, running_mean: bool = False) -> N
         >>> bool(wtkit.matrix_angles(model) < 1)
         True
     """
-    refuse_other_than_module("mirror", model)
     if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 0:
         raise WtkitError(f"mirror: expected steps of 0 or more, got {steps!r}")
     layers = [

@@ -65,8 +65,8 @@ def refuse_by_modules(
     }
     for users, used_by in ((layers, method), (scales, of_scales)):
         part = part_used(used_by) if users else ""
-        for name in users if part else ():
-            reasons[f"{name}.weight".lstrip(".")] = _Reason(part, _OTHER_METHOD)
+        for name, module in users.items() if part else ():
+            reasons[_weight_of(name, module)] = _Reason(part, _OTHER_METHOD)
     for name, module in unwrap(model).named_modules():
         if id(module) in harmless or type(module) in _TABLES:
             continue
@@ -78,6 +78,13 @@ def refuse_by_modules(
                 continue
             reasons[f"{name}.{own}".lstrip(".")] = _Reason("its value", _way_out(module))
     _refuse(reasons)
+
+
+def _weight_of(name: str, layer: nn.Module) -> str:
+    """The name of the parameter that is W of a layer."""
+    if not isinstance(layer, FeedbackPart):
+        return f"{name}.weight".lstrip(".")
+    return f"{name.rpartition('.')[0]}.{layer.held.weight}".lstrip(".")
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..errors import WtkitError
 from .inputs import call, out_of_inference_mode, refuse_other_than_tensors, tensors, usable
-from .layers import FeedbackLayer, feedback_layers, refuse_other_than_module, unwrap
+from .layers import FeedbackLayer, feedback_layers, unwrap
 from .report import Row, Transport
 from .sharded import is_sharded
 
@@ -74,7 +74,6 @@ def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transpor
         >>> wtkit.transport(model, torch.randn(3, 4)).transported
         ()
     """
-    refuse_other_than_module("transport", model)
     refuse_other_than_tensors(inputs)
     model = unwrap(model)
     layers = feedback_layers(model, scales=True)
