@@ -8,6 +8,7 @@ import time
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
 import wtkit
@@ -258,6 +259,49 @@ save(gather(["run/trajectory.nc"], "mine"), "results.nc")
 results = wtkit.open_results("results.nc")
 """,
 ]
+
+
+@pytest.mark.parametrize(("units", "text"), [("bit", "2.5 bit"), ("1", "2.5")])
+def test_a_run_without_a_test_error_is_judged_by_its_own_metric(tmp_path, units, text):
+    model = wtkit.convert(torch.nn.Linear(3, 2), "feedback_alignment", seed=0)
+    record = wtkit.Recorder(
+        tmp_path, model, seed=0, epochs=2, metrics={"own_metric": units, "other": "s"}, quiet=True
+    )
+    with record:
+        record(0, own_metric=3.0)
+        record(1, train_loss=1.0, own_metric=2.5, other=7.0)
+        running = status(tmp_path)
+        record(2, train_loss=1.0)
+    for now in (running, status(tmp_path)):
+        (run,) = now.runs
+        assert (run.metric, run.value, run.units) == ("own_metric", 2.5, units)
+        assert run.curves["other"][1] == 7.0 and math.isnan(run.test_error)
+        assert f"own metric {text}" in str(now)
+        unit = " (bit)" if units == "bit" else ""
+        assert next(iter(show._panels(now).items())) == ("own_metric", f"test own metric{unit}")
+        live = Shown()
+        show._update(live, now)
+        assert live.lines["own_metric"][0][2][:2] == [3.0, 2.5]
+
+
+def test_a_test_error_comes_before_other_metrics(tmp_path):
+    model = wtkit.convert(torch.nn.Linear(3, 2), "feedback_alignment", seed=0)
+    with wtkit.Recorder(tmp_path, model, seed=0, metrics={"other": "s"}, quiet=True) as record:
+        record(train_loss=1.0, test_error=40.0, other=7.0)
+    now = status(tmp_path)
+    assert (now.runs[0].test_error, now.runs[0].metric) == (40.0, "")
+    assert list(show._panels(now)) == ["test_error", "matrix_angle", "delta_angle"]
+
+
+class Shown:
+    """Takes the place of a display."""
+
+    def curves(self, curves, epochs, panels):
+        assert list(curves) == list(panels)
+        self.lines = curves
+
+    def bar(self, *_, **__):
+        pass
 
 
 @pytest.mark.slow

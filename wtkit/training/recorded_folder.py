@@ -154,11 +154,13 @@ class RecordedFolder:
         os.replace(path, name)
         return name
 
-    def watch(self, epochs: int, entries: Sequence[Mapping[str, Any]]) -> None:
+    def watch(
+        self, epochs: int, metrics: Mapping[str, str], entries: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Begin to show those who watch what the run is at."""
         if self._writes:
             assert self.folder is not None
-            self._progress = Progress(self.folder, self._name, epochs)
+            self._progress = Progress(self.folder, self._name, epochs, metrics)
             self.show(entries)
 
     def show(self, entries: Sequence[Mapping[str, Any]]) -> None:

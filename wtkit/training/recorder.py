@@ -171,7 +171,7 @@ class Recorder:
             self._resume()
             if self._parts is not None:
                 as_bytes(self._state())  # what cannot be saved is refused now
-            self._files.watch(self._labels.epochs or 0, self._entries)
+            self._files.watch(self._labels.epochs or 0, self._labels.metrics, self._entries)
         except BaseException:
             self._files.release()
             raise

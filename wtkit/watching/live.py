@@ -17,11 +17,9 @@ from ..errors import imports_of
 EVERY = 0.5
 """Seconds between two updates within an epoch."""
 SIZE = (9.0, 2.6)  # inches
-PANELS = {
-    "test_error": "test error (%)",
-    "matrix_angle": "matrix angle (°)",
-    "delta_angle": "δ angle (°)",
-}
+ANGLES = {"matrix_angle": "matrix angle (°)", "delta_angle": "δ angle (°)"}
+PANELS = {"test_error": "test error (%)"} | ANGLES
+"""What is shown of a run that measures a test error, with the labels of the axes."""
 Curves = Sequence[tuple[str, Any, Sequence[Any]]]
 """Label, colour and values by epoch of each line."""
 
@@ -57,9 +55,16 @@ class Live:
         self.curves(curves, epochs)
         self.bar(len(records) - 1, epochs, text, at_once=True)
 
-    def curves(self, curves: Mapping[str, Curves], epochs: int) -> None:
-        """Draw lines in the panels, whose axes end at ``epochs``; shown by the next :meth:`bar`."""
-        self._image = _png(curves, max(1, epochs))
+    def curves(
+        self, curves: Mapping[str, Curves], epochs: int, panels: Mapping[str, str] = PANELS
+    ) -> None:
+        """Draw lines in panels; shown by the next :meth:`bar`.
+
+        Args:
+            epochs: where the axes end.
+            panels: the labels of the axes, by the name of what they show.
+        """
+        self._image = _png(curves, max(1, epochs), panels)
 
     def bar(self, done: float, total: float, text: str, *, at_once: bool = False) -> None:
         """Show the bar, the text beside it and the curves, at most every :data:`EVERY` seconds."""
@@ -101,23 +106,25 @@ class _Html:
         return "<wtkit: a display for notebooks>"
 
 
-def _png(curves: Mapping[str, Curves], epochs: int) -> str:
+def _png(curves: Mapping[str, Curves], epochs: int, panels: Mapping[str, str]) -> str:
     """The panels as a PNG image, in base64. Not by pyplot: the notebook's own figures stay."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=SIZE, dpi=192, layout="constrained")
-    axes = figure.subplots(1, len(PANELS))
-    for ax, (name, label) in zip(axes, PANELS.items(), strict=True):
+    axes = figure.subplots(1, len(panels))
+    for ax, (name, label) in zip(axes, panels.items(), strict=True):
         for text, color, values in curves.get(name, []):
             shown = np.array([np.nan if v is None else v for v in values], dtype=float)
             known = np.flatnonzero(np.isfinite(shown))
             ax.plot(known, shown[known], ".-", color=color, label=text, linewidth=1, markersize=3)
-        ax.set(xlim=(-0.3, epochs + 0.3), ylim=(0, None), xlabel="epoch", ylabel=label)
+        ax.set(xlim=(-0.3, epochs + 0.3), xlabel="epoch", ylabel=label)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        if name != "test_error":
+        if name in ANGLES:
             ax.set_ylim(0, 100)
+        elif name in PANELS:  # a metric may be negative
+            ax.set_ylim(0, None)
     labels = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
     if any(labels):
         figure.legend(labels.values(), labels, loc="outside lower center", ncols=5, fontsize=7)

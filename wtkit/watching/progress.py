@@ -35,9 +35,12 @@ class Progress:
         folder: the run's folder.
         name: the run's name.
         epochs: how many epochs it trains.
+        metrics: units of the run's own metrics, by name.
     """
 
-    def __init__(self, folder: Path, name: str, epochs: int) -> None:
+    def __init__(
+        self, folder: Path, name: str, epochs: int, metrics: Mapping[str, str] | None = None
+    ) -> None:
         self._path = folder / PROGRESS
         self._last = -math.inf
         self._content: dict[str, Any] = {
@@ -49,8 +52,9 @@ class Progress:
             "process": os.getpid(),
             "process_started": psutil.Process().create_time(),
             "machine": socket.gethostname(),
-            "curves": {curve: [] for curve in CURVES},
+            "metrics": dict(metrics or {}),
         }
+        self._content["curves"] = {curve: [] for curve in self._names()}
         self._write()
 
     def step(self, step: int, steps: int) -> None:
@@ -61,7 +65,7 @@ class Progress:
 
     def epoch(self, records: Sequence[Mapping[str, Any]]) -> None:
         """After an epoch, or a resumption: the records so far."""
-        curves = {curve: [_mean(curve, entry) for entry in records] for curve in CURVES}
+        curves = {curve: [_mean(curve, entry) for entry in records] for curve in self._names()}
         done = max(0, len(records) - 1)
         self._content |= {"epoch": done, "step": 0, "curves": curves}
         self._write()
@@ -75,6 +79,9 @@ class Progress:
         else:
             self._content["process"] = None
             self._write()
+
+    def _names(self) -> list[str]:
+        return [*CURVES, *self._content["metrics"]]
 
     def _write(self) -> None:
         self._last = time.monotonic()

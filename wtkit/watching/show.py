@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..display import in_notebook
 from ..errors import WtkitError
-from .live import PANELS, Curves, Live
+from .live import ANGLES, PANELS, Curves, Live
 from .status import RunStatus, Status, status
 
 PATIENCE = 60.0
@@ -80,12 +80,24 @@ def _update(live: Live, now: Status) -> None:
     kinds = [re.sub(r"-seed\d+$", "", run.run) for run in now.runs]
     colors = {kind: f"C{number % 10}" for number, kind in enumerate(dict.fromkeys(kinds))}
     under_way = [(kind, run) for kind, run in zip(kinds, now.runs, strict=True) if run.curves]
+    panels = _panels(now)
     curves: dict[str, Curves] = {
         name: [(kind, colors[kind], run.curves.get(name, [])) for kind, run in under_way]
-        for name in PANELS
+        for name in panels
     }
-    live.curves(curves, max((run.epochs for run in now.runs), default=1))
+    live.curves(curves, max((run.epochs for run in now.runs), default=1), panels)
     live.bar(sum(map(_share, now.runs)), len(now.runs), str(now), at_once=True)
+
+
+def _panels(now: Status) -> dict[str, str]:
+    """The labels of the axes. The first is the test error; of runs that measure none, the first
+    metric of their own."""
+    measured = [run for run in now.runs if run.metric]
+    if not measured or any(not math.isnan(run.test_error) for run in now.runs):
+        return PANELS
+    run = measured[0]
+    units = "" if run.units == "1" else f" ({run.units})"
+    return {run.metric: f"test {run.metric.replace('_', ' ')}{units}"} | ANGLES
 
 
 def _share(run: RunStatus) -> float:

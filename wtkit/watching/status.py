@@ -7,19 +7,20 @@ import dataclasses
 import datetime
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..errors import WtkitError
 from ..experiments import expand
-from ..results import open_run
+from ..results import metrics_of, open_run
 from ..validation import nearest
 from .progress import SILENCE, read_progress, seconds_left
 
 STATES = ("done", "running", "waiting", "stopped", "failed")
+Curves = dict[str, list[float | None]]
 RESUMES = "the same command resumes"
 """What the last line of a run says that was stopped by a signal."""
 
@@ -34,6 +35,9 @@ class RunStatus:
         epoch: trained epochs.
         epochs: of the whole run; 0 if unknown.
         test_error: the last one, in percent.
+        metric: what the run is judged by if it measures no test error, such as
+            ``bits_per_character``.
+        value: the metric's last value, in ``units``.
         left: seconds until its end, NaN if unknown.
         took: seconds of a finished run.
         note: the error's last line, or ``diverged``.
@@ -45,10 +49,13 @@ class RunStatus:
     epoch: int = 0
     epochs: int = 0
     test_error: float = math.nan
+    metric: str = ""
+    value: float = math.nan
+    units: str = ""
     left: float = math.nan
     took: float = math.nan
     note: str = ""
-    curves: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    curves: Curves = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -122,6 +129,9 @@ def _line(run: RunStatus, width: int) -> str:
         words.append(f"epoch {run.epoch}/{run.epochs}")
     if not math.isnan(run.test_error):
         words.append(f"error {run.test_error:.2f} %")
+    elif not math.isnan(run.value):
+        units = "" if run.units == "1" else f" {run.units}"
+        words.append(f"{run.metric.replace('_', ' ')} {run.value:.4g}{units}")
     if not math.isnan(run.left):
         words.append(f"{duration(run.left)} left")
     return "  ".join([*words, *filter(None, [run.note])])
@@ -211,16 +221,14 @@ def run_status(folder: Path, log: Path | None) -> RunStatus:
     state, note = _state(folder, said, log)
     if said is None:
         return RunStatus(folder.name, state, note=note)
-    errors = [value for value in said["curves"]["test_error"] if value is not None]
     return RunStatus(
         folder.name,
         state,
         epoch=said["epoch"],
         epochs=said["epochs"],
-        test_error=errors[-1] if errors else math.nan,
         left=seconds_left(said) if state == "running" else math.nan,
         note=note,
-        curves=said["curves"],
+        **_measured(said["curves"], said.get("metrics", {})),
     )
 
 
@@ -230,8 +238,10 @@ def _done(folder: Path) -> RunStatus:
     except WtkitError as error:
         return RunStatus(folder.name, "failed", note=str(error))
     epochs = run.sizes["epoch"] - 1
-    curves: dict[str, list[float | None]] = {
-        name: run[name].values.tolist() for name in ("test_error", "train_loss", "seconds")
+    metrics = {name: str(run[name].attrs["units"]) for name in metrics_of(run)}
+    curves: Curves = {
+        name: run[name].values.tolist()
+        for name in ("test_error", "train_loss", "seconds", *metrics)
     }
     for name in ("matrix_angle", "delta_angle"):
         inner = run[name].isel(layer=slice(None, -1)) if name == "delta_angle" else run[name]
@@ -241,17 +251,30 @@ def _done(folder: Path) -> RunStatus:
         "done",
         epoch=epochs,
         epochs=epochs,
-        test_error=_last(run["test_error"].values),
         took=float(run["seconds"].sum()),
         note="diverged" if str(run["status"].values) == "diverged" else "",
-        curves=curves,
+        **_measured(curves, metrics),
     )
 
 
-def _last(values: np.ndarray) -> float:
+def _measured(curves: Curves, metrics: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a run that come from its curves.
+
+    Args:
+        metrics: units of the run's own metrics, by name.
+    """
+    fields: dict[str, Any] = {"curves": curves, "test_error": _last(curves["test_error"])}
+    if math.isnan(fields["test_error"]):
+        for name, units in metrics.items():
+            if not math.isnan(value := _last(curves.get(name, []))):
+                return fields | {"metric": name, "value": value, "units": units}
+    return fields
+
+
+def _last(values: Sequence[float | None]) -> float:
     """The last value that was measured; NaN if none was."""
-    measured = values[np.isfinite(values)]
-    return float(measured[-1]) if measured.size else math.nan
+    measured = [value for value in values if value is not None and math.isfinite(value)]
+    return measured[-1] if measured else math.nan
 
 
 def _state(folder: Path, said: dict | None, log: Path | None) -> tuple[str, str]:
