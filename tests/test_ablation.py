@@ -4,9 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from synthetic import labels_of, layers, records
 
+import wtkit
 from wtkit.experiments import expand
 from wtkit.figures import ablation, save_figure, set_style
 from wtkit.plan import mismatch
@@ -206,7 +208,7 @@ def drawn(nodes):
     values."""
     fig = ablation.draw(nodes)
     found = []
-    for ax in fig.axes[:: len(ablation.QUANTITIES)]:
+    for ax in fig.axes[::3]:
         ticks = dict(
             zip(ax.get_xticks(), (tick.get_text() for tick in ax.get_xticklabels()), strict=True)
         )
@@ -262,9 +264,34 @@ def test_a_point_is_drawn_at_the_mean_of_its_seeds(results):
     (node,) = results(ONE)
     fig, ax = plt.subplots()
     table = ablation.runs(node)
-    ablation.plot_against(ax, table, ["weight_decay"], "test_error")
+    ablation.plot_against(ax, table, ["weight_decay"], "test_error", "test error (%)")
     line = ax.get_lines()[0]
     mean = table[table.method == "backprop"].groupby("weight_decay")["test_error"].mean()
     np.testing.assert_allclose(line.get_xdata(orig=False), mean.index)
     np.testing.assert_allclose(line.get_ydata(orig=False), mean)
     plt.close(fig)
+
+
+@pytest.mark.parametrize("offset", [0.0, -10.0])
+def test_a_sweep_of_a_loop_of_ones_own_is_drawn_by_its_metric(tmp_path, offset):
+    for number, decay in enumerate((0.1, 0.2)):
+        model = wtkit.convert(torch.nn.Sequential(torch.nn.Linear(3, 2)), "feedback_alignment")
+        with wtkit.Recorder(
+            tmp_path, model, seed=0, variant=f"decay={decay}", settings={"decay": decay},
+            metrics={"log_likelihood": "nat"}, quiet=True,
+        ) as record:  # fmt: skip
+            record(0, log_likelihood=3.0 + offset)
+            record(train_loss=1.0, log_likelihood=number + 1.0 + offset)
+    tree = wtkit.open_results(tmp_path / "results.nc", quiet=True)
+    (node,) = (child.to_dataset() for child in tree.children.values())
+    table = ablation.runs(node)
+    assert table["log_likelihood"].tolist() == [1 + offset, 2 + offset]
+    assert "test_error" not in table
+    fig = ablation.draw([node])
+    assert fig.axes[0].get_ylabel() == "test log likelihood (nat)"
+    line = fig.axes[0].get_lines()[0]
+    assert line.get_ydata().tolist() == [1 + offset, 2 + offset]
+    low, high = fig.axes[0].get_ylim()
+    assert low <= 1 + offset and high >= 2 + offset
+    assert ablation.draw_epochs([node]).axes[0].get_ylabel() == "test log likelihood (nat)"
+    assert "test log likelihood (nat)" in wtkit.explore.sweep(tree).to_html()

@@ -24,8 +24,7 @@ from .controls import Switches, plain_axes, stacked
 from .groups import dash_of
 from .page import TOOLS, Explorer
 
-QUANTITIES = {
-    "test_error": "test error (%)",
+ANGLES = {
     "matrix_angle": "matrix angle (°), mean over layers",
     "delta_angle": "δ angle (°), mean over layers",
 }
@@ -53,6 +52,8 @@ def sweep(results: xr.Dataset | xr.DataTree) -> Explorer:
         >>> wtkit.explore.sweep(wtkit.open_results("kp_decay"))  # doctest: +SKIP
     """
     table, keys = _table(results)
+    first = nodes_of(results)[0][0]
+    measure, label = next(iter(ablation.quantities(first).items()))
     against = [key.replace("_", " ") for key in keys]
     switches = Switches(
         {"methods": table["label"], "networks": table["network_label"], "against": against},
@@ -61,16 +62,20 @@ def sweep(results: xr.Dataset | xr.DataTree) -> Explorer:
     factors = {name: _factors(table[key]) for key, name in zip(keys, against, strict=True)}
     points = FactorRange(factors=factors[against[0]])
     tilt = 0.6 if any(len(word) > 5 for words in factors.values() for word in words) else 0
-    plots = [_panel(points, label, against[0], tilt) for label in QUANTITIES.values()]
+    drawn = {measure: label} | ANGLES
+    plots = [_panel(points, text, against[0], tilt) for text in drawn.values()]
+    lowest = table[measure].min()
+    plots[0].y_range.start = lowest if lowest < 0 else 0
     for key, name in zip(keys, against, strict=True):
         others = [other for other in keys if other != key]
         for (label, network, *_), rows in _lines(table, others):
-            for plot, quantity in zip(plots, QUANTITIES, strict=True):
+            for plot, quantity in zip(plots, drawn, strict=True):
                 switches.add((label, network, name), *_draw(plot, rows, key, quantity))
     for plot in plots:
         described = [(name, f"@{{{key}}}") for key, name in zip(keys, against, strict=True)]
         dots = [renderer for renderer in plot.renderers if renderer.name == "runs"]
-        plot.add_tools(HoverTool(renderers=dots, limit=1, tooltips=[*TOOLTIPS, *described]))
+        tips = [*TOOLTIPS, (label, f"@{measure}{{0.00}}"), *ANGLE_TOOLTIPS, *described]
+        plot.add_tools(HoverTool(renderers=dots, limit=1, tooltips=tips))
     rename = CustomJS(
         args={
             "range": points, "factors": factors, "against": switches.box("against"),
@@ -86,7 +91,8 @@ TOOLTIPS = [
     ("method", "@label, seed @seed"),
     ("network", "@network_label"),
     ("status", "@status"),
-    ("test error", "@test_error{0.00} %"),
+]
+ANGLE_TOOLTIPS = [
     ("matrix angle", "@matrix_angle{0.0}°"),
     ("δ angle", "@delta_angle{0.0}°"),
 ]

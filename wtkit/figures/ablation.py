@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -22,15 +22,20 @@ from ..arguments import checked
 from ..errors import WtkitError
 from ..experiments import own_options
 from ..plan import predicted_and_measured
-from ..results import ANGLE_MEANS, is_own_loop, method_label, network_label, settings
+from ..results import (
+    ANGLE_MEANS,
+    is_own_loop,
+    measure_label,
+    measure_of,
+    method_label,
+    network_label,
+    settings,
+)
 from .angle_curves import ANGLES
 from .drawing import WHOLE_NUMBERS, seeds
 from .looks import GREY, LAYER_COLORS, look_of
 
-QUANTITIES = {"test_error": "test error (%)"} | {
-    name: f"{words} (°),\n{ANGLE_MEANS[name]}" for name, words in ANGLES.items()
-}
-"""The quantities that are drawn against the swept ones, with their axis labels."""
+ANGLE_LABELS = {name: f"{words} (°),\n{ANGLE_MEANS[name]}" for name, words in ANGLES.items()}
 PREDICTED = {"steps": "steps to 1/e of the mismatch", "angle": "matrix angle (°)"}
 """The quantities that :mod:`wtkit.plan` predicts, with their axis labels."""
 GROUP = ["network", "method", "norm_order"]
@@ -48,6 +53,14 @@ def swept(node: xr.Dataset) -> list[str]:
     return ["variant"] if named else list(keys.pop())
 
 
+def quantities(node: xr.Dataset) -> dict[str, str]:
+    """The quantities that are drawn against the swept ones, with their axis labels: the test error,
+    or what these runs are judged by instead, and the angles."""
+    measure = measure_of(node)
+    label = "test error (%)" if measure == "test_error" else measure_label(node)
+    return {measure: label} | ANGLE_LABELS
+
+
 @checked
 def runs(node: xr.Dataset) -> pd.DataFrame:
     """One row per run: its labels, swept quantities, and final errors and angles.
@@ -55,17 +68,20 @@ def runs(node: xr.Dataset) -> pd.DataFrame:
     Angles in degrees are from the last epoch that recorded them: their mean over layers, and the
     largest (``matrix_angle_max``, ``delta_angle_max``); NaN if a layer has none, as with direct
     feedback. The mean δ angle leaves out the output layer, where it is 0 by construction. A
-    diverged run has NaN. ``chance`` is the error of guessing, NaN if the number of classes is
+    diverged run has NaN. Runs that measured no test error have their own metric in its place.
+    ``chance`` is the error of guessing, NaN if the number of classes is
     unknown.
     """
     rows, keys = [], swept(node)
     for index in range(node.sizes["run"]):
         run = node.isel(run=index)
         final = {
-            name: float(values.iloc[-1]) for name, values in _by_epoch(run).items() if values.size
+            name: float(values.iloc[-1])
+            for name, values in _by_epoch(run, measure_of(node)).items()
+            if values.size
         }
         rows.append(_labels(run, keys) | (final if run["status"] == "complete" else {}))
-    columns = [*QUANTITIES, "matrix_angle_max", "delta_angle_max"]
+    columns = [*quantities(node), "matrix_angle_max", "delta_angle_max"]
     return pd.DataFrame(rows).reindex(columns=[*rows[0], *(c for c in columns if c not in rows[0])])
 
 
@@ -75,7 +91,7 @@ def epochs(node: xr.Dataset) -> pd.DataFrame:
     parts, keys = [], swept(node)
     for index in range(node.sizes["run"]):
         run = node.isel(run=index)
-        measured = pd.DataFrame(_by_epoch(run)).rename_axis("epoch").reset_index()
+        measured = pd.DataFrame(_by_epoch(run, measure_of(node))).rename_axis("epoch").reset_index()
         parts.append(measured.assign(**_labels(run, keys)))
     return pd.concat(parts, ignore_index=True)
 
@@ -111,17 +127,19 @@ def _value(value: Any) -> Any:
     return text or "–"
 
 
-def _by_epoch(run: xr.Dataset) -> dict[str, pd.Series]:
+def _by_epoch(run: xr.Dataset, measure: str) -> dict[str, pd.Series]:
     angles = {
         name: run[name].dropna("epoch", how="all") for name in ("matrix_angle", "delta_angle")
     }
-    quantities = {"test_error": run["test_error"].dropna("epoch").to_series()}
+    found = {measure: run[measure].dropna("epoch").to_series()}
     # the output layer's is 0 by construction
     angles["delta_angle"] = angles["delta_angle"].isel(layer=slice(None, -1))
     for name, values in angles.items():
-        quantities[name] = values.mean("layer", skipna=False).to_series()
-        quantities[f"{name}_max"] = values.max("layer", skipna=False).to_series()
-    return quantities
+        if not values.sizes["layer"]:  # a network of one layer has no δ angle below it
+            continue
+        found[name] = values.mean("layer", skipna=False).to_series()
+        found[f"{name}_max"] = values.max("layer", skipna=False).to_series()
+    return found
 
 
 # ------------------------------------------------------------------------------------------ drawing
@@ -133,13 +151,14 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
     were swept; heat maps if two quantities were swept."""
     _refuse_none(nodes)
     table, keys = pd.concat([runs(node) for node in nodes], ignore_index=True), swept(nodes[0])
+    drawn = quantities(nodes[0])
     if len(keys) == 2:
-        return _heat_maps(table, keys)
+        return _heat_maps(table, keys, drawn)
     networks = list(table.groupby(_lines(table, keys)["network"], sort=False))
-    fig, axes = _panels(len(networks), len(QUANTITIES), height=3.0)
+    fig, axes = _panels(len(networks), len(drawn), height=3.0)
     for row, (network, rows) in zip(axes, networks, strict=True):
-        for ax, quantity in zip(row, QUANTITIES, strict=True):
-            plot_against(ax, rows, keys, quantity)
+        for ax, (quantity, label) in zip(row, drawn.items(), strict=True):
+            plot_against(ax, rows, keys, quantity, label)
         row[0].set_title(network_label(network))
     chance_last = sorted(
         zip(*axes[0, 0].get_legend_handles_labels(), strict=True), key=lambda it: it[1] == "chance"
@@ -159,6 +178,8 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     pair of panels per method and network."""
     _refuse_none(nodes)
     table, keys = pd.concat([epochs(node) for node in nodes], ignore_index=True), swept(nodes[0])
+    measure, label = next(iter(quantities(nodes[0]).items()))
+    shown = {measure: label, "matrix_angle": ANGLE_LABELS["matrix_angle"]}
     table["point"], lines = _points(table, keys), _lines(table, keys)
     order = list(table["point"].unique())
     palette = dict(zip(order, LAYER_COLORS(np.linspace(0, 1, len(order))), strict=True))
@@ -173,7 +194,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
         ax.remove()
     for pair, (group, rows) in zip(pairs, groups, strict=False):
         pair[0].set_title(_title(group, lines))
-        for ax, quantity in zip(pair, ("test_error", "matrix_angle"), strict=True):
+        for ax, (quantity, label) in zip(pair, shown.items(), strict=True):
             if rows[quantity].isna().all():
                 ax.set_axis_off()  # a method without this angle
                 continue
@@ -188,7 +209,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
                 legend=False,
             )
             ax.xaxis.set_major_locator(WHOLE_NUMBERS)
-            ax.set_ylabel(QUANTITIES[quantity])
+            ax.set_ylabel(label)
             _from_zero(ax)
     handles = [Line2D([], [], color=color) for color in palette.values()]
     fig.legend(handles, order, title=", ".join(map(_readable, keys)), loc="outside right upper")
@@ -231,8 +252,10 @@ def _plot_predicted(ax: Axes, table: pd.DataFrame, label: str) -> None:
     ax.legend()
 
 
-def plot_against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str) -> None:
-    """Draw one of :data:`QUANTITIES` against the swept quantity, one line per method: mean and
+def plot_against(
+    ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str, label: str
+) -> None:
+    """Draw one of :func:`quantities` against the swept quantity, one line per method: mean and
     standard error over seeds.
 
     Args:
@@ -274,7 +297,7 @@ def plot_against(ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: s
     _from_zero(ax)
     if quantity == "test_error":
         _chance(ax, table["chance"].groupby(places).first())
-    ax.set_ylabel(QUANTITIES[quantity])
+    ax.set_ylabel(label)
 
 
 def _chance(ax: Axes, level: pd.Series) -> None:
@@ -294,12 +317,14 @@ def _chance(ax: Axes, level: pd.Series) -> None:
 
 
 def _from_zero(ax: Axes) -> None:
+    if ax.dataLim.ymin < 0:  # a metric of the runs' own
+        return
     # equal points would have no margin
     top = max(ax.get_ylim()[1], 1.05 * ax.dataLim.ymax)
     ax.set_ylim(0, max(1.0, top))  # at least up to 1 % or 1°, so that rounding looks small
 
 
-def _heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
+def _heat_maps(table: pd.DataFrame, keys: Sequence[str], drawn: Mapping[str, str]) -> Figure:
     (below, across), lines = keys, _lines(table, keys)
     groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
     ticks = {
@@ -307,17 +332,18 @@ def _heat_maps(table: pd.DataFrame, keys: Sequence[str]) -> Figure:
         for key in keys
         for v in [table[key].unique()]
     }
-    fig, axes = _panels(len(groups), len(QUANTITIES), height=2.6)
+    fig, axes = _panels(len(groups), len(drawn), height=2.6)
     for row, (group, rows) in zip(axes, groups, strict=True):
         row[0].set_title(_title(group, lines))
-        for ax, (quantity, name) in zip(row, QUANTITIES.items(), strict=True):
+        for ax, (quantity, name) in zip(row, drawn.items(), strict=True):
             cells = rows.pivot_table(
                 index=below, columns=across, values=quantity, aggfunc="mean", dropna=False
             )
             sns.heatmap(
                 cells.reindex(index=ticks[below], columns=ticks[across]), ax=ax, annot=True,
                 fmt=".1f", annot_kws={"size": 7.5}, cmap=mpl.colormaps["viridis_r"],
-                cbar_kws={"label": name}, vmin=0, vmax=90 if "angle" in quantity else None,
+                cbar_kws={"label": name}, vmin=min(0, rows[quantity].min()),
+                vmax=90 if "angle" in quantity else None,
             )  # fmt: skip
             ax.invert_yaxis()
             ax.set(xlabel=_readable(across), ylabel=_readable(below))
