@@ -388,6 +388,15 @@ def test_what_was_not_run_cannot_be_tested():
     assert judged(base(), "E2", "resnet50").why == "ResNet-50 was not run"
 
 
+def test_a_network_of_one_layer_has_no_layer_below_its_output():
+    tree = altered(base(), lambda node: node.isel(layer=[-1]))
+    for id in ("A2", "A3", "A5", "A7", "A8"):
+        finding = judged(tree, id)
+        assert finding.outcome == "cannot be tested here", id
+        assert "no layer below its output layer" in finding.why, id
+    assert judged(tree, "A1").outcome == "holds"
+
+
 def test_validation_errors_are_no_test_errors():
     tree = altered(
         base(),

@@ -34,6 +34,7 @@ from .judging import (
     NEAR_ZERO,
     above_zero,
     after_start,
+    below_output,
     by_layer,
     is_below,
     largest_angle,
@@ -60,7 +61,7 @@ def _(node: xr.Dataset) -> Finding:
 def _(node: xr.Dataset) -> Finding:
     angles = after_start(by_layer(node, WM))
     late = late_part(angles)
-    others, final = late.isel(layer=slice(None, -1)), float(late.isel(layer=-1).max())
+    others, final = below_output(late), float(late.isel(layer=-1).max())
     return all_of(
         "",
         decide(
@@ -79,7 +80,7 @@ def _(node: xr.Dataset) -> Finding:
 @CLAIMS.of_runs("A3", "Sec. 6", "WM aligns its final, fully connected layer worst.")
 def _(node: xr.Dataset) -> Finding:
     late = late_part(by_layer(node, WM)).mean("epoch")
-    final, others = late.isel(layer=-1), late.isel(layer=slice(None, -1))
+    final, others = late.isel(layer=-1), below_output(late)
     # the worst first
     others = others.sortby(others.mean("run"), ascending=False).transpose("layer", "run")
     name, worst = others["layer"][0].item(), float(others[0].mean())

@@ -184,7 +184,14 @@ def by_layer(
         raise CannotTestError(
             f"no {quantity} of {method_label(method)} was recorded after the start"
         )
-    return values if output else values.isel(layer=slice(None, -1))
+    return values if output else below_output(values)
+
+
+def below_output(values: xr.DataArray) -> xr.DataArray:
+    """The layers but for the output layer."""
+    if values.sizes["layer"] < 2:
+        raise CannotTestError("the network has no layer below its output layer")
+    return values.isel(layer=slice(None, -1))
 
 
 def after_start(angles: xr.DataArray) -> xr.DataArray:
