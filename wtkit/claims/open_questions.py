@@ -110,6 +110,6 @@ CLAIMS.shown_by(
     "Sec. 7",
     "Open: how sensitive both methods are to hyper-parameters, and how well they work on other "
     "tasks and architectures.",
-    "not a yes-or-no question: see config/ablations/, config/difficulty.yaml and docs/ablations.md",
+    "not a yes-or-no question: see docs/ablations.md, docs/architectures.md and config/ablations/",
     "shown by another experiment",
 )
