@@ -222,7 +222,7 @@ def test_every_method_says_what_to_expect_by_its_decisions(name):
         "frozen": (None, None), "sign_symmetry_batchwise": (46.3, 46.3),
         "symmetric_alignment": (90, 1.7), "weight_mirror_delta_rule": (90, None),
         "direct_kolen_pollack": (90, None), "information_alignment": (90, None),
-        "signed_initialisation": (46.3, 46.3),
+        "signed_initialisation": (46.3, 46.3), "product_feedback_alignment": (90, None),
     }  # fmt: skip
     config, inspection = planned(name)
     at_rest, course = angles_at_rest(config.loaded_method(), 352)

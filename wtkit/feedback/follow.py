@@ -29,9 +29,11 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import WtkitError
+from ..seeds import stream_seed
 from .engaged import apply_direct
 from .law import Observed
-from .sharded import whole
+from .rows import from_rows, has_rows
+from .sharded import as_sharded, whole
 from .strays import expect_steps, steps_are_reported
 
 if TYPE_CHECKING:
@@ -264,20 +266,41 @@ def _follow(layers: list[FeedbackLayer]) -> None:
 
 def _own_gradient(layer: FeedbackLayer, optimizer: Optimizer, group: dict[str, Any]) -> Tensor:
     """The gradient that the layer's method gives B, where it differs from W's."""
+    method = layer.method
     if type(optimizer) is not torch.optim.SGD:
+        always = type(method)().has_own_gradient
+        what = "this method requires" if always else "these options require"
+        other = "" if always else ", or leave all options but 'scale' at their defaults"
         raise WtkitError(
-            f"{layer.method.name}: these options require torch.optim.SGD, got "
-            f"{type(optimizer).__name__}; take SGD, or leave all options but 'scale' at their "
-            "defaults"
+            f"{method.name}: {what} torch.optim.SGD, got {type(optimizer).__name__}; take "
+            f"SGD{other}"
         )
     decay = -group["weight_decay"] if group["maximize"] else group["weight_decay"]
     # the step has yet to divide gradients by this
     scale = getattr(optimizer, "grad_scale", None)
-    gradient, stream = layer.weight.grad, layer.stream("update", layer.update_count + 1)
-    assert gradient is not None and layer.feedback is not None
-    return layer.method.feedback_gradient(
-        gradient, layer.feedback, decay if scale is None else decay * scale, stream
+    decay = decay if scale is None else decay * scale
+    gradient, B = layer.weight.grad, layer.feedback
+    assert gradient is not None and B is not None
+    if not method.mixes_neurons:
+        stream = layer.stream("update", layer.update_count + 1)
+        return method.feedback_gradient(gradient, B, decay, stream)
+    return _mixed_gradient(layer, gradient, B, decay)
+
+
+def _mixed_gradient(
+    layer: FeedbackLayer, gradient: Tensor, B: Tensor, decay: float | Tensor
+) -> Tensor:
+    """The gradient of B for a method that mixes the rows of a layer's weights."""
+    maps, whole_gradient = layer.maps, whole(gradient)
+    stream = torch.Generator().manual_seed(stream_seed(layer.seed, "mixing"))
+    mixed = layer.method.feedback_gradient(
+        maps.matrices(whole_gradient), maps.matrices(whole(B)), decay, stream
     )
+    if has_rows(maps, whole_gradient):
+        mixed = mixed.reshape(gradient.shape)
+    else:
+        mixed = from_rows(maps, mixed.flatten(0, 1), whole_gradient)
+    return as_sharded(mixed, gradient)
 
 
 def _wraps_another(optimizer: Optimizer) -> bool:

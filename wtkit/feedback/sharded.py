@@ -20,3 +20,13 @@ def own_part(tensor: Tensor) -> Tensor:
 
 def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
+
+
+def as_sharded(tensor: Tensor, like: Tensor) -> Tensor:
+    """``tensor``, which every process has whole, spread over them as ``like`` is, if it is."""
+    if not is_sharded(like):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor, like.device_mesh, like.placements)

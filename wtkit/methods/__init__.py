@@ -36,6 +36,9 @@
    * - :mod:`~wtkit.methods.sign_symmetry_batchwise` (brSF)
      - the signs of W, times random magnitudes
      - new magnitudes after each update of W
+   * - :mod:`~wtkit.methods.product_feedback_alignment` (PFA)
+     - learned and fixed random weights in turn
+     - engaged mode: by the product that W learns by, seen through the fixed ones
    * - :mod:`~wtkit.methods.kolen_pollack` (KP)
      - learned weights
      - engaged mode: by W's own gradient and decay

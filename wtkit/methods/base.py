@@ -50,6 +50,9 @@ class Method(ABC):
     learns_engaged: ClassVar[bool] = False
     follows: ClassVar[bool] = False
     learns_mirror: ClassVar[bool] = False
+    mixes_neurons: ClassVar[bool] = False
+    """Whether :meth:`feedback_gradient` mixes the rows of a layer's weights by something that is
+    drawn once for each layer."""
     averages: ClassVar[bool] = False
     """Whether B averages over many small steps. It is then stored in float32 beside weights of a
     lower precision, in which such steps round away."""
@@ -155,10 +158,12 @@ class Method(ABC):
         """B's gradient for the next step of SGD.
 
         Args:
-            gradient: W's gradient in this step.
-            B: the current feedback weights.
+            gradient: W's gradient in this step, as the layer stores W; of a method that
+                ``mixes_neurons``, (groups, outputs of a group, inputs).
+            B: the current feedback weights, in the same shape.
             decay: the weight decay; SGD itself adds ``decay * B`` to the result.
-            generator: a random stream for this layer and update.
+            generator: a random stream for this layer and update; of a method that
+                ``mixes_neurons``, the layer's own on the CPU, the same in each update.
         """
         raise NotImplementedError
 
