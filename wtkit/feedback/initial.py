@@ -57,13 +57,13 @@ def refuse_weights(name: str, layer: nn.Module) -> None:
     """
     W = layer.weight
     assert isinstance(W, Tensor)
+    called = getattr(layer, "sketch", f"{type(layer).__name__}{tuple(W.shape)}")
     if W.is_complex():
         raise WtkitError(
-            f"{name}: {type(layer).__name__}{tuple(W.shape)} has complex weights ({W.dtype}); a "
+            f"{name}: {called} has complex weights ({W.dtype}); a "
             "feedback path needs real ones: take layers for the real and the imaginary part"
         )
     if 0 in W.shape:
         raise WtkitError(
-            f"{name}: {type(layer).__name__}{tuple(W.shape)} has no weights; give it inputs and "
-            "outputs, or take it out"
+            f"{name}: {called} has no weights; give it inputs and outputs, or take it out"
         )
