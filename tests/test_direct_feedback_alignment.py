@@ -2,6 +2,7 @@
 not plain."""
 
 import copy
+import itertools
 import threading
 
 import contract
@@ -263,3 +264,79 @@ def test_a_layer_of_as_many_units_as_there_are_outputs_has_no_matrix_angle_eithe
     )
     angles = wtkit.matrix_angles(wtkit.convert(model, "direct_feedback_alignment"))
     assert angles.isnull().values.tolist() == [True, True, False]
+
+
+class TwoHeads(nn.Module):
+    """The first head does not lead to the second, which is the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5))
+        self.one, self.other = nn.Linear(5, 2), nn.Linear(5, 3)
+
+    def forward(self, y, first="one"):
+        hidden = torch.tanh(self.body(y))
+        heads = {name: getattr(self, name)(hidden) for name in (first, "one", "other")}
+        return heads["one"], heads["other"]
+
+
+@pytest.mark.parametrize("first", ["one", "other"])
+@pytest.mark.parametrize("name", [NAME, "direct_kolen_pollack", "sparse_feedback"])
+def test_a_loss_of_two_heads_is_refused(monkeypatch, name, first):
+    monkeypatch.setattr("wtkit.feedback.engaged._passes", itertools.count())
+    model = wtkit.convert(TwoHeads(), name)
+    one, other = model(torch.randn(2, 4), first)
+    with pytest.raises(wtkit.WtkitError, match="last layer"):
+        (one.square().sum() + other.square().sum()).backward()
+    model(torch.randn(2, 4), first)[1].square().sum().backward()
+
+
+def test_two_heads_are_noticed_in_later_passes_too(monkeypatch):
+    monkeypatch.setattr("wtkit.feedback.engaged._passes", itertools.count(1000))
+    model = wtkit.convert(TwoHeads(), NAME)
+    with pytest.raises(wtkit.WtkitError, match="as with two heads"):
+        for _ in range(engaged.CHECKED_EVERY):
+            sum(out.square().sum() for out in model(torch.randn(2, 4))).backward()
+
+
+class PositionsFirst(nn.Module):
+    """Layers around attention that takes (positions, examples, features)."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=batch_first)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, y, at_each=False):
+        y = self.encoder(y)
+        return self.head(y if at_each else y.mean(int(self.encoder.self_attn.batch_first)))
+
+
+@pytest.mark.parametrize("kept", ["encoder.self_attn", "encoder.self_attn.*"])
+def test_positions_are_not_taken_for_examples(kept):
+    y = torch.randn(4, 4, 8)
+    model = wtkit.convert(PositionsFirst(False), NAME, keep_on_backprop=kept)
+    with pytest.raises(wtkit.WtkitError, match="set batch_first=True"):
+        model(y).square().sum().backward()
+    model(y, at_each=True).square().sum().backward()  # each position has an e of its own
+    wtkit.convert(PositionsFirst(True), NAME)(y).square().sum().backward()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1)
+        ),
+        lambda: nn.Sequential(nn.Conv1d(4, 4, 1), nn.ConvTranspose1d(4, 4, 1)),
+        lambda: nn.Sequential(nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 2, groups=2)),
+        lambda: nn.Sequential(nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 1)),
+        lambda: nn.Sequential(nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 2)),
+    ],
+)
+@pytest.mark.parametrize("name", [NAME, "direct_kolen_pollack", "sparse_feedback"])
+def test_a_direct_B_of_a_convolution_has_no_matrix_angle(make, name):
+    model = wtkit.convert(make(), name)
+    assert np.isnan(wtkit.matrix_angles(model)).all()
+    assert np.isnan(wtkit.matrix_angles(model, all_weights=True)).all()
+    assert np.isnan(wtkit.feedback.feedback_norm_ratios(model)).all()

@@ -333,6 +333,23 @@ def test_metrics_are_in_tables_and_explorers(text_runs, tmp_path):
         assert explorer(tree).to_html()
 
 
+def test_a_metric_has_one_unit(tmp_path):
+    def recorded(folder, seed, units):
+        with wtkit.Recorder(
+            tmp_path / folder, network(seed=seed), seed=seed, metrics={"rate": units}, quiet=True
+        ) as record:
+            record(train_loss=1.0, rate=0.5)
+        return tmp_path / folder / "results.nc"
+
+    first = recorded("one", 0, "bit")
+    with pytest.raises(wtkit.WtkitError, match=r"'rate' is in 'nat', .* in 'bit'; measure both"):
+        recorded("one", 1, "nat")
+    recorded("one", 1, "bit")
+    other = recorded("other", 0, "nat")
+    with pytest.raises(wtkit.WtkitError, match=r"'rate' is in 'nat', .* in 'bit'; measure both"):
+        wtkit.open_results(first, other, quiet=True)
+
+
 def test_metrics_of_some_runs_only_are_gathered(text_runs, tmp_path):
     paths = list(text_runs.glob("runs/*/trajectory.nc"))
     plain = trained(tmp_path / "plain", network="Sequential", data="text")
@@ -540,6 +557,8 @@ def refused(match, folder=None, model=None, **arguments):
         (r"'method': the layers have 'weight_mirror'", {"method": "kolen_pollack"}),
         (r"loss: expected a number", {"batch": HELD_OUT, "loss": lambda out, _: out}),
         (r"expected a folder", {"folder": ""}),
+        (r"expected a folder", {"folder": "a\0b"}),
+        *((r"'network': may have the characters", {"network": name}) for name in (".", "..", ".x")),
     ],
 )  # fmt: skip
 def test_what_cannot_be_recorded_is_said_before_training(match, arguments):

@@ -181,6 +181,9 @@ def _message(first: Any) -> str:
     """What was expected."""
     if first["type"] in _EXPECTED:
         return _EXPECTED[first["type"]]
-    if first["type"] == "string_pattern_mismatch":  # of which there are only ^[…]*$
-        return f"may have the characters {first['ctx']['pattern'][2:-3]} only"
+    if first["type"] == "string_pattern_mismatch":
+        characters = re.fullmatch(r"\^(\[[^]]+\])?\[([^]]+)\]\*\$", first["ctx"]["pattern"])
+        if characters is not None:
+            no_dot = ", and no . first" if characters[1] else ""
+            return f"may have the characters {characters[2]} only{no_dot}"
     return first["msg"].removeprefix("Value error, ")

@@ -22,7 +22,7 @@ from .layers import (
     refuse_without_values,
     unwrap,
 )
-from .maps import Taps
+from .maps import LinearMaps, Taps
 from .sharded import whole
 
 
@@ -347,9 +347,11 @@ def undisturbed(model: nn.Module, inputs: Any) -> Iterator[None]:
 
 
 def _B(layer: FeedbackLayer) -> Tensor:
-    """B, or NaN in W's shape if nothing is sent back or B leads straight from the output."""
+    """B, or NaN in W's shape if nothing is sent back or B leads straight from the output. In a
+    fully connected output layer that B is in the place of W."""
     B = layer.B
-    if B is None or (layer.method.direct and not layer.is_output):
+    in_place = layer.is_output and isinstance(layer.maps, LinearMaps)
+    if B is None or (layer.method.direct and not in_place):
         return torch.full_like(whole(layer.weight), float("nan"))
     return B
 
@@ -357,7 +359,7 @@ def _B(layer: FeedbackLayer) -> Tensor:
 def _vectors(layer: FeedbackLayer, all_weights: bool) -> tuple[Tensor, Tensor]:
     """B and W as vectors, with all weights or only the live ones."""
     B, W = _B(layer), whole(layer.weight)
-    if not all_weights and B.shape == W.shape:
+    if not all_weights:
         B, W = B[layer.taps], W[layer.taps]
     return B.flatten(), W.flatten()
 

@@ -40,6 +40,7 @@ from .transporting import transport
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
     "steps_first",
+    "examples_first",
     "checked",
     "normalisation",
 )
@@ -157,6 +158,8 @@ def convert(
             stored=drawn[name],
         )
     make_twins(model)
+    if method.direct:
+        _note_order(model)
     for norm in scales.values():
         norm.normalisation = normalisation  # type: ignore[assignment]
     return model
@@ -187,6 +190,17 @@ def export(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(unwrap(model))
     _strip_all(plain)
     return plain
+
+
+def _note_order(model: nn.Module) -> None:
+    """Note in layers whether their inputs may have positions before examples."""
+    examples_first = all(
+        module.batch_first
+        for module in unwrap(model).modules()
+        if isinstance(module, (nn.RNNBase, nn.MultiheadAttention))
+    )
+    for layer in feedback_layers(model).values():
+        layer.examples_first = examples_first
 
 
 def _chosen(model: nn.Module, method: Method, patterns: list[str]) -> dict[str, nn.Module]:

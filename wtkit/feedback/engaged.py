@@ -8,6 +8,7 @@ several products or are compiled. :class:`Direct` sends the output layer's δ, n
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -188,12 +189,16 @@ def _unchanged(saved: Tensor, version: int) -> Tensor:
 
 class Direct(torch.autograd.Function):
     """A layer in engaged mode that sends the output layer's δ e through B, not its own. A B that
-    requires a gradient gets the product e yᵀ."""
+    requires a gradient gets the product e yᵀ.
+
+    ``is_clear`` says that the first dimension of y is that of examples, so that one e for each of
+    them belongs to all positions.
+    """
 
     @staticmethod
-    def forward(ctx, y, W, B, bias, maps, dtype, is_output):
+    def forward(ctx, y, W, B, bias, maps, dtype, is_output, is_clear):
         ctx.save_for_backward(y, W, B)
-        ctx.maps, ctx.dtype, ctx.is_output = maps, dtype, is_output
+        ctx.maps, ctx.dtype, ctx.is_output, ctx.is_clear = maps, dtype, is_output, is_clear
         return maps.apply_weights(y, W.to(dtype), bias)
 
     @staticmethod
@@ -201,13 +206,19 @@ class Direct(torch.autograd.Function):
         y, W, B = ctx.saved_tensors
         for_y, for_W, for_B, for_bias, *_ = ctx.needs_input_grad
         if ctx.is_output:
-            _store_output_delta(ctx.maps.output_delta(delta))
+            _store_output_delta(ctx.maps.output_delta(delta), ctx)
         direct = for_y and not _deltas_of_backprop
         needs = for_y and not direct, for_W, for_bias
         below, product, total = ctx.maps.backward(delta, y, W.to(ctx.dtype), needs)
         B_gradient = None
         if direct or for_B:
-            output_delta = _output_delta(delta.device).to(ctx.dtype)
+            output_delta = _output_delta(delta.device, ctx).to(ctx.dtype)
+            if output_delta.dim() == 2 < y.dim() and not ctx.is_clear:
+                raise WtkitError(
+                    f"direct feedback: whether an input of shape {tuple(y.shape)} has examples or "
+                    "positions first is unclear, since the model has a module with "
+                    "batch_first=False; set batch_first=True, or take another method"
+                )
             sent = ctx.maps.direct(output_delta, y, B.to(ctx.dtype))
             if sent.shape != y.shape:
                 raise WtkitError(
@@ -219,22 +230,40 @@ class Direct(torch.autograd.Function):
             if for_B:
                 B_gradient = ctx.maps.direct_product(output_delta, y).to(B.dtype)
         W_gradient = None if product is None else product.to(W.dtype)
-        return below, W_gradient, B_gradient, total, None, None, None
+        return below, W_gradient, B_gradient, total, None, None, None, None
 
 
-output_deltas: dict[tuple[int, torch.device], Tensor] = {}
+output_deltas: dict[tuple[int, torch.device], tuple[Tensor, set[Any] | None]] = {}
 """The output layer's δ, keyed by (backward pass, device): autograd runs one thread per device. The
-output layer stores it; the layers below, whose backward passes run later, read it."""
+output layer stores it; the layers below, whose backward passes run later, read it. With it come the
+nodes of the graph below the output layer, in the passes in which they are checked."""
+CHECKED_EVERY = 16
+"""Passes of which one is checked; before that, as many at the start of the program."""
+_passes = itertools.count()
 
 
-def _store_output_delta(delta: Tensor) -> None:
+def _below(node: Any) -> set[Any] | None:
+    """The nodes of autograd's graph that lead to ``node``, in a pass that is checked."""
+    number = next(_passes)
+    if torch.compiler.is_compiling() or (number > CHECKED_EVERY and number % CHECKED_EVERY):
+        return None
+    found, ahead = {node}, [node]
+    while ahead:
+        for other, _ in ahead.pop().next_functions:
+            if other is not None and other not in found:
+                found.add(other)
+                ahead.append(other)
+    return found
+
+
+def _store_output_delta(delta: Tensor, node: Any) -> None:
     key = torch._C._current_graph_task_id(), delta.device
     if output_deltas.pop(key, None) is not None:
         raise WtkitError(
             "direct feedback: two outputs in one backward pass, so it is unclear whose δ a layer "
             "receives; call backward() once for each output"
         )
-    output_deltas[key] = delta
+    output_deltas[key] = delta, _below(node)
     if len(output_deltas) > 64:  # left by passes that failed before their end
         output_deltas.pop(next(iter(output_deltas)))
 
@@ -244,13 +273,20 @@ def _store_output_delta(delta: Tensor) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(forget)  # at the end of the pass
 
 
-def _output_delta(device: torch.device) -> Tensor:
-    delta = output_deltas.get((torch._C._current_graph_task_id(), device))
-    if delta is None:
+def _output_delta(device: torch.device, node: Any) -> Tensor:
+    found = output_deltas.get((torch._C._current_graph_task_id(), device))
+    if found is None:
         raise WtkitError(
             "direct feedback: the backward pass reached a layer without passing the network's last "
             "layer, whose δ is sent; let the loss depend on that layer's output alone, and use "
             "activation checkpointing with use_reentrant=False"
+        )
+    delta, below = found
+    if below is not None and node not in below:
+        raise WtkitError(
+            "direct feedback: the loss depends on a layer that does not lead to the network's last "
+            "layer, as with two heads, so it is unclear whose δ the others receive; let the loss "
+            "depend on the last layer's output alone"
         )
     return delta
 

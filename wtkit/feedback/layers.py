@@ -20,7 +20,7 @@ from ..seeds import stream_seed
 from .engaged import apply_direct, apply_engaged
 from .follow import watch
 from .initial import initial, refuse_weights
-from .maps import LinearMaps, Maps, Taps
+from .maps import FeaturesLast, LinearMaps, Maps, Taps
 from .sharded import whole
 
 
@@ -56,6 +56,8 @@ class FeedbackLayer(nn.Module):
             depend on it.
         outputs: the network's outputs, for direct feedback.
         drawn: whether ``feedback`` has values; not while the weights are on the meta device.
+        examples_first: whether inputs are known to have examples before positions: no module of the
+            model takes them the other way around.
         steps_first: whether inputs and outputs of three dimensions are (steps, examples, features).
         taps: the part of ``weight`` that a signal can pass, found by
             :func:`wtkit.feedback.find_live_taps`; before that, all of it.
@@ -73,6 +75,7 @@ class FeedbackLayer(nn.Module):
     outputs: int | None = None
     drawn: bool = True
     steps_first: bool = False
+    examples_first: bool = True
     is_scale: ClassVar[bool] = False
     """Whether W is the scale of a normalisation: a diagonal, not a matrix."""
 
@@ -203,7 +206,8 @@ class FeedbackLayer(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         if self.method.direct:
-            return apply_direct(y, W, B, bias, maps, dtype, self.is_output)
+            is_clear = self.examples_first or not isinstance(maps, FeaturesLast)
+            return apply_direct(y, W, B, bias, maps, dtype, self.is_output, is_clear)
         return apply_engaged(y, W, B, bias, maps, dtype)
 
     def by_example(self, delta: Tensor) -> Tensor:

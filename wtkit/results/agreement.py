@@ -10,7 +10,7 @@ import xarray as xr
 from ..errors import WtkitError
 from .graph import GRAPH_COORDS
 from .recorded import settings
-from .schema import LAYER_COORDS
+from .schema import LAYER_COORDS, metrics_of
 
 # settings on which the numbers do not depend, and the seed
 _OWN = ("seed", "workers", "compile")
@@ -45,6 +45,20 @@ def check_data(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
             )
 
 
+def check_metrics(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
+    """Check that the runs' own metrics have one unit each."""
+    first: dict[str, tuple[str, str]] = {}
+    for source, run in sourced_runs:
+        for name in metrics_of(run):
+            units = str(run[name].attrs["units"])
+            other, expected = first.setdefault(name, (source, units))
+            if units != expected:
+                raise WtkitError(
+                    f"{source}: its metric {name!r} is in {units!r}, that of {other} in "
+                    f"{expected!r}; measure both in one unit, or give one another name"
+                )
+
+
 def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
     """Check that no two runs have the same labels, and that those that differ in their seed alone
     have the same settings."""
@@ -77,6 +91,7 @@ def check_together(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
     """Check that the runs of one network can be gathered; sources are named in the error."""
     check_layers(sourced_runs)
     check_data(sourced_runs)
+    check_metrics(sourced_runs)
     check_runs(sourced_runs)
 
 

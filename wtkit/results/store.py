@@ -14,7 +14,7 @@ from ..display import note as say
 from ..errors import WtkitError
 from ..files import write_whole
 from ..validation import nearest
-from .agreement import check_labels, check_layers, check_runs, check_together
+from .agreement import check_labels, check_layers, check_metrics, check_runs, check_together
 from .checksum import check_bytes, with_checksum
 from .graph import with_shared_graph
 from .schema import RUN_COORDS, SCHEMA_VERSION, check, metrics_of, upgraded
@@ -256,6 +256,7 @@ def _join_experiments(trees: list[xr.DataTree]) -> xr.DataTree:
     nodes = {}
     for network, sourced_nodes in by_network.items():
         check_layers(sourced_nodes)
+        check_metrics(sourced_nodes)
         datasets = [node for _, node in sourced_nodes]
         runs = [
             (f"open_results: {experiment} ({network}, run {n})", run)

@@ -26,7 +26,8 @@ RESERVED = {
     *VARIABLES, *RUN_COORDS, *LAYER_COORDS, *GRAPH_COORDS, *OWN_LOOP,
     *("epoch", "layer", "run", "experiment", "network", "data", "label", "options"),
 }  # fmt: skip
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,=+-]+$", max_length=120)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_,=+-][A-Za-z0-9_.,=+-]*$", max_length=120)]
+"""A part of the name of a folder and of a group in a file, where . and .. mean something else."""
 
 
 @frozen

@@ -33,7 +33,9 @@ class RecordedFolder:
 
     def __init__(self, experiment: str | Path | None, name: str, *, writes: bool) -> None:
         if experiment is not None and (
-            not isinstance(experiment, (str, Path)) or not str(experiment)
+            not isinstance(experiment, (str, Path))
+            or not str(experiment)
+            or "\0" in str(experiment)
         ):
             raise WtkitError(
                 f"Recorder: expected a folder, such as 'results/mine', or None, got {experiment!r}"
