@@ -275,6 +275,8 @@ def test_on_request_an_unusable_checkpoint_is_renamed_and_none_is_lost(tmp_path,
     [
         {}, {"precision": "fp16"}, {"precision": "bf16"}, {"momentum": 0.0}, {"lr": 1e30},
         {"method": "weight_mirror"}, {"method": "symmetric_alignment"},
+        {"method": "product_feedback_alignment"},
+        {"method": "kolen_pollack", "optimizer": "adamw"},
     ],
     ids=str,
 )  # fmt: skip

@@ -147,6 +147,17 @@ REFUSED = [
     ),
     ({"variant": "Long One"}, "setting 'variant': "),
     ({"nesterov": True, "momentum": 0}, "setting 'nesterov': needs a momentum above 0"),
+    ({"nesterov": True, "optimizer": "adamw"}, "setting 'nesterov': needs a momentum above 0"),
+    ({"momentum": 0.5, "optimizer": "adamw"}, "setting 'momentum': is of SGD"),
+    ({"optimizer": "adam"}, "setting 'optimizer': input should be 'sgd' or 'adamw', got 'adam'"),
+    (
+        {"method": "product_feedback_alignment", "optimizer": "adamw"},
+        "setting 'optimizer': product_feedback_alignment needs sgd with these options",
+    ),
+    (
+        {"method": "kolen_pollack", "options": {"lr_ratio": 2}, "optimizer": "adamw"},
+        "setting 'optimizer': kolen_pollack needs sgd with these options",
+    ),
     ({"method": None}, "setting 'method': input should be a valid string, got None"),
 ]
 
@@ -180,7 +191,7 @@ EVERYTHING = {
     "stem": "small", "keep_on_backprop": ["fc", "layer1.*"], "normalisation": "fixed",
     "data": "cifar10", "data_root": "some where", "classes": 5, "image_size": 40, "augment": "crop",
     "evaluate_on": "validation", "seed": 7, "epochs": 3, "batch_size": 32, "lr": 0.125,
-    "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5, "schedule": "cosine",
+    "optimizer": "sgd", "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5, "schedule": "cosine",
     "lr_drops": [1, 2], "lr_drop_factor": 0.5, "warmup_epochs": 0.5, "label_smoothing": 0.1,
     "precision": "bf16", "angles_every": 2, "delta_examples": 16, "compile": True, "workers": 0,
 }  # fmt: skip
@@ -197,6 +208,7 @@ OTHER = {
         {"method": "backprop"},
         EVERYTHING | {"lr_drops": []},
         EVERYTHING | {"schedule": "step"},
+        EVERYTHING | {"lr_drops": [], "optimizer": "adamw", "momentum": 0, "nesterov": False},
         EVERYTHING | {"schedule": "step", "lr_drops": [2]},
         OTHER,
     ],

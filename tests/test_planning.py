@@ -61,6 +61,7 @@ def last_angles(run):
         {"momentum": 0.0, "lr": 0.02, "schedule": "cosine", "warmup_epochs": 1},
         {"momentum": 0.9, "lr": 0.005, "lr_drops": [2]},
         {"momentum": 0.9, "lr": 0.005, "nesterov": True},
+        {"optimizer": "adamw", "lr": 0.02, "schedule": "cosine"},
     ],
 )
 def test_kolen_pollacks_mismatch_is_the_predicted_one(settings):

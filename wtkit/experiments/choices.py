@@ -16,7 +16,7 @@ NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
 STEMS = ("imagenet", "small")
 Positive = Annotated[int, Field(gt=0)]
-LATER_SETTINGS = {"normalisation": "exact"}
+LATER_SETTINGS = {"normalisation": "exact", "optimizer": "sgd"}
 """Settings added after release, with the values that reproduce earlier behaviour, at which a run
 does not record them."""
 OLD_SETTINGS = {"backprop": "keep_on_backprop"}

@@ -78,12 +78,13 @@ class RunConfig:
         epochs: passes through the training images.
         batch_size: images a step. The last, smaller batch of an epoch is left out.
         lr: η_W, the peak learning rate.
-        momentum: of SGD.
+        optimizer: ``sgd``, or ``adamw`` with PyTorch's β, 0.9 and 0.999.
+        momentum: of SGD; 0 with AdamW.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: λ as PyTorch has it: a step takes lr · weight_decay · W from W, and from a B
             that learns with it, while λ in the paper is absolute, so λ = lr · weight_decay (with
-            momentum m, λ/(1−m) in effect; see :func:`decay_exponent`). Biases and BatchNorm do not
-            decay.
+            momentum m, λ/(1−m) in effect; see :func:`decay_exponent`). AdamW's decay does not pass
+            its moments, so it has m = 0 here. Biases and BatchNorm do not decay.
         schedule: ``step``, or ``cosine`` to zero over the whole run.
         lr_drops: epochs at whose start a step schedule multiplies the learning rate by
             ``lr_drop_factor``.
@@ -120,6 +121,7 @@ class RunConfig:
     epochs: Positive = 10
     batch_size: Annotated[int, Field(ge=2)] = 64
     lr: Annotated[float, Field(gt=0)] = 0.05
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -144,6 +146,18 @@ class RunConfig:
         self.loaded_method()
         data_set(self.data)
         self._check_choices()
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer == "adamw":
+            if self.momentum not in (type(self).momentum, 0):
+                raise WtkitError("setting 'momentum': is of SGD; leave it out with AdamW")
+            object.__setattr__(self, "momentum", 0.0)  # frozen
+            if self.loaded_method().has_own_gradient:
+                raise WtkitError(
+                    f"setting 'optimizer': {self.method} needs sgd with these options, since its B "
+                    "has a gradient of its own"
+                )
         if self.nesterov and self.momentum == 0:
             raise WtkitError("setting 'nesterov': needs a momentum above 0")
 

@@ -125,7 +125,7 @@ def _check_provenance(text: str) -> None:
 
 
 def _check_optimizer(run: Run, expected: dict[str, Any], found: Any) -> None:
-    """Check the momenta: each has the shape of its parameter, whatever its layout in memory."""
+    """Check the moments: each has the shape of its parameter, whatever its layout in memory."""
     _check_kind(found, dict, "optimizer")
     _check_kind(found.get("state"), dict, "optimizer.state")
     _check_kind(found.get("param_groups"), list, "optimizer.param_groups")
@@ -134,7 +134,10 @@ def _check_optimizer(run: Run, expected: dict[str, Any], found: Any) -> None:
         name = f"optimizer.state.{place}"
         if place not in range(len(parameters)):
             raise WtkitError(f"{name!r} belongs to no parameter")
-        if run.config.momentum:
+        if run.config.optimizer == "adamw":
+            moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[place])
+            _check_like({"step": torch.zeros(())} | moments, kept, name)
+        elif run.config.momentum:
             _check_like({"momentum_buffer": parameters[place]}, kept, name)
     groups = found["param_groups"]
     if len(groups) != len(expected["param_groups"]):

@@ -87,9 +87,13 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.parallel.Distrib
     return nn.parallel.DistributedDataParallel(model, **settings)
 
 
-def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
-    """SGD over all parameters. Weight decay applies to forward and feedback weights, not to biases
-    and BatchNorm."""
+MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+"""What SGD and AdamW keep for a parameter, in its shape."""
+
+
+def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over all parameters. Weight decay applies to forward and feedback weights, not
+    to biases and BatchNorm."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -97,6 +101,8 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
         {"params": others, "weight_decay": 0.0},
     ]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
     sgd = torch.optim.SGD(
         groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
     )
@@ -108,11 +114,12 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.SGD:
 
 
 def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Give each momentum the memory layout of its parameter.
+    """Give each moment the memory layout of its parameter.
 
-    A checkpoint from another kind of device has another layout. Fused SGD refuses it on a GPU, and
-    on the CPU misreads it as the parameter's.
+    A checkpoint from another kind of device has another layout. Fused optimizers refuse it on a
+    GPU, and on the CPU misread it as the parameter's.
     """
     for parameter, state in optimizer.state.items():
-        if state.get("momentum_buffer") is not None:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
+        for name in MOMENTS:
+            if state.get(name) is not None:
+                state[name] = torch.empty_like(parameter).copy_(state[name])
