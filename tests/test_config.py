@@ -193,7 +193,8 @@ EVERYTHING = {
     "evaluate_on": "validation", "seed": 7, "epochs": 3, "batch_size": 32, "lr": 0.125,
     "optimizer": "sgd", "momentum": 0.5, "nesterov": True, "weight_decay": 1e-5,
     "schedule": "cosine", "lr_drops": [1, 2], "lr_drop_factor": 0.5, "warmup_epochs": 0.5,
-    "label_smoothing": 0.1, "precision": "bf16", "angles_every": 2, "delta_examples": 16, "compile": True, "workers": 0,
+    "label_smoothing": 0.1, "precision": "bf16", "angles_every": 2, "delta_examples": 16,
+    "compile": True, "workers": 0,
 }  # fmt: skip
 OTHER = {
     "method": "backprop",
