@@ -14,6 +14,7 @@ import test_convolutions
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import wtkit
 from wtkit import methods
@@ -328,7 +329,7 @@ def test_a_field_that_the_layer_has_not_is_named():
     ("arguments", "message"),
     [
         ((nn.Linear(2, 2), WithField), "kind: expected a type, got a Linear"),
-        ((nn.Linear, WithField), "wtkit has maps for Linear; to change them, register a subclass"),
+        ((nn.Linear, WithField), "Linear is a class of torch's own.* register a subclass"),
         ((Subclass, NoTuple), "as a class derived from typing.NamedTuple, got <class"),
         (
             (Subclass, lambda layer: None),
@@ -347,3 +348,111 @@ def test_a_class_may_be_registered_again(page):
     kind = type(wtkit.export(model))
     register(kind, WithField)
     assert type(wtkit.export(model)) is kind
+
+
+# ------------------------------------------------------------------------------- biases, and hooks
+
+
+def declared(apply, *, bias=(4,), **more):
+    """A layer of its own class, (5 → 4), whose forward pass is ``apply``."""
+
+    class Kind(nn.Linear):
+        def __init__(self):
+            super().__init__(5, 4)
+            self.bias = nn.Parameter(torch.randn(bias))
+
+        def forward(self, y):
+            return apply(y, self.weight, self.bias)
+
+    class Maps_(NamedTuple):
+        pass
+
+    Maps_.apply_weights = lambda self, y, W, bias=None: apply(y, W, bias)
+    for key, value in more.items():
+        setattr(Maps_, key, value)
+    register(Kind, Maps_)
+    return Kind()
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        lambda y, W, bias: bias**2,
+        lambda y, W, bias: bias * y.mean(-1, keepdim=True),
+        lambda y, W, bias: bias * W.sum(),
+        lambda y, W, bias: bias.relu(),
+        lambda y, W, bias: bias * bias.sum(),
+    ],
+)
+def test_a_bias_is_added_and_nothing_else(added):
+    def apply(y, W, bias):
+        out = F.linear(y, W)
+        return out if bias is None else out + added(y, W, bias)
+
+    layer = wtkit.convert(declared(apply), "feedback_alignment")
+    with pytest.raises(wtkit.WtkitError, match="does more with the bias than add it"):
+        layer(torch.randn(3, 5))
+
+
+@pytest.mark.parametrize("bias", [(1, 4), (2, 4), (4, 4), (1,)])
+def test_a_bias_of_another_shape_is_refused_at_conversion(bias):
+    layer = declared(lambda y, W, b: F.linear(y, W) + (0 if b is None else b.sum()), bias=bias)
+    with pytest.raises(wtkit.WtkitError, match="expected one number for each feature"):
+        wtkit.convert(layer, "feedback_alignment")
+
+
+def test_a_bias_of_another_shape_may_have_a_backward_of_its_own():
+    def backward(self, delta, y, M, needs):
+        return delta @ M, delta.T @ y, delta.sum(0)[None]
+
+    layer = declared(
+        lambda y, W, b: F.linear(y, W) + (0 if b is None else b[0]), bias=(1, 4), backward=backward
+    )
+    wtkit.convert(layer, "feedback_alignment")
+    layer(torch.randn(3, 5)).sum().backward()
+    assert torch.equal(layer.bias.grad, torch.full((1, 4), 3.0))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_first_pass_may_be_checkpointed_or_offloaded(bias):
+    def run(around):
+        layer = declared(lambda y, W, b: F.linear(y, 2 * W, b), bias=(4,) if bias else (0,))
+        if not bias:
+            layer.bias = None
+        torch.manual_seed(0)
+        nn.init.normal_(layer.weight)
+        if bias:
+            nn.init.normal_(layer.bias)
+        wtkit.convert(layer, "feedback_alignment", seed=0)
+        y = torch.ones(3, 5, requires_grad=True)
+        around(layer, y)
+        return layer.weight.grad, y.grad
+
+    def offloaded(layer, y):
+        with torch.autograd.graph.save_on_cpu():
+            layer(y).square().sum().backward()
+
+    usual = run(lambda layer, y: layer(y).square().sum().backward())
+    for around in (
+        lambda layer, y: checkpoint(layer, y, use_reentrant=False).square().sum().backward(),
+        offloaded,
+    ):
+        for a, b in zip(run(around), usual, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.MultiheadAttention, nn.LayerNorm, nn.Linear])
+def test_torchs_own_classes_are_not_declared(kind):
+    class Mine(NamedTuple):
+        def apply_weights(self, y, W, bias=None):
+            return y
+
+    with pytest.raises(wtkit.WtkitError, match="register a subclass"):
+        register(kind, Mine)
+
+
+def test_a_second_input_is_refused_in_words():
+    layer = wtkit.convert(declared(F.linear), "feedback_alignment")
+    for others, named in (((torch.ones(1),), {}), ((), {"mask": torch.ones(1)})):
+        with pytest.raises(wtkit.WtkitError, match="takes one input, got 2"):
+            layer(torch.randn(3, 5), *others, **named)

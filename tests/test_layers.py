@@ -1,9 +1,11 @@
 """convert() and the layers: every geometry against numpy, and everything that PyTorch does with a
 module."""
 
+import ast
 import copy
 import itertools
 import pickle
+import re
 
 import contract
 import numpy as np
@@ -811,3 +813,34 @@ def test_maps_of_one_position_are_laid_out_channels_last():
     layer(y).sum().backward()
     assert seen == [(6, 1, 6, 6)]
     assert layer.weight.grad.stride() == layer.weight.stride()
+
+
+@pytest.mark.parametrize("model", [nn.LazyLinear(4), nn.Sequential(nn.LazyLinear(4))])
+def test_the_advice_on_a_lazy_layer_can_be_followed(model):
+    with pytest.raises(wtkit.WtkitError, match="before the first batch") as error:
+        wtkit.convert(model, "feedback_alignment")
+    kept = ast.literal_eval(re.search(r"keep_on_backprop=(\[.*?\])", str(error.value))[1])
+    wtkit.convert(model, "feedback_alignment", keep_on_backprop=kept)
+
+
+@pytest.mark.parametrize("name", ["weight_mirror", "sign_symmetry_batchwise"])
+def test_a_training_that_goes_on_from_a_state_dict_draws_other_numbers(name):
+    def step(layer):
+        torch.manual_seed(0)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        layer(torch.ones(2, 5)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if name == "weight_mirror":
+            wtkit.mirror(layer)
+
+    layer, other = (wtkit.convert(nn.Linear(5, 4), name, seed=0) for _ in range(2))
+    step(layer)
+    other.load_state_dict(layer.state_dict())
+    for each in (layer, other):
+        step(each)
+    assert torch.equal(layer.B, other.B)
+    # files from before, plain ones and those of another method have no such numbers
+    state = {key: value.clone() for key, value in layer.state_dict().items()}
+    other.load_state_dict(state)
+    other.load_state_dict(nn.Linear(5, 4).state_dict())

@@ -532,3 +532,13 @@ def test_a_run_that_is_stopped_resumes_bit_for_bit(method, tmp_path):
         np.testing.assert_array_equal(resumed[name].values, whole[name].values)
     assert resumed.layer.values.tolist() == whole.layer.values.tolist()
     assert not any("bn" in name for name in whole.layer.values)
+
+
+@pytest.mark.parametrize("kind", [nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyInstanceNorm1d])
+@pytest.mark.parametrize("normalisation", ["fixed", "learned", "none"])
+def test_a_lazy_scale_is_refused(kind, normalisation):
+    lazy = kind(affine=True)
+    model = nn.Sequential(nn.Linear(3, 3), lazy)
+    with pytest.raises(wtkit.WtkitError, match=r"'1' \(Lazy.* before the first batch"):
+        wtkit.convert(model, "kolen_pollack", normalisation=normalisation)
+    wtkit.convert(model, "kolen_pollack", normalisation=normalisation, keep_on_backprop="1")

@@ -129,11 +129,17 @@ def choose_scales(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Mod
         elif kind in SCALE_TWINS or kind in SCALE_PLAIN:
             if module._parameters.get("weight") is not None:
                 chosen[name] = module
+        elif getattr(module, "cls_to_become", None) in SCALE_TWINS:
+            raise WtkitError(
+                f"normalisation: {_where(name, module)} has no scale before the first batch; run "
+                "one batch through the model, then convert, or leave it on backprop: "
+                f"keep_on_backprop={as_patterns([name])}"
+            )
         elif issubclass(kind, tuple(SCALE_TWINS)) and list(module.parameters()):
             raise WtkitError(
                 f"normalisation: {name!r} ({kind.__module__}.{kind.__name__}) is a subclass of "
                 "torch's, which may do anything with its scale, so it has no feedback path; leave "
-                f"it on backprop: keep_on_backprop={[name]}, or take torch's own class"
+                f"it on backprop: keep_on_backprop={as_patterns([name])}, or take torch's own class"
             )
     return chosen
 
@@ -193,7 +199,7 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
             raise WtkitError(
                 f"cannot convert {_where(name, module)}: {own!r} has no shape before the first "
                 "batch; run one batch through the model, then convert, or leave it on backprop: "
-                f"convert(..., keep_on_backprop=[{name!r}])"
+                f"convert(..., keep_on_backprop={as_patterns([name])})"
             )
         if own in biases:  # its part stays on backprop whole, or not
             continue
@@ -251,7 +257,7 @@ def computed(name: str, module: nn.Module) -> str:
     return (
         f"{_where(name, module)}: {what!r} is computed from other tensors, by pruning or a "
         "parametrization; remove that (torch.nn.utils.prune.remove, "
-        "parametrize.remove_parametrizations)"
+        "parametrize.remove_parametrizations), convert, and then parametrize the converted layer"
     )
 
 
@@ -320,8 +326,10 @@ def as_patterns(names: Iterable[str]) -> list[str]:
 
     >>> as_patterns(["layer1.fc", "layer2.fc", "head"])
     ['layer*.fc', 'head']
+    >>> as_patterns([""])  # the model itself
+    ['*']
     """
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name or "*")
     return [pattern if len(group) > 1 else group[0] for pattern, group in alike.items()]

@@ -85,8 +85,8 @@ def convert(
     ``layer.weight`` and multiplies by it sends δ through W; call the layer, or keep it on backprop.
     ``torch.func.grad`` and ``vmap`` give the method's gradients, also one per example;
     direct feedback refuses them. For forward-mode derivatives, and for tools that trace Python code
-    (``torch.fx``, ``torch.jit``), use :func:`export`, whose gradients are backprop's.
-    ``torch.compile`` works as usual.
+    (``torch.fx``, ``torch.jit``, ``torch.export``), use :func:`export`: what they make of a model
+    has backprop's gradients. ``torch.compile`` works as usual.
 
     Args:
         model: any module, including a bare layer.

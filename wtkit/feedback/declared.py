@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..errors import WtkitError
 from .layers import PLAIN, TWINS, FeedbackLayer, add_kind
 from .maps import FeaturesFirst, FeaturesLast, Maps, Taps
 
+_autograd: Any = torch._C._autograd
 WHERE = "docs/howto/layer.md"
 
 
@@ -46,7 +48,7 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
         maps: its maps. Whoever registers a class again replaces them.
 
     Raises:
-        WtkitError: for a class that wtkit itself converts; for maps that are no ``NamedTuple`` or
+        WtkitError: for a class of PyTorch's or wtkit's own; for maps that are no ``NamedTuple`` or
             have no ``apply_weights``.
 
     Example:
@@ -66,10 +68,10 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
     """
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         raise WtkitError(f"register: expected a subclass of nn.Module first, got {kind!r}")
-    known = TWINS.get(kind)
-    if issubclass(kind, FeedbackLayer) or (known and not issubclass(known, FeedbackDeclared)):
+    if issubclass(kind, FeedbackLayer) or kind.__module__.partition(".")[0] in ("torch", "wtkit"):
         raise WtkitError(
-            f"register: wtkit has maps for {kind.__name__}; to change them, register a subclass"
+            f"register: {kind.__name__} is a class of {kind.__module__.partition('.')[0]}'s own, "
+            "which other networks use, too; register a subclass"
         )
     fields = getattr(maps, "_fields", None)
     if not (isinstance(maps, type) and issubclass(maps, tuple) and fields is not None):
@@ -123,7 +125,8 @@ class _Defaults:
 def derivatives(
     maps: Maps, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """(Mᵀ δ, δ yᵀ, Σ δ) as autograd has them of ``apply_weights``."""
+    """(Mᵀ δ, δ yᵀ, Σ δ) as autograd has them of ``apply_weights``, for a bias with one number for
+    each feature of the output."""
     given = [y, M, M.new_zeros(maps.features(M)[1])]
     wanted = [place for place in range(3) if needs[place]]
     found: list[Tensor | None] = [None, None, None]
@@ -136,10 +139,21 @@ def derivatives(
             arguments[place] = value
         return maps.apply_weights(*arguments)
 
-    pulled: Any = torch.func.vjp(applied, *[given[place] for place in wanted])
-    for place, value in zip(wanted, pulled[1](delta), strict=True):
+    def pulled() -> Any:
+        return torch.func.vjp(applied, *[given[place] for place in wanted])[1](delta)
+
+    for place, value in zip(wanted, _without_hooks(pulled), strict=True):
         found[place] = value
     return found
+
+
+def _without_hooks(function: Callable[[], Any]) -> Any:
+    """The result of ``function``, out of reach of hooks on saved tensors, which torch.func refuses.
+    Activation checkpointing and offloading have such hooks; they are those of a thread."""
+    if torch.compiler.is_compiling() or _autograd._top_saved_tensors_default_hooks(True) is None:
+        return function()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
 
 
 class FeedbackDeclared(FeedbackLayer):
@@ -148,7 +162,13 @@ class FeedbackDeclared(FeedbackLayer):
     fields: tuple[str, ...]
     checked: bool = False
 
-    def send(self, y: Tensor) -> Tensor:
+    def send(self, y: Tensor, *others: Any, **named: Any) -> Tensor:
+        if others or named:
+            raise WtkitError(
+                f"{PLAIN[type(self)].__name__}: a registered layer takes one input, got "
+                f"{1 + len(others) + len(named)}; leave it on backprop, or put what the others do "
+                "into another module"
+            )
         if not torch.compiler.is_compiling() and not self.checked:
             self._check(y)
         return self.engaged(y)
@@ -234,7 +254,9 @@ def refuse_declaration(name: str, layer: nn.Module) -> None:
         if not hasattr(layer, field):
             raise WtkitError(f"{where}: its maps have the field {field!r}, which the layer has not")
     if "weight" in layer._parameters:
-        _refuse_matrices(where, twin.maps.fget(layer), layer.get_parameter("weight"))  # type: ignore[attr-defined]
+        maps, W = twin.maps.fget(layer), layer.get_parameter("weight")  # type: ignore[attr-defined]
+        _refuse_matrices(where, maps, W)
+        _refuse_bias(where, maps, W, layer._parameters.get("bias"))
 
 
 def _refuse_matrices(where: str, maps: Maps, W: Tensor) -> None:
@@ -248,12 +270,23 @@ def _refuse_matrices(where: str, maps: Maps, W: Tensor) -> None:
         )
 
 
+def _refuse_bias(where: str, maps: Maps, W: Tensor, bias: Tensor | None) -> None:
+    outputs = maps.features(W)[1]
+    has_own = type(maps).backward is not _Defaults.backward
+    if bias is not None and bias.shape != (outputs,) and not has_own:
+        raise WtkitError(
+            f"{where}: its bias has shape {tuple(bias.shape)}; expected one number for each "
+            f"feature of the output, ({outputs},): declare 'features' or 'backward', or add the "
+            "bias in a module behind"
+        )
+
+
 def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
     """Raise if the maps are not those of the layer.
 
     Raises:
-        WtkitError: if the output differs from the plain layer's; if it is not linear; if the
-            gradients are not its derivatives.
+        WtkitError: if the output differs from the plain layer's; if it is not linear in y and in W,
+            or the bias is not added to it; if the gradients are not its derivatives.
     """
     kind, maps, W = PLAIN[type(layer)].__name__, layer.maps, layer.weight
     y = y.detach().to(W.dtype)
@@ -271,10 +304,13 @@ def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
                 f"{kind}: 'apply_weights' of its maps is not linear in {what}; put what is not, "
                 "such as an activation, into other modules, or into a parametrization of 'weight'"
             )
+    if layer.bias is not None:
+        _check_bias(kind, maps, y, W, layer)
     delta = torch.empty_like(out).normal_(generator=layer.stream("check"))
     needs = (True, True, layer.bias is not None)
     found = maps.backward(delta, y, W, needs)
-    exact = derivatives(maps, delta, y, W, needs)
+    has_usual_bias = layer.bias is None or layer.bias.shape == (maps.features(W)[1],)
+    exact = derivatives(maps, delta, y, W, (*needs[:2], needs[2] and has_usual_bias))
     for what, a, b in zip(("y", "W", "bias"), found, exact, strict=True):
         if b is not None and (a is None or not _agree(a, b)):
             raise WtkitError(
@@ -283,10 +319,28 @@ def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
             )
 
 
-def _agree(a: Tensor, b: Tensor) -> bool:
-    """Whether both are equal up to rounding."""
+def _check_bias(kind: str, maps: Maps, y: Tensor, W: Tensor, layer: FeedbackDeclared) -> None:
+    """Raise unless the bias is added to W y as it is, or spread over positions, whatever y and W
+    are."""
+    assert layer.bias is not None
+    bias = torch.empty_like(layer.bias).normal_(generator=layer.stream("bias"))
+
+    def added(bias: Tensor, y: Tensor, W: Tensor) -> Tensor:
+        return maps.apply_weights(y, W, bias) - maps.apply_weights(y, W)
+
+    usual = added(bias, y, W)
+    others = (-2 * added(-0.5 * bias, y, W), added(bias, -0.5 * y, W), added(bias, y, -0.5 * W))
+    if not all(_agree(other, usual, like=maps.apply_weights(y, W, bias)) for other in others):
+        raise WtkitError(
+            f"{kind}: 'apply_weights' of its maps does more with the bias than add it; put what "
+            "depends on y or W, or is not linear in the bias, into other modules"
+        )
+
+
+def _agree(a: Tensor, b: Tensor, like: Tensor | None = None) -> bool:
+    """Whether both are equal up to rounding, that of ``like`` if they are small differences."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     tolerance = torch.finfo(b.dtype).eps ** 0.5
-    size = float(b.abs().max()) if b.numel() else 0.0
+    size = float((b if like is None else like).abs().max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * size)

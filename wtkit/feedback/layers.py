@@ -332,6 +332,7 @@ class FeedbackLayer(nn.Module):
         metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
         if metadata is not None:
             metadata["method"] = self.method.name
+            metadata["counts"] = [self.mirror_count, self.update_count]
 
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
@@ -350,6 +351,9 @@ class FeedbackLayer(nn.Module):
             self.drawn = not stored.is_meta
             if self.method.averages and stored.dtype.itemsize < 4:
                 self.store(stored.detach())  # the checkpoint's own tensor was assigned
+        if metadata.get("method") == self.method.name and "counts" in metadata:
+            # of random numbers drawn so far, so that a training that continues draws others
+            self.mirror_count, self.update_count = map(int, metadata["counts"])
         self.settle()
 
     def _refuse_of_another_method(self, given: Tensor, key: str, saved: str | None) -> None:
