@@ -375,6 +375,7 @@ def test_weights_that_another_module_holds_have_their_source(make, held):
         (mlp(), 3, "expected a batch"),
         (mlp(), X.numpy(), "got a NumPy array"),
         (mlp().requires_grad_(False), X, "no parameter requires a gradient"),
+        (nn.Sequential(nn.LazyLinear(5)), X, "'0.weight' has no shape before the first batch"),
         (mlp().to("meta"), X, "'0.weight' is on the meta device"),
         (Checkpoints(False), X, "activation checkpointing"),
         (Chooses(by_weights=True), X, "takes another way for other weights"),
@@ -508,6 +509,38 @@ class Adapted(nn.Module):
         return F.linear(self.below(x), self.W + self.up @ self.down)
 
 
+class MakesKernels(nn.Module):
+    """A convolution whose kernel is made of positions, which the pass makes, or a buffer holds."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.below, self.maker = nn.Conv1d(5, 4, 1), nn.Sequential(nn.Linear(1, 8), nn.Tanh())
+        self.maker.append(nn.Linear(8, 16))
+        self.register_buffer("at", at)
+
+    def forward(self, x):
+        at = torch.linspace(-1, 1, 3)[:, None] if self.at is None else self.at
+        return F.conv1d(self.below(x), self.maker(at).T.reshape(4, 4, 3), padding=1)
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.below, self.W = nn.Linear(5, 5), nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x):
+        return torch.sparse.mm(self.W.to_sparse(), self.below(x).T).T
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.below, self.W = nn.Linear(5, 5), nn.Parameter(torch.randn(3, dtype=torch.cfloat))
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(self.below(x)) * self.W, n=5)
+
+
 class Masked(nn.Module):
     """Makes its mask of what it makes of x, but of no value of x."""
 
@@ -523,7 +556,12 @@ class Masked(nn.Module):
 def test_what_is_made_of_weights_is_a_weight():
     names = ("vector", "maker.weight", "maker.bias")
     assert used(MakesWeights(), X) == dict.fromkeys(names, "value")
-    assert used(Masked(), X) == {"W": "value"}
+    for make in (Masked, Sparse, Spectral):
+        assert used(make(), X) == {"W": "value"}
+    made = [f"maker.{i}.{own}" for i in (0, 2) for own in ("weight", "bias")]
+    for at in (None, torch.randn(3, 1)):
+        model = wtkit.convert(MakesKernels(at), "kolen_pollack")
+        assert used(model, torch.randn(2, 5, 6)) == dict.fromkeys(made, "value")
     assert used(Adapted(nn.Linear(5, 5)), X) == dict.fromkeys(("W", "up", "down"), "value")
     assert not used(Adapted(), X), "what they learn from each other is no transport"
 

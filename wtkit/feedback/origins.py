@@ -32,9 +32,11 @@ class Kind(IntEnum):
     WEIGHTS = 1
     """Parameters and buffers, and what is made of them alone: a cast, signs, a spectral norm."""
     LEARNED = 2
-    """What a module with parameters makes of weights: a network's table of positions."""
+    """What a module with parameters makes of weights: a network's table of positions. What a layer
+    makes of a constant, too."""
     ACTIVITY = 3
-    """Inputs, and what is made of them. What a layer makes of a constant, too."""
+    """Inputs, and what is made of them. What a layer makes of zeros, too: they are the state before
+    the first step."""
 
 
 class _Origin(NamedTuple):
@@ -90,22 +92,25 @@ class Origins(TorchDispatchMode):
         self._recurrent += isinstance(module, _RECURRENT)
         is_layer = isinstance(module, (FeedbackLayer, *TWINS, *PLAIN))
 
-        def taken(value: Any) -> Any:
-            if not isinstance(value, Tensor) or not value.is_floating_point():
+        def taken(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
                 return value
             kind, names = self._get(value)
-            if kind is Kind.WEIGHTS:
-                origin = _Origin(Kind.LEARNED, names)
-            elif kind is Kind.CONSTANT and is_layer:
+            if is_layer and not names and kind < Kind.LEARNED and not value.any():
                 origin = _Origin(Kind.ACTIVITY)
+            elif kind is Kind.WEIGHTS or (is_layer and kind is Kind.CONSTANT):
+                origin = _Origin(Kind.LEARNED, names)
             else:
                 return value
             copied = value.clone()
             self._set(copied, origin)
             return copied
 
-        known: dict[int, Any] = {}  # one object stays one: attention asks whether q is k
-        return tree_map(lambda value: known.setdefault(id(value), taken(value)), (args, named))
+        copies = {id(each): taken(each) for each in _tensors((args, named))}
+        if all(id(copied) == before for before, copied in copies.items()):
+            return None  # a list stays the caller's own
+        # one object stays one: attention asks whether q is k
+        return tree_map(lambda value: copies.get(id(value), value), (args, named))
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
         self._recurrent -= isinstance(module, _RECURRENT)

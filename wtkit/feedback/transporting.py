@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
 from ..errors import WtkitError
@@ -131,6 +132,11 @@ def _without_zeros(model: nn.Module) -> Iterator[None]:
 
 def _refuse_what_has_no_values(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise WtkitError(
+                f"transport: {name!r} has no shape before the first batch; run one through the "
+                "model first"
+            )
         if parameter.is_meta:
             raise WtkitError(f"transport: {name!r} is on the meta device; load its values first")
         if is_sharded(parameter):
@@ -213,7 +219,7 @@ def _other_magnitudes(values: Tensor, generator: torch.Generator) -> Tensor:
 
 def _other_signs(values: Tensor, generator: torch.Generator) -> Tensor:
     """Values with the same magnitudes, some of them with the other sign."""
-    signs = _draw(values, generator).sign()
+    signs = torch.randn(values.shape, generator=generator).sign().to(values.device)
     return values * torch.where((signs < 0).any(), signs, -signs)
 
 
@@ -304,8 +310,8 @@ class _Measurement:
         if silent:
             raise WtkitError(
                 f"{argument}: on this batch the gradients of {', '.join(as_patterns(silent))} are "
-                "zero, so it cannot be seen which weights their δ passes; give other examples, "
-                "such as random ones, or freeze what never learns (requires_grad_(False))"
+                "zero, so it cannot be seen which weights their δ passes; give other or more "
+                "examples, such as random ones, or freeze what never learns (requires_grad_(False))"
             )
 
     def _nonzero(self) -> Iterator[str]:
@@ -454,6 +460,8 @@ def _nodes(outputs: Iterable[Tensor]) -> list[Any]:
 def _same(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if a.is_sparse:
+        return bool(torch.equal(a.to_dense(), b.to_dense()))
     return a.data_ptr() == b.data_ptr() or bool(torch.equal(a, b))
 
 
