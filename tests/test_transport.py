@@ -1,6 +1,7 @@
 """wtkit.transport and convert(..., strict=...): which weights δ passes."""
 
 import copy
+import dataclasses
 import re
 from pathlib import Path
 
@@ -319,12 +320,21 @@ class Checkpoints(nn.Module):
 
 
 class Chooses(nn.Module):
-    def __init__(self):
+    """Takes another way for other inputs, and for other weights."""
+
+    def __init__(self, by_weights):
         super().__init__()
-        self.a, self.b = mlp(), nn.Linear(5, 3)
+        self.a, self.b, self.by_weights = mlp(), nn.Linear(5, 3), by_weights
+        self.first = self.b.weight[0, 0].item()
 
     def forward(self, x):
+        if self.by_weights:
+            return self.a(x) if self.b.weight[0, 0] == self.first else self.b(x)
         return self.a(x) if x[0, 0] == X[0, 0] else self.b(x)
+
+
+def test_a_model_may_take_another_way_for_other_inputs():
+    assert used(Chooses(by_weights=False), X) == {"a.2.weight": "value", "a.4.weight": "value"}
 
 
 def test_parameters_that_are_zero_at_first_hide_nothing():
@@ -365,14 +375,336 @@ def test_weights_that_another_module_holds_have_their_source(make, held):
         (mlp(), 3, "expected a batch"),
         (mlp(), X.numpy(), "got a NumPy array"),
         (mlp().requires_grad_(False), X, "no parameter requires a gradient"),
+        (nn.Sequential(nn.LazyLinear(5)), X, "'0.weight' has no shape before the first batch"),
         (mlp().to("meta"), X, "'0.weight' is on the meta device"),
         (Checkpoints(False), X, "activation checkpointing"),
-        (Chooses(), X, "takes another way for other inputs"),
+        (Chooses(by_weights=True), X, "takes another way for other weights"),
     ],
 )
 def test_errors_name_the_fix(model, inputs, message):
     with pytest.raises(WtkitError, match=message):
         wtkit.transport(model, inputs)
+
+
+# ------------------------------------------------------------------- activities that look like W
+
+
+class OwnCell(nn.Module):
+    """A gated cell that starts from zeros, with layers for W."""
+
+    def __init__(self):
+        super().__init__()
+        self.drive, self.recur, self.out = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):  # (N, steps, 5)
+        h = torch.zeros(len(x), 4)
+        for y in x.unbind(1):
+            recurrent = self.recur(h)
+            h = (self.drive(y) * recurrent.sigmoid() + recurrent).tanh()
+        return self.out(h)
+
+
+class Positions(nn.Module):
+    """Adds what a network makes of positions: of a buffer, a table, or a learned vector."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of, self.table = of, nn.Embedding(4, 5)
+        self.register_buffer("grid", torch.randn(4, 5))
+        self.place = nn.Parameter(torch.randn(4, 1).expand(4, 5).clone()) if of == "place" else None
+        self.net = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.Sigmoid())
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, x):
+        at = self.table(torch.arange(4)) if self.of == "table" else getattr(self, self.of)
+        return self.out(x + self.net(at))
+
+
+def half_dead():
+    """Some units that are silent for every input, others that are not."""
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        model[0].bias[:4], model[2].bias[:4] = -100, -100
+        model[2].bias[4:] = 3
+    return model
+
+
+def deep():
+    return nn.Sequential(*(each for _ in range(12) for each in (nn.Linear(5, 5), nn.Sigmoid())))
+
+
+ALIKE = torch.zeros(2, 3, dtype=torch.long)
+HARMLESS = {
+    "GRU": (lambda: nn.GRU(5, 4), torch.randn(3, 4, 5)),
+    "deep_GRU": (lambda: nn.GRU(5, 4, 2, bidirectional=True), torch.randn(3, 4, 5)),
+    "GRUCell": (lambda: nn.GRUCell(5, 4), X),
+    "own_cell": (OwnCell, torch.randn(3, 2, 5)),
+    "constant_tokens": (
+        lambda: nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2)),
+        ALIKE,
+    ),
+    "constant_rows": (mlp, torch.ones(4, 5)),
+    "deep_sigmoids": (deep, X),
+    "dead_units": (half_dead, X),
+    **{of: (lambda of=of: Positions(of), X) for of in ("grid", "table", "place")},
+}
+
+
+@pytest.mark.parametrize("network", HARMLESS)
+def test_an_activity_that_no_input_changes_is_none_the_less_an_activity(network):
+    make, inputs = HARMLESS[network]
+    keep = ["place"] if network == "place" else []
+    options = {"normalisation": "learned", "keep_on_backprop": keep}
+    model = wtkit.convert(make(), "kolen_pollack", strict=inputs, **options)
+    assert not used(model, inputs)
+    # in its only step no δ passes the recurrent weights of a cell
+    assert bool(used(make(), inputs)) == (network != "GRUCell")
+
+
+@pytest.mark.slow
+def test_the_position_networks_of_a_swin_transformer_are_harmless():
+    from torchvision.models import swin_transformer as swin
+
+    model = swin.SwinTransformer(
+        [4, 4], 16, [1, 1], [2, 2], [4, 4], num_classes=5,
+        block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2,
+    )  # fmt: skip
+    wtkit.convert(model, "kolen_pollack", normalisation="learned")
+    found = used(model, torch.randn(2, 3, 32, 32))
+    # a temperature, which is learned and multiplies the scores
+    assert set(found) == {f"features.{i}.0.attn.logit_scale" for i in (1, 3)}
+
+
+def test_within_a_network_that_no_input_enters_weights_are_transported():
+    assert used(Positions("grid"), X) == dict.fromkeys(("net.2.weight", "out.weight"), "value")
+    assert used(Positions("table"), X) == dict.fromkeys(
+        ("net.0.weight", "net.2.weight", "out.weight"), "value"
+    )
+    assert used(Positions("place"), X) == used(Positions("table"), X)
+
+
+class MakesWeights(nn.Module):
+    """Multiplies by what a layer makes of a learned vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.vector = nn.Linear(5, 5), nn.Parameter(torch.randn(1, 3).expand(1, 3))
+        self.maker = nn.Linear(3, 25)
+
+    def forward(self, x):
+        return F.linear(self.below(x), self.maker(self.vector).view(5, 5))
+
+
+class Adapted(nn.Module):
+    """W and a product of low rank."""
+
+    def __init__(self, *below):
+        super().__init__()
+        self.below = nn.Sequential(*below)
+        sizes = {"W": (5, 5), "up": (5, 2), "down": (2, 5)}
+        for name, size in sizes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(size)))
+
+    def forward(self, x):
+        return F.linear(self.below(x), self.W + self.up @ self.down)
+
+
+class MakesKernels(nn.Module):
+    """A convolution whose kernel is made of positions, which the pass makes, or a buffer holds."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.below, self.maker = nn.Conv1d(5, 4, 1), nn.Sequential(nn.Linear(1, 8), nn.Tanh())
+        self.maker.append(nn.Linear(8, 16))
+        self.register_buffer("at", at)
+
+    def forward(self, x):
+        at = torch.linspace(-1, 1, 3)[:, None] if self.at is None else self.at
+        return F.conv1d(self.below(x), self.maker(at).T.reshape(4, 4, 3), padding=1)
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.below, self.W = nn.Linear(5, 5), nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x):
+        return torch.sparse.mm(self.W.to_sparse(), self.below(x).T).T
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.below, self.W = nn.Linear(5, 5), nn.Parameter(torch.randn(3, dtype=torch.cfloat))
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(self.below(x)) * self.W, n=5)
+
+
+class Masked(nn.Module):
+    """Makes its mask of what it makes of x, but of no value of x."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.W = nn.Linear(5, 5), nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x):
+        mask = torch.ones_like(x[:, :, None] * x[:, None])[0].tril() + x.new_zeros(5, 5)
+        return F.linear(self.below(x), self.W * mask)
+
+
+def test_what_is_made_of_weights_is_a_weight():
+    names = ("vector", "maker.weight", "maker.bias")
+    assert used(MakesWeights(), X) == dict.fromkeys(names, "value")
+    for make in (Masked, Sparse, Spectral):
+        assert used(make(), X) == {"W": "value"}
+    made = [f"maker.{i}.{own}" for i in (0, 2) for own in ("weight", "bias")]
+    for at in (None, torch.randn(3, 1)):
+        model = wtkit.convert(MakesKernels(at), "kolen_pollack")
+        assert used(model, torch.randn(2, 5, 6)) == dict.fromkeys(made, "value")
+    assert used(Adapted(nn.Linear(5, 5)), X) == dict.fromkeys(("W", "up", "down"), "value")
+    assert not used(Adapted(), X), "what they learn from each other is no transport"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.utils.weight_norm, nn.utils.spectral_norm, parametrizations.weight_norm,
+     parametrizations.spectral_norm, parametrizations.orthogonal],
+)  # fmt: skip
+def test_what_a_first_weight_is_computed_of_has_nothing_below_it(wrap):
+    model = mlp()
+    wrap(model[0])
+    assert used(model, X) == dict.fromkeys(LAST, "value")
+
+
+class UsedTwice(nn.Module):
+    """One bare parameter, with nothing else that learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x):
+        return F.linear(F.linear(x, self.W).tanh(), self.W)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_weight_that_only_its_own_delta_passes(kind):
+    assert used(UsedTwice(), X) == {"W": "value"}
+    model, x = kind(5, 4, bias=False), torch.randn(3, 2, 5)
+    model.weight_ih_l0.requires_grad_(False)
+    assert used(model, x) == {"weight_hh_l0": "value"}
+    assert used(wtkit.convert(model, "backprop"), x) == {"weight_hh_l0": "value"}
+    assert not used(wtkit.convert(model, "kolen_pollack"), x)
+
+
+# ---------------------------------------------------------------------------- all kinds of batches
+
+PACKED = nn.utils.rnn.pack_sequence([torch.randn(3, 5), torch.randn(2, 5)])
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_packed_sequence_is_a_batch(kind):
+    assert used(kind(5, 4), PACKED) == {"weight_hh_l0": "value"}
+    with pytest.raises(WtkitError, match=r"weight_hh_l0 \(its value\)"):
+        wtkit.convert(kind(5, 4), "backprop", strict=PACKED)
+    assert not used(wtkit.convert(kind(5, 4), "kolen_pollack", strict=PACKED), PACKED)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_inputs_that_are_one_object_stay_one(named):
+    x = torch.randn(2, 3, 8)
+    inputs = {"query": x, "key": x, "value": x} if named else (x, x, x)
+    make = lambda: nn.MultiheadAttention(8, 2, batch_first=True)  # noqa: E731
+    assert used(make(), inputs) == {"out_proj.weight": "value"}
+    assert not used(wtkit.convert(make(), "kolen_pollack", strict=inputs), inputs)
+
+
+@dataclasses.dataclass
+class Batch:
+    x: torch.Tensor
+
+
+class TakesBatches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, batch):
+        return self.inner(batch.x)
+
+
+def test_an_object_of_the_models_own_is_a_batch():
+    model = wtkit.convert(TakesBatches(), "kolen_pollack", strict=Batch(X))
+    assert not used(model, Batch(X))
+
+
+def maps(**options):
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, **options), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+
+
+def without_bias():
+    return nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 2, bias=False))
+
+
+def dead():
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+    nn.init.constant_(model[0].bias, -100)
+    return model
+
+
+ZEROS = torch.zeros(2, 1, 6, 6)
+SHOW_NOTHING = {
+    "zeros": (lambda: maps(bias=False), ZEROS, "the gradients of 0.weight are zero"),
+    # the gradient of this bias is rounding alone
+    "rounding": (maps, ZEROS, "the gradients of 0.weight, 0.bias are zero"),
+    "no_bias": (without_bias, torch.zeros(4, 5), r"the gradients of \*.weight are zero"),
+    "dead": (dead, X, "the gradients of 0.weight, 0.bias are zero"),
+    "empty": (lambda: mlp(nn.LayerNorm(6)), X[:0], "the batch is empty"),
+    "empty_maps": (lambda: maps().eval(), ZEROS[:0], "the batch is empty"),
+    "nan": (mlp, X * float("nan"), "gradients are not finite"),
+    "infinite": (mlp, X / 0, "gradients are not finite"),
+}
+
+
+@pytest.mark.parametrize("method", ["backprop", "kolen_pollack"])
+@pytest.mark.parametrize("name", SHOW_NOTHING)
+def test_a_batch_that_shows_nothing_is_refused(name, method):
+    make, batch, message = SHOW_NOTHING[name]
+    with pytest.raises(WtkitError, match=rf"^strict: .*{message}"):
+        wtkit.convert(make(), method, strict=batch)
+    with pytest.raises(WtkitError, match=rf"^inputs: .*{message}"):
+        wtkit.transport(wtkit.convert(make(), method), batch)
+
+
+def test_what_never_learns_may_be_frozen():
+    model = dead()
+    model[0].requires_grad_(False)
+    wtkit.convert(model, "kolen_pollack", strict=X)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        *((given, "convert: expected strict to be True, False, or a batch")
+          for given in ([], (), {}, set(), object(), ["words"], (None, 3))),
+        (torch.randn(4, 9), r"strict: the model failed with this batch \(RuntimeError: "),
+        (torch.zeros(4, 5).long(), r"strict: the model failed with this batch \(RuntimeError: "),
+        ((X, X), r"strict: the model failed with this batch \(TypeError: "),
+        ({"y": X}, r"strict: the model failed with this batch \(TypeError: "),
+        (X.numpy(), "got a NumPy array; give it torch.as_tensor"),
+        ([X.numpy()], "expected strict to be|got a NumPy array; give it torch.as_tensor"),
+    ],
+)  # fmt: skip
+def test_what_is_no_batch_of_the_model_is_a_sentence(given, message):
+    model = mlp()
+    with pytest.raises(WtkitError, match=message) as error:
+        wtkit.convert(model, "kolen_pollack", strict=given)
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+    assert type(model[0]) is nn.Linear, "nothing has changed"
 
 
 # -------------------------------------------------------------------------------------- the report
@@ -452,7 +784,6 @@ def test_strict_and_transport_have_the_same_verdict(network, method, choice):
         (lambda: mlp(nn.PReLU()), {}, r"1\.weight \(its value\): take nn.LeakyReLU"),
         (mlp, {"keep_on_backprop": "2"}, r"2\.weight \(its value\): take it out of keep_on_b"),
         (mlp, {"method": "sign_symmetry"}, "take a method that uses no weight"),
-        (lambda: mlp(Scaled()), {}, "Scaled is not known; strict=<a batch> measures"),
     ],
 )
 def test_strict_names_each_and_the_way_out(make, options, expected):
@@ -469,6 +800,34 @@ class Shifted(nn.Module):
 
     def forward(self, x):
         return self.inner(x + self.shift)
+
+
+class Reads(nn.Module):
+    """Reads a weight that another module holds for its part."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.cell = nn.Linear(5, 6), nn.RNNCell(6, 6)
+
+    def forward(self, x):
+        return F.linear(self.below(x), self.cell.weight_hh)
+
+
+@pytest.mark.parametrize(
+    ("make", "strict", "expected"),
+    [
+        (lambda: mlp(Scaled()), True, "Scaled is not known; strict=<a batch> measures"),
+        (lambda: mlp(Scaled()), X, r"1\.factor \(its value\): δ passes it in Scaled, .*in a layer"),
+        (Borrows, X, r"above\.weight \(its value\): .* by calling the layer, not"),
+        (Reads, X, r"cell\.weight_hh \(its value\): .* by calling the layer, not"),
+    ],
+)
+def test_the_way_out_is_one_that_helps(make, strict, expected):
+    """With a batch given, none is advised; with a method that uses no weight, no other method."""
+    with pytest.raises(WtkitError, match=expected) as error:
+        wtkit.convert(make(), "kolen_pollack", strict=strict)
+    assert "take a method" not in str(error.value)
+    assert strict is True or "strict=<a batch>" not in str(error.value)
 
 
 def test_a_batch_shows_what_modules_do_not():

@@ -15,8 +15,9 @@ layers; :mod:`~wtkit.feedback.normalisation`, the scales of normalisations;
 :mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
 :mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;
 :mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`;
-:mod:`~wtkit.feedback.graph`, which layer feeds which; :mod:`~wtkit.feedback.transporting`,
-:mod:`~wtkit.feedback.report` and :mod:`~wtkit.feedback.strict`, which weights δ passes.
+:mod:`~wtkit.feedback.graph`, which layer feeds which; :mod:`~wtkit.feedback.origins`,
+:mod:`~wtkit.feedback.transporting`, :mod:`~wtkit.feedback.report` and
+:mod:`~wtkit.feedback.strict`, which weights δ passes.
 """
 
 from ..arguments import check_arguments

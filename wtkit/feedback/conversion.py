@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +14,12 @@ from .. import methods
 from ..errors import WtkitError
 from ..methods import Method
 from ..seeds import stream_seed
+from ..validation import shown
 from .choosing import choose, choose_scales, computed, is_computed
 from .declared import refuse_declaration
 from .follow import unwatch, watch
 from .initial import initial, refuse_weights
+from .inputs import held_tensors, why_refused
 from .layers import (
     PLAIN,
     TWINS,
@@ -35,7 +38,7 @@ from .owners import make_twins, parts_of, refuse_direct, strip_twins
 from .parts import FeedbackPart, attach, detach
 from .sharded import is_sharded
 from .strict import refuse_by_modules, refuse_transported
-from .transporting import transport
+from .transporting import measure
 
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
@@ -242,14 +245,24 @@ def _refuse_measured(
     strict: Any, model: nn.Module, method: Method, seed: int, patterns: list[str], choice: str
 ) -> None:
     """Convert a copy, and raise if its feedback path uses a weight."""
-    if strict is None or isinstance(strict, (str, bytes, int, float)):
+    if not any(True for _ in held_tensors(strict)) and not isinstance(strict, np.ndarray):
         raise WtkitError(
             "convert: expected strict to be True, False, or a batch of the model's inputs, got "
-            f"{strict!r}"
+            f"{shown(strict)}"
         )
     trial = copy.deepcopy(unwrap(model))
     convert(trial, method, seed=seed, keep_on_backprop=patterns, normalisation=choice)
-    refuse_transported(transport(trial, strict, quiet=True), trial)
+    try:
+        report = measure(trial, strict, "strict", quiet=True)
+    except Exception as error:
+        words = why_refused(error)
+        if words is None:
+            raise
+        raise WtkitError(
+            f"convert: strict: the model failed with this batch ({words}); expected a batch as "
+            "model(inputs) takes it"
+        ) from error
+    refuse_transported(report, trial)
 
 
 def _loaded(method: str | Method, options: dict[str, Any]) -> Method:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,30 @@ def tensors(inputs: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
+def held_tensors(inputs: Any) -> Iterator[Tensor]:
+    """All tensors of ``inputs``, also those that objects of the model's own hold."""
+    seen: set[int] = set()
+    waiting = [inputs]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            waiting += _inside(value)
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, (tuple, list)):
+        return list(value)
+    if isinstance(value, (type, ModuleType, FunctionType)):  # which lead anywhere
+        return []
+    slots = (getattr(value, name, None) for name in getattr(type(value), "__slots__", ()))
+    return [*getattr(value, "__dict__", {}).values(), *slots]
+
+
 def refuse_other_than_tensors(inputs: Any) -> None:
     """Raise for inputs that hold no tensor and are no object of the model's own."""
     if inputs is None or isinstance(inputs, (str, bytes, bool, int, float)):
@@ -61,13 +86,23 @@ _REFUSALS = (TypeError, AttributeError, ValueError, IndexError, RuntimeError)
 def say_who_refused(error: Exception, function: str, given: Mapping[str, Any]) -> WtkitError | None:
     """The error to raise where the user's model or loss refused the user's inputs or targets; None
     for functions without inputs, for lack of memory, and for errors of another kind."""
-    if "inputs" not in given or not isinstance(error, _REFUSALS) or is_lack_of_memory(error):
+    words = why_refused(error) if "inputs" in given else None
+    if words is None:
         return None
-    words = textwrap.shorten(str(error), 200, placeholder="…")
     return WtkitError(
-        f"{function}: the model or the loss failed with these inputs and targets "
-        f"({type(error).__name__}: {words}); expected a batch as model(inputs) takes it"
+        f"{function}: the model or the loss failed with these inputs and targets ({words}); "
+        "expected a batch as model(inputs) takes it"
     )
+
+
+def why_refused(error: Exception) -> str | None:
+    """The words of an error that a model or loss raised for what it was given; None for lack of
+    memory, and for errors of another kind."""
+    if isinstance(error, WtkitError) or not isinstance(error, _REFUSALS):
+        return None
+    if is_lack_of_memory(error):
+        return None
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder='…')}"
 
 
 def usable(inputs: Any, name: str) -> Any:

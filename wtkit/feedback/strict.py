@@ -33,7 +33,8 @@ def refuse_transported(report: Transport, model: nn.Module) -> None:
     reasons = {}
     for row in report.transported:
         module = modules[row.parameter.rpartition(".")[0]]
-        reasons[row.parameter] = _Reason(_what(row), _way_out(module))
+        known = _way_out(module, row)
+        reasons[row.parameter] = _Reason(_what(row), known or _UNKNOWN.format(_kind(module)))
     _refuse(reasons)
 
 
@@ -76,7 +77,10 @@ def refuse_by_modules(
                 continue
             if (id(module), own) in held:
                 continue
-            reasons[f"{name}.{own}".lstrip(".")] = _Reason("its value", _way_out(module))
+            known = _way_out(module) or (
+                f"{_kind(module)} is not known; strict=<a batch> measures whether δ passes it"
+            )
+            reasons[f"{name}.{own}".lstrip(".")] = _Reason("its value", known)
     _refuse(reasons)
 
 
@@ -108,22 +112,47 @@ def part_used(method: Method) -> str:
 
 
 _OTHER_METHOD = "take a method that uses no weight, such as 'kolen_pollack' or 'weight_mirror'"
+_CALL = (
+    "δ passes it, or what is made of it, where the layer is not called; multiply by calling the "
+    "layer, not by reading its weight"
+)
+_UNKNOWN = (
+    "δ passes it in {}, in the place of which there is no B; multiply in a layer, such as "
+    "nn.Linear, or see wtkit.feedback.register, docs/howto/layer.md"
+)
 
 
 def _what(row: Row) -> str:
     return row.B_learns if row.used == "copied" else f"its {row.used}"
 
 
-def _way_out(module: nn.Module) -> str:
+def _way_out(module: nn.Module, row: Row | None = None) -> str:
+    """What to do about a parameter of ``module``; empty if that is not known.
+
+    Args:
+        row: of the report, if δ was measured.
+    """
     if isinstance(module, FeedbackLayer):
-        return _OTHER_METHOD
+        return _way_out_of(module)
+    if row is not None and row.B_learns:  # the weight of a layer that its owner holds
+        parts = [part for part in module.children() if isinstance(part, FeedbackPart)]
+        own = row.parameter.rpartition(".")[2]
+        return next((_way_out_of(part) for part in parts if part.held.weight == own), "")
     if type(module) in SCALE_TWINS or type(module) in SCALE_PLAIN:
         return "normalisation='learned', and no keep_on_backprop for it"
     if isinstance(module, tuple(TWINS)):
         return "take it out of keep_on_backprop"
     if isinstance(module, nn.PReLU):
         return "take nn.LeakyReLU"
-    return f"{type(module).__name__} is not known; strict=<a batch> measures whether δ passes it"
+    return ""
+
+
+def _way_out_of(layer: FeedbackLayer) -> str:
+    return _OTHER_METHOD if part_used(layer.method) else _CALL
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
 
 
 def _refuse(reasons: Mapping[str, _Reason]) -> None:

@@ -5,24 +5,28 @@ repeated: if another parameter's gradient changes, δ has passed the changed wei
 are those of the kept pass, so their own dependence on the weights has no part in it.
 
 A backward pass reads what the forward pass saved: weights, but also copies of them and what was
-made of them, such as signs, a cast, or a spectral norm. So each forward pass is observed, too. A
-saved tensor that is the same for other inputs, and another one for other weights, was made of the
-weights alone; the repeated backward pass gets the one that was made of the changed weights.
+made of them, such as signs, a cast, or a spectral norm. So the forward pass is followed
+(:mod:`~wtkit.feedback.origins`). Of a saved tensor that was made of weights alone, the repeated
+backward pass gets the one that a forward pass with the changed weights makes. What was saved where
+weights were made of weights stays: what these parameters learn from each other is their own affair.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from tqdm import tqdm
 
 from ..errors import WtkitError
+from .choosing import as_patterns
 from .inputs import call, out_of_inference_mode, refuse_other_than_tensors, tensors, usable
 from .layers import FeedbackLayer, feedback_layers, unwrap
+from .origins import Kind, Origins
 from .report import Row, Transport
 from .sharded import is_sharded
 
@@ -30,6 +34,8 @@ OF_EFFECT = 1e-2
 """The part of a parameter's effect that its magnitudes or its size must have to count."""
 ROUNDING = 16
 """Changes of gradients below this, in units of their precision, are rounding."""
+OF_LARGEST = 1e-3
+"""A gradient below this part of the largest one is looked at for being rounding alone."""
 Change = Callable[[Tensor, torch.Generator], Tensor]
 Effect = dict[str, float]
 """By how much each gradient that changed has changed, by the parameter's name."""
@@ -59,8 +65,9 @@ def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transpor
         a table with a row for each parameter; it prints what is used.
 
     Raises:
-        WtkitError: if nothing in the model learns; for activation checkpointing, which computes
-            activities anew from the changed weights; for sharded or missing weights.
+        WtkitError: if nothing in the model learns; for a batch that shows nothing, since it is
+            empty or leaves gradients zero; for activation checkpointing, which computes activities
+            anew from the changed weights; for sharded or missing weights.
 
     Example:
         >>> import torch, wtkit
@@ -75,6 +82,11 @@ def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transpor
         ()
     """
     refuse_other_than_tensors(inputs)
+    return measure(model, inputs, "inputs", quiet=quiet)
+
+
+def measure(model: nn.Module, inputs: Any, argument: str, *, quiet: bool) -> Transport:
+    """:func:`transport`, where the user gave ``inputs`` under the name ``argument``."""
     model = unwrap(model)
     layers = feedback_layers(model, scales=True)
     _refuse_what_has_no_values(model)
@@ -86,7 +98,8 @@ def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transpor
             # a cache would give casts of the weights before they were changed
             context.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
         context.enter_context(_without_zeros(model))
-        measured = _Measurement(model, usable(inputs, "inputs"), context)
+        measured = _Measurement(model, usable(inputs, argument), context)
+        measured.refuse_what_shows_nothing(argument)
         bar = tqdm(
             total=len(measured.parameters),
             desc="transport",
@@ -119,6 +132,11 @@ def _without_zeros(model: nn.Module) -> Iterator[None]:
 
 def _refuse_what_has_no_values(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise WtkitError(
+                f"transport: {name!r} has no shape before the first batch; run one through the "
+                "model first"
+            )
         if parameter.is_meta:
             raise WtkitError(f"transport: {name!r} is on the meta device; load its values first")
         if is_sharded(parameter):
@@ -201,7 +219,7 @@ def _other_magnitudes(values: Tensor, generator: torch.Generator) -> Tensor:
 
 def _other_signs(values: Tensor, generator: torch.Generator) -> Tensor:
     """Values with the same magnitudes, some of them with the other sign."""
-    signs = _draw(values, generator).sign()
+    signs = torch.randn(values.shape, generator=generator).sign().to(values.device)
     return values * torch.where((signs < 0).any(), signs, -signs)
 
 
@@ -236,7 +254,6 @@ class _Measurement:
 
     Attributes:
         parameters: by name, without B.
-        calls: of each module in the kept pass.
         reads_copies: whether the last effect was, in part, that of copies of weights.
     """
 
@@ -246,22 +263,24 @@ class _Measurement:
         self.model, self.inputs = model, inputs
         own = {id(layer.feedback) for layer in feedback_layers(model, scales=True).values()}
         self.parameters = {n: p for n, p in model.named_parameters() if id(p) not in own}
-        self.calls: dict[nn.Module, int] = {}
         self._kept: list[Tensor] = []
         self._replaced: dict[int, Tensor] = {}
-        self._in_backward, self._is_counting = False, True
+        self._kinds: list[Kind] = []  # of what is kept
+        self._read: list[int] = []
+        self._in_backward = False
         for module in model.modules():
-            context.callback(module.register_forward_pre_hook(self._count).remove)
-        self._outputs = [out for out in self._forward(inputs, self._keep) if out.requires_grad]
-        self._is_counting = False
+            context.callback(module.register_forward_pre_hook(self._refuse_calls).remove)
+        self._origins = Origins(model, self.parameters, inputs)
+        found = self._forward(inputs, self._keep, self._origins.following())
+        self._outputs = [out for out in found if out.requires_grad]
         if not self._outputs:
             raise WtkitError("transport: no output of the model depends on what it learns")
+        self._made_of_weights = {i for i, kind in enumerate(self._kinds) if kind < Kind.ACTIVITY}
+        for number in self._no_weights():
+            self._made_of_weights.discard(number)
+            self._kept[number] = self._kept[number].detach().clone()
         generator = torch.Generator().manual_seed(0)
         self._deltas = [_draw(out, generator) for out in self._outputs]
-        self._made_of_weights = set(range(len(self._kept)))
-        for seed in (1, 2):
-            found = self._observed(_other_inputs(inputs, seed))
-            self._made_of_weights -= found.keys()
         self._learning = {n: p for n, p in self.parameters.items() if p.requires_grad}
         self._gradients = self._backward()
         again = self._backward()
@@ -271,6 +290,57 @@ class _Measurement:
         for q, value in self._gradients.items():
             owner = q.rpartition(".")[0]
             self._sizes[owner] = max(self._sizes.get(owner, 0.0), _size(value))
+
+    def refuse_what_shows_nothing(self, argument: str) -> None:
+        """Raise for a batch on which a δ that passes weights would look like one that does not."""
+        if not any(out.numel() for out in self._outputs):
+            raise WtkitError(f"{argument}: the batch is empty, so no δ is sent; give examples")
+        endless = [q for q, value in self._gradients.items() if not value.isfinite().all()]
+        if endless:
+            raise WtkitError(
+                f"{argument}: on this batch gradients are not finite: "
+                f"{', '.join(as_patterns(endless))}; give examples without inf and NaN"
+            )
+        learn = {q.rpartition(".")[0] for q in self._nonzero()}
+        silent = [
+            q
+            for q, value in self._gradients.items()
+            if value.numel() and q.rpartition(".")[0] not in learn
+        ]
+        if silent:
+            raise WtkitError(
+                f"{argument}: on this batch the gradients of {', '.join(as_patterns(silent))} are "
+                "zero, so it cannot be seen which weights their δ passes; give other or more "
+                "examples, such as random ones, or freeze what never learns (requires_grad_(False))"
+            )
+
+    def _nonzero(self) -> Iterator[str]:
+        """The parameters whose gradient is more than rounding, which does not grow with δ."""
+        larger = self._backward(3.0)
+        largest = max(map(_size, self._gradients.values()), default=0.0)
+        for q, value in self._gradients.items():
+            size = _size(value)
+            is_rounding = _size(larger[q] / 3 - value) > 0.1 * size
+            if size > 0 and not (is_rounding and size < OF_LARGEST * largest):
+                yield q
+
+    def _no_weights(self) -> Iterator[int]:
+        """The numbers of saved tensors that were made of weights, but for an operation that makes
+        no more than that of them."""
+        made: dict[Any, Kind] = {}
+        for node in _nodes(self._outputs):
+            numbers = self._saved_by(node)
+            below = [made[each] for each, _ in node.next_functions if each is not None]
+            saved = [self._kinds[number] for number in numbers]
+            made[node] = max(self._origins.kind_made(node), *below, *saved, Kind.CONSTANT)
+            yield from (n for n in numbers if made[node] <= self._kinds[n] < Kind.ACTIVITY)
+
+    def _saved_by(self, node: Any) -> list[int]:
+        self._read = []
+        for name in dir(node):
+            if name.startswith("_saved_") or name == "saved_tensors":
+                getattr(node, name)  # which unpacks them
+        return self._read
 
     def effect(self, changes: Mapping[str, Change], *, observed: bool = True) -> Effect:
         """What changes of parameters' values change in gradients.
@@ -284,7 +354,7 @@ class _Measurement:
         try:
             for name, change in changes.items():
                 self.parameters[name].data.copy_(change(before[name], generator))
-            found = self._observed(self.inputs) if observed else {}
+            found = self._observed() if observed else {}
             self._replaced = {i: t for i, t in found.items() if i in self._made_of_weights}
             self.reads_copies = bool(self._replaced)
             gradients = self._backward()
@@ -296,13 +366,11 @@ class _Measurement:
         return {q: size for q, size in effect.items() if size > self._least(q)}
 
     def of_others(self, effect: Effect, name: str) -> Effect:
-        """The part of an effect that is not on the parameter's own gradient, unless its module was
-        called more than once, nor on those that its layer's weight is computed from, too."""
-        owner = name.rpartition(".")[0]
-        module = self.model.get_submodule(owner)
-        if isinstance(module, nn.utils.parametrize.ParametrizationList):
-            return {q: size for q, size in effect.items() if not q.startswith(f"{owner}.")}
-        if self.calls.get(module, 0) > 1:
+        """The part of an effect that is not on the parameter's own gradient. That counts if the
+        parameter is used more than once: then its δ has passed another use of it."""
+        module = self.model.get_submodule(name.rpartition(".")[0])
+        # a fused kernel takes all steps in one operation
+        if self._origins.uses[name] > 1 or isinstance(module, nn.RNNBase):
             return effect
         return {q: size for q, size in effect.items() if q != name}
 
@@ -311,13 +379,13 @@ class _Measurement:
         precision = torch.finfo(self._gradients[q].dtype).eps
         return ROUNDING * (self._noise[q] + precision * self._sizes[q.rpartition(".")[0]])
 
-    def _backward(self) -> dict[str, Tensor]:
+    def _backward(self, factor: float = 1.0) -> dict[str, Tensor]:
         self._in_backward = True
         try:
             found = torch.autograd.grad(
                 self._outputs,
                 list(self._learning.values()),
-                self._deltas,
+                [factor * delta for delta in self._deltas],
                 retain_graph=True,
                 allow_unused=True,
             )
@@ -327,11 +395,12 @@ class _Measurement:
 
     def _keep(self, tensor: Tensor) -> int:
         self._kept.append(tensor)
+        self._kinds.append(self._origins.kind(tensor))
         return len(self._kept) - 1
 
-    def _observed(self, inputs: Any) -> dict[int, Tensor]:
-        """The tensors that a forward pass saves and that differ from the kept ones, by their
-        number."""
+    def _observed(self) -> dict[int, Tensor]:
+        """The tensors that a forward pass with changed weights saves and that differ from the kept
+        ones, by their number."""
         differing: dict[int, Tensor] = {}
         number = 0
 
@@ -342,57 +411,62 @@ class _Measurement:
             number += 1
             return number
 
-        self._forward(inputs, compare)
+        self._forward(self.inputs, compare)
         if number != len(self._kept):
             raise WtkitError(
-                "transport: the model takes another way for other inputs or weights, so its passes "
-                "cannot be compared; ask for its parts"
+                "transport: the model takes another way for other weights, so its passes cannot be "
+                "compared; ask for its parts"
             )
         return differing
 
-    def _forward(self, inputs: Any, pack: Callable[[Tensor], int]) -> list[Tensor]:
+    def _forward(
+        self,
+        inputs: Any,
+        pack: Callable[[Tensor], int],
+        following: contextlib.AbstractContextManager[None] | None = None,
+    ) -> list[Tensor]:
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, self._unpack)
-        with _as_before(self.model), hooks:
+        with _as_before(self.model), hooks, following or contextlib.nullcontext():
             return list(tensors(call(self.model, inputs)))
 
     def _unpack(self, number: int) -> Tensor:
+        self._read.append(number)
         return self._replaced.get(number, self._kept[number])
 
-    def _count(self, module: nn.Module, inputs: Any) -> None:
+    def _refuse_calls(self, module: nn.Module, inputs: Any) -> None:
         if self._in_backward:
             raise WtkitError(
                 "transport: the backward pass calls the model's modules again, as activation "
                 "checkpointing does; switch that off for this report"
             )
-        if self._is_counting:
-            self.calls[module] = self.calls.get(module, 0) + 1
+
+
+def _nodes(outputs: Iterable[Tensor]) -> list[Any]:
+    """The nodes of the graph that ``outputs`` go back to, each after those below it."""
+    order: dict[Any, None] = {}
+    waiting: list[tuple[Any, bool]] = [(out.grad_fn, False) for out in outputs]
+    seen = set()
+    while waiting:
+        node, is_done = waiting.pop()
+        if is_done:
+            order[node] = None
+        elif node is not None and node not in seen:
+            seen.add(node)
+            waiting.append((node, True))
+            waiting += [(below, False) for below, _ in node.next_functions]
+    return list(order)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if a.is_sparse:
+        return bool(torch.equal(a.to_dense(), b.to_dense()))
     return a.data_ptr() == b.data_ptr() or bool(torch.equal(a, b))
 
 
 def _size(values: Tensor) -> float:
     return float(values.abs().max()) if values.numel() else 0.0
-
-
-def _other_inputs(inputs: Any, seed: int) -> Any:
-    """Inputs of the same shapes with other values: whole numbers, such as those of tokens, in
-    another order."""
-    generator = torch.Generator().manual_seed(seed)
-    if isinstance(inputs, Mapping):
-        return {key: _other_inputs(value, seed) for key, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(_other_inputs(value, seed) for value in inputs)
-    if not isinstance(inputs, Tensor) or inputs.dtype is torch.bool:
-        return inputs
-    if inputs.is_floating_point() or inputs.is_complex():
-        spread = inputs.std() if inputs.numel() > 1 else torch.ones_like(inputs)
-        return inputs + _draw(inputs, generator) * torch.where(spread > 0, spread, 1.0)
-    order = torch.randperm(inputs.numel(), generator=generator)
-    return inputs.flatten()[order.to(inputs.device)].reshape(inputs.shape)
 
 
 @contextlib.contextmanager
