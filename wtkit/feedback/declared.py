@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import WtkitError
 from .layers import PLAIN, TWINS, FeedbackLayer, add_kind
 from .maps import FeaturesFirst, FeaturesLast, Maps, Taps
+from .normalisation import SCALE_TWINS
+from .owners import has_twin
+from .parts import Owner
 
 WHERE = "docs/howto/layer.md"
 
@@ -66,8 +72,7 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
     """
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         raise WtkitError(f"register: expected a subclass of nn.Module first, got {kind!r}")
-    known = TWINS.get(kind)
-    if issubclass(kind, FeedbackLayer) or (known and not issubclass(known, FeedbackDeclared)):
+    if _is_known(kind):
         raise WtkitError(
             f"register: wtkit has maps for {kind.__name__}; to change them, register a subclass"
         )
@@ -82,14 +87,25 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
             f"register: {maps.__name__} has no method apply_weights(y, W, bias); see {WHERE}"
         )
     direct = FeaturesFirst if getattr(maps, "channels_first", False) else FeaturesLast
-    complete: Any = type(maps.__name__, (maps, direct, _Defaults), {"__slots__": ()})
+    held: Any = namedtuple(maps.__name__, (*fields, "bias_shape"))  # type: ignore[misc]
+    complete: Any = type(maps.__name__, (held, maps, direct, _Defaults), {"__slots__": ()})
 
-    def maps_of_layer(layer: nn.Module) -> Maps:
-        return complete(*[getattr(layer, field) for field in fields])
+    def maps_of_layer(layer: Any) -> Maps:
+        bias = layer.bias
+        shape = None if bias is None else tuple(bias.shape)
+        return complete(*[getattr(layer, field) for field in fields], shape)
 
     body = {"maps": property(maps_of_layer), "fields": fields, "__module__": kind.__module__}
     twin = type(f"Feedback{kind.__name__}", (FeedbackDeclared, kind), body)
     add_kind(kind, twin)
+
+
+def _is_known(kind: type[nn.Module]) -> bool:
+    """Whether wtkit itself converts modules of this class, or made the class."""
+    if issubclass(kind, (FeedbackLayer, Owner)) or kind in SCALE_TWINS or has_twin(kind):
+        return True
+    twin = TWINS.get(kind)
+    return twin is not None and not issubclass(twin, FeedbackDeclared)
 
 
 class _Defaults:
@@ -103,7 +119,7 @@ class _Defaults:
     def backward(
         self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
     ) -> Sequence[Tensor | None]:
-        return derivatives(self, delta, y, M, needs)  # type: ignore[arg-type]
+        return derivatives(self, delta, y, M, needs)
 
     def matrices(self, W: Tensor) -> Tensor:
         return W.flatten(1)[None]
@@ -121,14 +137,14 @@ class _Defaults:
 
 
 def derivatives(
-    maps: Maps, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
+    maps: Any, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:
     """(Mᵀ δ, δ yᵀ, Σ δ) as autograd has them of ``apply_weights``."""
-    given = [y, M, M.new_zeros(maps.features(M)[1])]
     wanted = [place for place in range(3) if needs[place]]
     found: list[Tensor | None] = [None, None, None]
     if not wanted:
         return found
+    given = [y, M, M.new_zeros(maps.bias_shape) if needs[2] else None]
 
     def applied(*values: Tensor) -> Tensor:
         arguments: list[Any] = [y, M, None]
@@ -136,10 +152,39 @@ def derivatives(
             arguments[place] = value
         return maps.apply_weights(*arguments)
 
-    pulled: Any = torch.func.vjp(applied, *[given[place] for place in wanted])
-    for place, value in zip(wanted, pulled[1](delta), strict=True):
+    for place, value in zip(
+        wanted, _pulled_back(applied, delta, [given[at] for at in wanted]), strict=True
+    ):
         found[place] = value
     return found
+
+
+def _pulled_back(function: Callable[..., Tensor], delta: Tensor, at: Sequence[Any]) -> Any:
+    """The derivatives of ``function`` at these tensors, times δ."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        pulled: Any = torch.func.vjp(function, *at)  # which refuses hooks on saved tensors
+        return pulled[1](delta)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad(), _without_hooks():
+        # a view, so that the derivative does not go on into what made the tensor
+        inputs = [
+            x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_() for x in at
+        ]
+        out = function(*inputs)
+        return torch.autograd.grad(
+            out, inputs, delta, create_graph=again, allow_unused=True, materialize_grads=True
+        )
+
+
+@contextlib.contextmanager
+def _without_hooks() -> Iterator[None]:
+    """Hooks on saved tensors that do nothing, in front of those of checkpoints and the like."""
+    autograd: Any = torch._C._autograd
+    if not autograd._saved_tensors_hooks_is_enabled():
+        yield
+        return
+    with saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+        yield
 
 
 class FeedbackDeclared(FeedbackLayer):
@@ -148,7 +193,13 @@ class FeedbackDeclared(FeedbackLayer):
     fields: tuple[str, ...]
     checked: bool = False
 
-    def send(self, y: Tensor) -> Tensor:
+    def send(self, y: Tensor, *others: Any, **named: Any) -> Tensor:
+        if others or named:
+            raise WtkitError(
+                f"{PLAIN[type(self)].__name__}: a registered layer is called with one input, got "
+                f"{1 + len(others) + len(named)} arguments; make what else it needs an attribute "
+                "that is a field of its maps, or leave the layer on backprop: keep_on_backprop"
+            )
         if not torch.compiler.is_compiling() and not self.checked:
             self._check(y)
         return self.engaged(y)
@@ -259,19 +310,10 @@ def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
     y = y.detach().to(W.dtype)
     expected = layer.plain_forward(y)
     if not _agree(maps.apply_weights(y, W, layer.bias), expected):
-        raise WtkitError(
-            f"{kind}: 'apply_weights' of its maps gives another output than the layer; it has to "
-            "be all of the forward pass: put what is random or no part of W y + bias into other "
-            "modules"
-        )
-    out = maps.apply_weights(y, W)
-    for what, scaled in (("y", (-0.5 * y, W)), ("W", (y, -0.5 * W))):
-        if not _agree(maps.apply_weights(*scaled), -0.5 * out):
-            raise WtkitError(
-                f"{kind}: 'apply_weights' of its maps is not linear in {what}; put what is not, "
-                "such as an activation, into other modules, or into a parametrization of 'weight'"
-            )
-    delta = torch.empty_like(out).normal_(generator=layer.stream("check"))
+        raise _another_output(kind)
+    stream = layer.stream("check")
+    _check_linear(layer, y, stream)
+    delta = torch.empty_like(expected).normal_(generator=stream)
     needs = (True, True, layer.bias is not None)
     found = maps.backward(delta, y, W, needs)
     exact = derivatives(maps, delta, y, W, needs)
@@ -281,6 +323,72 @@ def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
                 f"{kind}: 'backward' of its maps gives another gradient of {what} than autograd "
                 "has of 'apply_weights'; correct it, or leave it out"
             )
+
+
+def _check_linear(layer: FeedbackDeclared, y: Tensor, stream: torch.Generator) -> None:
+    """Raise if the output is not linear in y and in W, plus a part that is linear in the bias.
+
+    At values of its own: the layer's may be zero, and hide what is wrong.
+
+    Raises:
+        WtkitError: if it is not, or the layer computes another output with these values.
+    """
+    kind, apply = PLAIN[type(layer)].__name__, layer.maps.apply_weights
+
+    def drawn(like: Tensor, scale: float = 1.0) -> Tensor:
+        return torch.empty_like(like).normal_(generator=stream).mul_(scale)
+
+    size = layer.fan_in**-0.5
+    W, W2 = drawn(layer.weight, size), drawn(layer.weight, size)
+    y, y2 = drawn(y), drawn(y)
+    out = apply(y, W)
+    for what, mixed, second in (
+        ("y", apply(y - 0.5 * y2, W), apply(y2, W)),
+        ("W", apply(y, W - 0.5 * W2), apply(y, W2)),
+    ):
+        if not _agree(mixed, out - 0.5 * second):
+            raise WtkitError(
+                f"{kind}: 'apply_weights' of its maps is not linear in {what}; put what is not, "
+                "such as an activation, into other modules, or into a parametrization of 'weight'"
+            )
+    bias = None if layer.bias is None else drawn(layer.bias)
+    if bias is not None:
+        other = drawn(bias)
+        part, part_of_other = apply(y, W, bias) - out, apply(y, W, other) - out
+        if not (
+            _agree(apply(y, W, bias - 0.5 * other), out + part - 0.5 * part_of_other)
+            and _agree(apply(y2, W2, bias), apply(y2, W2) + part)
+        ):
+            raise WtkitError(
+                f"{kind}: 'apply_weights' of its maps has to add a part that is linear in the bias "
+                "and does not depend on y and W; put what is not into other modules, or into a "
+                "parametrization of 'bias'"
+            )
+    if not _agree(apply(y, W, bias), _plain_with(layer, y, W, bias)):
+        raise _another_output(kind)
+
+
+def _plain_with(layer: FeedbackDeclared, y: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    """What the plain layer makes of y with other weights; where it computes its own from other
+    tensors, what its maps make of it."""
+    own = layer._parameters
+    if own.get("weight") is None or (bias is not None and own.get("bias") is None):
+        return layer.maps.apply_weights(y, W, bias)
+    before = dict(own)
+    own["weight"] = nn.Parameter(W)
+    if bias is not None:
+        own["bias"] = nn.Parameter(bias)
+    try:
+        return layer.plain_forward(y)
+    finally:
+        own.update(before)
+
+
+def _another_output(kind: str) -> WtkitError:
+    return WtkitError(
+        f"{kind}: 'apply_weights' of its maps gives another output than the layer; it has to be "
+        "all of the forward pass: put what is random or no part of W y + bias into other modules"
+    )
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
