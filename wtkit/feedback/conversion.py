@@ -64,9 +64,10 @@ def convert(
 
     Weights, device, dtype, hooks and ``state_dict`` names stay. A layer that stores something for
     its feedback path adds ``<layer>.feedback`` to the ``state_dict``; a checkpoint may lack it.
-    The ``state_dict`` records the method, and one of another method is refused. Beside weights of a
-    lower precision, a B that averages over many small steps is stored in float32. Weights may be on
-    the meta device: B is drawn when they are loaded.
+    The ``state_dict`` records the method, and one of another method is refused; it also records how
+    many random draws the feedback path took, so that a resumed model continues them. Beside weights
+    of a lower precision, a B that averages over many small steps is stored in float32. Weights may be
+    on the meta device: B is drawn when they are loaded.
     Pass ``model.parameters()`` to the optimizer after conversion: Kolen–Pollack's B is among them.
     A converted model may be converted again.
 
@@ -83,8 +84,9 @@ def convert(
     δ travels through B only if the layer is called. A module of your own that reads
     ``layer.weight`` and multiplies by it sends δ through W; call the layer, or keep it on backprop.
     ``torch.func.grad`` and ``vmap`` give the method's gradients, also one per example;
-    direct feedback refuses them. For forward-mode derivatives, and for tools that trace Python code
-    (``torch.fx``, ``torch.jit``), use :func:`export`, whose gradients are backprop's.
+    direct feedback refuses them. For forward-mode derivatives (``jvp``, ``jacfwd``, ``hessian``),
+    and for tools that trace Python code (``torch.fx``, ``torch.jit``, ``torch.export``, which would
+    record backprop's gradients), use :func:`export`, whose gradients are backprop's.
     ``torch.compile`` works as usual.
 
     Args:

@@ -328,6 +328,7 @@ class FeedbackLayer(nn.Module):
         metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
         if metadata is not None:
             metadata["method"] = self.method.name
+            metadata["counts"] = [self.mirror_count, self.update_count]
 
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
@@ -346,7 +347,16 @@ class FeedbackLayer(nn.Module):
             self.drawn = not stored.is_meta
             if self.method.averages and stored.dtype.itemsize < 4:
                 self.store(stored.detach())  # the checkpoint's own tensor was assigned
+        if (given is None) == (self.feedback is None):
+            self._count_on(metadata)
         self.settle()
+
+    def _count_on(self, metadata: Mapping[str, Any]) -> None:
+        """Continue the random draws where those of the checkpoint ended. Files from before counts
+        were recorded, and those of plain models, have none."""
+        counts = metadata.get("counts")
+        if counts is not None and metadata.get("method") == self.method.name:
+            self.mirror_count, self.update_count = counts
 
     def _refuse_of_another_method(self, given: Tensor, key: str, saved: str | None) -> None:
         """Refuse the feedback weights of a checkpoint that another method saved.
