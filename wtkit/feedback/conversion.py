@@ -66,8 +66,8 @@ def convert(
     its feedback path adds ``<layer>.feedback`` to the ``state_dict``; a checkpoint may lack it.
     The ``state_dict`` records the method, and one of another method is refused; it also records how
     many random draws the feedback path took, so that a resumed model continues them. Beside weights
-    of a lower precision, a B that averages over many small steps is stored in float32. Weights may be
-    on the meta device: B is drawn when they are loaded.
+    of a lower precision, a B that averages over many small steps is stored in float32. Weights may
+    be on the meta device: B is drawn when they are loaded.
     Pass ``model.parameters()`` to the optimizer after conversion: Kolen–Pollack's B is among them.
     A converted model may be converted again.
 
