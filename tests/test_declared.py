@@ -1,6 +1,7 @@
 """Layers of users' own: those of docs/howto/layer.md keep the contract of all methods, and maps
 that do not fit their layer are refused."""
 
+import contextlib
 import pickle
 import re
 import sys
@@ -223,11 +224,48 @@ UNFIT = {
 }
 
 
+LINEAR_IN_THE_BIAS = "has to add a part that is linear in the bias"
+UNFIT |= {
+    key: (
+        lambda self, y, apply=apply: apply(None, y, self.weight, self.bias),
+        apply,
+        message,
+    )
+    for key, apply, message in (
+        ("squared bias", lambda _, y, W, b=None: with_bias(y, W, b, lambda: b**2), None),
+        ("size of the bias", lambda _, y, W, b=None: with_bias(y, W, b, lambda: 2 * b.abs()), None),
+        ("constant", lambda _, y, W, b=None: with_bias(y, W, b, lambda: b + 1), None),
+        (
+            "bias times y",
+            lambda _, y, W, b=None: with_bias(y, W, b, lambda: b * y.mean(-1, keepdim=True)),
+            None,
+        ),
+        ("bias times W", lambda _, y, W, b=None: with_bias(y, W, b, lambda: b * W.sum(1)), None),
+        ("size of y", lambda _, y, W, b=None: with_bias(y.abs(), W, b, lambda: b), "linear in y"),
+    )
+    for message in [message or LINEAR_IN_THE_BIAS]
+}
+UNFIT["squared bias of the layer, which is 0"] = (
+    lambda self, y: F.linear(y, self.weight, self.bias**2),
+    lambda _, y, W, b=None: F.linear(y, W, b),
+    "gives another output than the layer",
+)
+
+
+def with_bias(y, W, bias, part):
+    return F.linear(y, W) if bias is None else F.linear(y, W) + part()
+
+
+@pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize(("forward", "apply_weights", "message"), UNFIT.values(), ids=UNFIT)
-def test_maps_of_another_layer_are_refused_at_the_first_batch(forward, apply_weights, message):
+def test_maps_of_another_layer_are_refused_at_the_first_batch(
+    forward, apply_weights, message, zero
+):
     layer = wtkit.convert(own(forward, apply_weights)(4, 3), "feedback_alignment")
+    if zero:
+        nn.init.zeros_(layer.bias)
     state = torch.get_rng_state()
-    with pytest.raises(wtkit.WtkitError, match=f"Own: 'apply_weights' of its maps {message}"):
+    with pytest.raises(wtkit.WtkitError, match=f"Own: 'apply_weights' of its maps .*{message}"):
         layer(torch.randn(2, 4, generator=torch.Generator().manual_seed(1)))
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -329,12 +367,17 @@ def test_a_field_that_the_layer_has_not_is_named():
     ("arguments", "message"),
     [
         ((nn.Linear(2, 2), WithField), "kind: expected a type, got a Linear"),
-        ((nn.Linear, WithField), "Linear is a class of torch's own.* register a subclass"),
+        ((nn.Linear, WithField), "wtkit has maps for Linear; to change them, register a subclass"),
         ((Subclass, NoTuple), "as a class derived from typing.NamedTuple, got <class"),
         (
             (Subclass, lambda layer: None),
             "maps: expected a type, got a function",
         ),
+        ((nn.LSTM, WithField), "wtkit has maps for LSTM"),
+        ((nn.GRUCell, WithField), "wtkit has maps for GRUCell"),
+        ((nn.MultiheadAttention, WithField), "wtkit has maps for MultiheadAttention"),
+        ((nn.LayerNorm, WithField), "wtkit has maps for LayerNorm"),
+        ((nn.BatchNorm2d, WithField), "wtkit has maps for BatchNorm2d"),
         ((Subclass, NoMap), "NoMap has no method apply_weights"),
     ],
 )
@@ -350,109 +393,95 @@ def test_a_class_may_be_registered_again(page):
     assert type(wtkit.export(model)) is kind
 
 
-# ------------------------------------------------------------------------------- biases, and hooks
+# ------------------------------------------------------------------------------- the first batch
 
 
-def declared(apply, *, bias=(4,), **more):
-    """A layer of its own class, (5 → 4), whose forward pass is ``apply``."""
+def masked(page):
+    torch.manual_seed(0)
+    model = nn.Sequential(page.Masked(5, 6), nn.Tanh(), page.Masked(6, 3)).double()
+    return wtkit.convert(model, "feedback_alignment", seed=0)
 
-    class Kind(nn.Linear):
-        def __init__(self):
-            super().__init__(5, 4)
-            self.bias = nn.Parameter(torch.randn(bias))
 
-        def forward(self, y):
-            return apply(y, self.weight, self.bias)
-
-    class Maps_(NamedTuple):
-        pass
-
-    Maps_.apply_weights = lambda self, y, W, bias=None: apply(y, W, bias)
-    for key, value in more.items():
-        setattr(Maps_, key, value)
-    register(Kind, Maps_)
-    return Kind()
+def gradients_of(model, y, context=contextlib.nullcontext, call=None):
+    with context():
+        (call(model) if call else model(y)).square().sum().backward()
+    return [parameter.grad for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize(
-    "added",
+    ("context", "call"),
     [
-        lambda y, W, bias: bias**2,
-        lambda y, W, bias: bias * y.mean(-1, keepdim=True),
-        lambda y, W, bias: bias * W.sum(),
-        lambda y, W, bias: bias.relu(),
-        lambda y, W, bias: bias * bias.sum(),
+        (torch.autograd.graph.save_on_cpu, None),
+        (lambda: torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone), None),
+        (lambda: torch.autograd.graph.disable_saved_tensors_hooks("no"), None),
+        (
+            contextlib.nullcontext,
+            lambda y: lambda m: checkpoint(m, y, use_reentrant=False),
+        ),
     ],
+    ids=["save_on_cpu", "hooks", "no hooks", "checkpoint"],
 )
-def test_a_bias_is_added_and_nothing_else(added):
-    def apply(y, W, bias):
-        out = F.linear(y, W)
-        return out if bias is None else out + added(y, W, bias)
-
-    layer = wtkit.convert(declared(apply), "feedback_alignment")
-    with pytest.raises(wtkit.WtkitError, match="does more with the bias than add it"):
-        layer(torch.randn(3, 5))
+def test_hooks_on_saved_tensors_do_not_matter(context, call, page):
+    """Neither in the first forward pass nor around the backward pass."""
+    y = torch.randn(4, 5, dtype=torch.float64)
+    found = gradients_of(masked(page), y, context, call and call(y))
+    for a, b in zip(found, gradients_of(masked(page), y), strict=True):
+        assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("bias", [(1, 4), (2, 4), (4, 4), (1,)])
-def test_a_bias_of_another_shape_is_refused_at_conversion(bias):
-    layer = declared(lambda y, W, b: F.linear(y, W) + (0 if b is None else b.sum()), bias=bias)
-    with pytest.raises(wtkit.WtkitError, match="expected one number for each feature"):
-        wtkit.convert(layer, "feedback_alignment")
+def test_strict_takes_a_batch(page):
+    model = nn.Sequential(page.Masked(5, 6), nn.Tanh(), page.Masked(6, 3))
+    wtkit.convert(model, "kolen_pollack", strict=torch.randn(4, 5))
+    assert len(feedback_layers(model)) == 2
 
 
-def test_a_bias_of_another_shape_may_have_a_backward_of_its_own():
-    def backward(self, delta, y, M, needs):
-        return delta @ M, delta.T @ y, delta.sum(0)[None]
-
-    layer = declared(
-        lambda y, W, b: F.linear(y, W) + (0 if b is None else b[0]), bias=(1, 4), backward=backward
-    )
-    wtkit.convert(layer, "feedback_alignment")
-    layer(torch.randn(3, 5)).sum().backward()
-    assert torch.equal(layer.bias.grad, torch.full((1, 4), 3.0))
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_first_pass_may_be_checkpointed_or_offloaded(bias):
-    def run(around):
-        layer = declared(lambda y, W, b: F.linear(y, 2 * W, b), bias=(4,) if bias else (0,))
-        if not bias:
-            layer.bias = None
-        torch.manual_seed(0)
-        nn.init.normal_(layer.weight)
-        if bias:
-            nn.init.normal_(layer.bias)
-        wtkit.convert(layer, "feedback_alignment", seed=0)
-        y = torch.ones(3, 5, requires_grad=True)
-        around(layer, y)
-        return layer.weight.grad, y.grad
-
-    def offloaded(layer, y):
-        with torch.autograd.graph.save_on_cpu():
-            layer(y).square().sum().backward()
-
-    usual = run(lambda layer, y: layer(y).square().sum().backward())
-    for around in (
-        lambda layer, y: checkpoint(layer, y, use_reentrant=False).square().sum().backward(),
-        offloaded,
-    ):
-        for a, b in zip(run(around), usual, strict=True):
-            torch.testing.assert_close(a, b)
+def test_second_derivatives(page):
+    """The penalty's gradient is that of a layer with B in W's place."""
+    layer = wtkit.convert(page.Masked(5, 3).double(), "feedback_alignment")
+    y = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    with wtkit.feedback.twice_differentiable():
+        out = layer(y)
+    (below,) = torch.autograd.grad(out.square().sum(), y, create_graph=True)
+    below.square().sum().backward()
+    M = layer.mask * layer.B
+    expected = 8 * layer(y).detach() @ M @ M.T
+    torch.testing.assert_close(y.grad, expected @ M)
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.MultiheadAttention, nn.LayerNorm, nn.Linear])
-def test_torchs_own_classes_are_not_declared(kind):
-    class Mine(NamedTuple):
+def test_a_bias_of_each_position(page):
+    class PerPosition(page.Local):
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            self.bias = nn.Parameter(torch.randn(self.weight.shape[:2]))
+
+        def forward(self, y):
+            return PerPositionMaps(self.kernel, self.inputs).apply_weights(
+                y, self.weight, self.bias
+            )
+
+    class PerPositionMaps(NamedTuple):
+        kernel: int
+        inputs: int
+        channels_first = True
+
         def apply_weights(self, y, W, bias=None):
-            return y
+            out = page.LocalMaps(self.kernel, self.inputs).apply_weights(y, W)
+            return out if bias is None else out + bias.T
 
-    with pytest.raises(wtkit.WtkitError, match="register a subclass"):
-        register(kind, Mine)
+        def matrices(self, W):
+            return W
+
+    register(PerPosition, PerPositionMaps)
+    model = wtkit.convert(PerPosition(2, 4, 8, 3), "feedback_alignment")
+    plain = wtkit.export(model)
+    y = torch.randn(3, 2, 8)
+    for a, b in zip(gradients_of(model, y), gradients_of(plain, y), strict=True):
+        torch.testing.assert_close(a, b)
 
 
-def test_a_second_input_is_refused_in_words():
-    layer = wtkit.convert(declared(F.linear), "feedback_alignment")
-    for others, named in (((torch.ones(1),), {}), ((), {"mask": torch.ones(1)})):
-        with pytest.raises(wtkit.WtkitError, match="takes one input, got 2"):
-            layer(torch.randn(3, 5), *others, **named)
+def test_a_second_input_is_refused(page):
+    layer = wtkit.convert(page.Masked(5, 3), "feedback_alignment")
+    with pytest.raises(wtkit.WtkitError, match="Masked: a registered layer is called with one inp"):
+        layer(torch.randn(2, 5), torch.ones(()))
+    with pytest.raises(wtkit.WtkitError, match="Masked: a registered layer is called with one inp"):
+        layer(torch.randn(2, 5), scale=2.0)

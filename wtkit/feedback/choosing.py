@@ -129,17 +129,13 @@ def choose_scales(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Mod
         elif kind in SCALE_TWINS or kind in SCALE_PLAIN:
             if module._parameters.get("weight") is not None:
                 chosen[name] = module
-        elif getattr(module, "cls_to_become", None) in SCALE_TWINS:
-            raise WtkitError(
-                f"normalisation: {_where(name, module)} has no scale before the first batch; run "
-                "one batch through the model, then convert, or leave it on backprop: "
-                f"keep_on_backprop={as_patterns([name])}"
-            )
+        elif isinstance(module, _ELEMENTWISE) and any(map(is_lazy, module.parameters())):
+            raise _has_no_shape(name, module, "weight")
         elif issubclass(kind, tuple(SCALE_TWINS)) and list(module.parameters()):
             raise WtkitError(
                 f"normalisation: {name!r} ({kind.__module__}.{kind.__name__}) is a subclass of "
                 "torch's, which may do anything with its scale, so it has no feedback path; leave "
-                f"it on backprop: keep_on_backprop={as_patterns([name])}, or take torch's own class"
+                f"it on backprop: keep_on_backprop={[name or '*']}, or take torch's own class"
             )
     return chosen
 
@@ -196,11 +192,7 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
     biases = {part.held.bias for part in parts_of(module)}
     for own, parameter in module.named_parameters(recurse=False):
         if is_lazy(parameter):
-            raise WtkitError(
-                f"cannot convert {_where(name, module)}: {own!r} has no shape before the first "
-                "batch; run one batch through the model, then convert, or leave it on backprop: "
-                f"convert(..., keep_on_backprop={as_patterns([name])})"
-            )
+            raise _has_no_shape(name, module, own)
         if own in biases:  # its part stays on backprop whole, or not
             continue
         full = [f"{at}.{own}" if at else own for at in names]
@@ -213,6 +205,16 @@ def _untreatable_parts(names: list[str], module: nn.Module, exempt: _ExemptNames
             return parts | {name or "*": reason}  # the whole module
         parts[full[0]] = reason  # the parameter alone: the module also holds convertible layers
     return parts
+
+
+def _has_no_shape(name: str, module: nn.Module, own: str) -> WtkitError:
+    """The error for a parameter of a lazy module."""
+    said = (
+        f"cannot convert {_where(name, module)}: {own!r} has no shape before the first batch; run "
+        "one batch through the model, then convert"
+    )
+    keep = f", or leave it on backprop: convert(..., keep_on_backprop=[{name!r}])" if name else ""
+    return WtkitError(said + keep)
 
 
 def _known_parameters(module: nn.Module) -> set[str]:
@@ -326,10 +328,8 @@ def as_patterns(names: Iterable[str]) -> list[str]:
 
     >>> as_patterns(["layer1.fc", "layer2.fc", "head"])
     ['layer*.fc', 'head']
-    >>> as_patterns([""])  # the model itself
-    ['*']
     """
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name or "*")
+        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name)
     return [pattern if len(group) > 1 else group[0] for pattern, group in alike.items()]

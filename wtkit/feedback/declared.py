@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import WtkitError
 from .layers import PLAIN, TWINS, FeedbackLayer, add_kind
 from .maps import FeaturesFirst, FeaturesLast, Maps, Taps
+from .normalisation import SCALE_TWINS
+from .owners import has_twin
+from .parts import Owner
 
-_autograd: Any = torch._C._autograd
 WHERE = "docs/howto/layer.md"
 
 
@@ -48,7 +52,7 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
         maps: its maps. Whoever registers a class again replaces them.
 
     Raises:
-        WtkitError: for a class of PyTorch's or wtkit's own; for maps that are no ``NamedTuple`` or
+        WtkitError: for a class that wtkit itself converts; for maps that are no ``NamedTuple`` or
             have no ``apply_weights``.
 
     Example:
@@ -68,10 +72,9 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
     """
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         raise WtkitError(f"register: expected a subclass of nn.Module first, got {kind!r}")
-    if issubclass(kind, FeedbackLayer) or kind.__module__.partition(".")[0] in ("torch", "wtkit"):
+    if _is_known(kind):
         raise WtkitError(
-            f"register: {kind.__name__} is a class of {kind.__module__.partition('.')[0]}'s own, "
-            "which other networks use, too; register a subclass"
+            f"register: wtkit has maps for {kind.__name__}; to change them, register a subclass"
         )
     fields = getattr(maps, "_fields", None)
     if not (isinstance(maps, type) and issubclass(maps, tuple) and fields is not None):
@@ -84,14 +87,25 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
             f"register: {maps.__name__} has no method apply_weights(y, W, bias); see {WHERE}"
         )
     direct = FeaturesFirst if getattr(maps, "channels_first", False) else FeaturesLast
-    complete: Any = type(maps.__name__, (maps, direct, _Defaults), {"__slots__": ()})
+    held: Any = namedtuple(maps.__name__, (*fields, "bias_shape"))  # type: ignore[misc]
+    complete: Any = type(maps.__name__, (held, maps, direct, _Defaults), {"__slots__": ()})
 
-    def maps_of_layer(layer: nn.Module) -> Maps:
-        return complete(*[getattr(layer, field) for field in fields])
+    def maps_of_layer(layer: Any) -> Maps:
+        bias = layer.bias
+        shape = None if bias is None else tuple(bias.shape)
+        return complete(*[getattr(layer, field) for field in fields], shape)
 
     body = {"maps": property(maps_of_layer), "fields": fields, "__module__": kind.__module__}
     twin = type(f"Feedback{kind.__name__}", (FeedbackDeclared, kind), body)
     add_kind(kind, twin)
+
+
+def _is_known(kind: type[nn.Module]) -> bool:
+    """Whether wtkit itself converts modules of this class, or made the class."""
+    if issubclass(kind, (FeedbackLayer, Owner)) or kind in SCALE_TWINS or has_twin(kind):
+        return True
+    twin = TWINS.get(kind)
+    return twin is not None and not issubclass(twin, FeedbackDeclared)
 
 
 class _Defaults:
@@ -105,7 +119,7 @@ class _Defaults:
     def backward(
         self, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
     ) -> Sequence[Tensor | None]:
-        return derivatives(self, delta, y, M, needs)  # type: ignore[arg-type]
+        return derivatives(self, delta, y, M, needs)
 
     def matrices(self, W: Tensor) -> Tensor:
         return W.flatten(1)[None]
@@ -123,15 +137,14 @@ class _Defaults:
 
 
 def derivatives(
-    maps: Maps, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
+    maps: Any, delta: Tensor, y: Tensor, M: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """(Mᵀ δ, δ yᵀ, Σ δ) as autograd has them of ``apply_weights``, for a bias with one number for
-    each feature of the output."""
-    given = [y, M, M.new_zeros(maps.features(M)[1])]
+    """(Mᵀ δ, δ yᵀ, Σ δ) as autograd has them of ``apply_weights``."""
     wanted = [place for place in range(3) if needs[place]]
     found: list[Tensor | None] = [None, None, None]
     if not wanted:
         return found
+    given = [y, M, M.new_zeros(maps.bias_shape) if needs[2] else None]
 
     def applied(*values: Tensor) -> Tensor:
         arguments: list[Any] = [y, M, None]
@@ -139,21 +152,39 @@ def derivatives(
             arguments[place] = value
         return maps.apply_weights(*arguments)
 
-    def pulled() -> Any:
-        return torch.func.vjp(applied, *[given[place] for place in wanted])[1](delta)
-
-    for place, value in zip(wanted, _without_hooks(pulled), strict=True):
+    for place, value in zip(
+        wanted, _pulled_back(applied, delta, [given[at] for at in wanted]), strict=True
+    ):
         found[place] = value
     return found
 
 
-def _without_hooks(function: Callable[[], Any]) -> Any:
-    """The result of ``function``, out of reach of hooks on saved tensors, which torch.func refuses.
-    Activation checkpointing and offloading have such hooks; they are those of a thread."""
-    if torch.compiler.is_compiling() or _autograd._top_saved_tensors_default_hooks(True) is None:
-        return function()
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result()
+def _pulled_back(function: Callable[..., Tensor], delta: Tensor, at: Sequence[Any]) -> Any:
+    """The derivatives of ``function`` at these tensors, times δ."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        pulled: Any = torch.func.vjp(function, *at)  # which refuses hooks on saved tensors
+        return pulled[1](delta)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad(), _without_hooks():
+        # a view, so that the derivative does not go on into what made the tensor
+        inputs = [
+            x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_() for x in at
+        ]
+        out = function(*inputs)
+        return torch.autograd.grad(
+            out, inputs, delta, create_graph=again, allow_unused=True, materialize_grads=True
+        )
+
+
+@contextlib.contextmanager
+def _without_hooks() -> Iterator[None]:
+    """Hooks on saved tensors that do nothing, in front of those of checkpoints and the like."""
+    autograd: Any = torch._C._autograd
+    if not autograd._saved_tensors_hooks_is_enabled():
+        yield
+        return
+    with saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+        yield
 
 
 class FeedbackDeclared(FeedbackLayer):
@@ -165,9 +196,9 @@ class FeedbackDeclared(FeedbackLayer):
     def send(self, y: Tensor, *others: Any, **named: Any) -> Tensor:
         if others or named:
             raise WtkitError(
-                f"{PLAIN[type(self)].__name__}: a registered layer takes one input, got "
-                f"{1 + len(others) + len(named)}; leave it on backprop, or put what the others do "
-                "into another module"
+                f"{PLAIN[type(self)].__name__}: a registered layer is called with one input, got "
+                f"{1 + len(others) + len(named)} arguments; make what else it needs an attribute "
+                "that is a field of its maps, or leave the layer on backprop: keep_on_backprop"
             )
         if not torch.compiler.is_compiling() and not self.checked:
             self._check(y)
@@ -254,9 +285,7 @@ def refuse_declaration(name: str, layer: nn.Module) -> None:
         if not hasattr(layer, field):
             raise WtkitError(f"{where}: its maps have the field {field!r}, which the layer has not")
     if "weight" in layer._parameters:
-        maps, W = twin.maps.fget(layer), layer.get_parameter("weight")  # type: ignore[attr-defined]
-        _refuse_matrices(where, maps, W)
-        _refuse_bias(where, maps, W, layer._parameters.get("bias"))
+        _refuse_matrices(where, twin.maps.fget(layer), layer.get_parameter("weight"))  # type: ignore[attr-defined]
 
 
 def _refuse_matrices(where: str, maps: Maps, W: Tensor) -> None:
@@ -270,47 +299,24 @@ def _refuse_matrices(where: str, maps: Maps, W: Tensor) -> None:
         )
 
 
-def _refuse_bias(where: str, maps: Maps, W: Tensor, bias: Tensor | None) -> None:
-    outputs = maps.features(W)[1]
-    has_own = type(maps).backward is not _Defaults.backward
-    if bias is not None and bias.shape != (outputs,) and not has_own:
-        raise WtkitError(
-            f"{where}: its bias has shape {tuple(bias.shape)}; expected one number for each "
-            f"feature of the output, ({outputs},): declare 'features' or 'backward', or add the "
-            "bias in a module behind"
-        )
-
-
 def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
     """Raise if the maps are not those of the layer.
 
     Raises:
-        WtkitError: if the output differs from the plain layer's; if it is not linear in y and in W,
-            or the bias is not added to it; if the gradients are not its derivatives.
+        WtkitError: if the output differs from the plain layer's; if it is not linear; if the
+            gradients are not its derivatives.
     """
     kind, maps, W = PLAIN[type(layer)].__name__, layer.maps, layer.weight
     y = y.detach().to(W.dtype)
     expected = layer.plain_forward(y)
     if not _agree(maps.apply_weights(y, W, layer.bias), expected):
-        raise WtkitError(
-            f"{kind}: 'apply_weights' of its maps gives another output than the layer; it has to "
-            "be all of the forward pass: put what is random or no part of W y + bias into other "
-            "modules"
-        )
-    out = maps.apply_weights(y, W)
-    for what, scaled in (("y", (-0.5 * y, W)), ("W", (y, -0.5 * W))):
-        if not _agree(maps.apply_weights(*scaled), -0.5 * out):
-            raise WtkitError(
-                f"{kind}: 'apply_weights' of its maps is not linear in {what}; put what is not, "
-                "such as an activation, into other modules, or into a parametrization of 'weight'"
-            )
-    if layer.bias is not None:
-        _check_bias(kind, maps, y, W, layer)
-    delta = torch.empty_like(out).normal_(generator=layer.stream("check"))
+        raise _another_output(kind)
+    stream = layer.stream("check")
+    _check_linear(layer, y, stream)
+    delta = torch.empty_like(expected).normal_(generator=stream)
     needs = (True, True, layer.bias is not None)
     found = maps.backward(delta, y, W, needs)
-    has_usual_bias = layer.bias is None or layer.bias.shape == (maps.features(W)[1],)
-    exact = derivatives(maps, delta, y, W, (*needs[:2], needs[2] and has_usual_bias))
+    exact = derivatives(maps, delta, y, W, needs)
     for what, a, b in zip(("y", "W", "bias"), found, exact, strict=True):
         if b is not None and (a is None or not _agree(a, b)):
             raise WtkitError(
@@ -319,28 +325,76 @@ def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
             )
 
 
-def _check_bias(kind: str, maps: Maps, y: Tensor, W: Tensor, layer: FeedbackDeclared) -> None:
-    """Raise unless the bias is added to W y as it is, or spread over positions, whatever y and W
-    are."""
-    assert layer.bias is not None
-    bias = torch.empty_like(layer.bias).normal_(generator=layer.stream("bias"))
+def _check_linear(layer: FeedbackDeclared, y: Tensor, stream: torch.Generator) -> None:
+    """Raise if the output is not linear in y and in W, plus a part that is linear in the bias.
 
-    def added(bias: Tensor, y: Tensor, W: Tensor) -> Tensor:
-        return maps.apply_weights(y, W, bias) - maps.apply_weights(y, W)
+    At values of its own: the layer's may be zero, and hide what is wrong.
 
-    usual = added(bias, y, W)
-    others = (-2 * added(-0.5 * bias, y, W), added(bias, -0.5 * y, W), added(bias, y, -0.5 * W))
-    if not all(_agree(other, usual, like=maps.apply_weights(y, W, bias)) for other in others):
-        raise WtkitError(
-            f"{kind}: 'apply_weights' of its maps does more with the bias than add it; put what "
-            "depends on y or W, or is not linear in the bias, into other modules"
-        )
+    Raises:
+        WtkitError: if it is not, or the layer computes another output with these values.
+    """
+    kind, apply = PLAIN[type(layer)].__name__, layer.maps.apply_weights
+
+    def drawn(like: Tensor, scale: float = 1.0) -> Tensor:
+        return torch.empty_like(like).normal_(generator=stream).mul_(scale)
+
+    size = layer.fan_in**-0.5
+    W, W2 = drawn(layer.weight, size), drawn(layer.weight, size)
+    y, y2 = drawn(y), drawn(y)
+    out = apply(y, W)
+    for what, mixed, second in (
+        ("y", apply(y - 0.5 * y2, W), apply(y2, W)),
+        ("W", apply(y, W - 0.5 * W2), apply(y, W2)),
+    ):
+        if not _agree(mixed, out - 0.5 * second):
+            raise WtkitError(
+                f"{kind}: 'apply_weights' of its maps is not linear in {what}; put what is not, "
+                "such as an activation, into other modules, or into a parametrization of 'weight'"
+            )
+    bias = None if layer.bias is None else drawn(layer.bias)
+    if bias is not None:
+        other = drawn(bias)
+        part, part_of_other = apply(y, W, bias) - out, apply(y, W, other) - out
+        if not (
+            _agree(apply(y, W, bias - 0.5 * other), out + part - 0.5 * part_of_other)
+            and _agree(apply(y2, W2, bias), apply(y2, W2) + part)
+        ):
+            raise WtkitError(
+                f"{kind}: 'apply_weights' of its maps has to add a part that is linear in the bias "
+                "and does not depend on y and W; put what is not into other modules, or into a "
+                "parametrization of 'bias'"
+            )
+    if not _agree(apply(y, W, bias), _plain_with(layer, y, W, bias)):
+        raise _another_output(kind)
 
 
-def _agree(a: Tensor, b: Tensor, like: Tensor | None = None) -> bool:
-    """Whether both are equal up to rounding, that of ``like`` if they are small differences."""
+def _plain_with(layer: FeedbackDeclared, y: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+    """What the plain layer makes of y with other weights; where it computes its own from other
+    tensors, what its maps make of it."""
+    own = layer._parameters
+    if own.get("weight") is None or (bias is not None and own.get("bias") is None):
+        return layer.maps.apply_weights(y, W, bias)
+    before = dict(own)
+    own["weight"] = nn.Parameter(W)
+    if bias is not None:
+        own["bias"] = nn.Parameter(bias)
+    try:
+        return layer.plain_forward(y)
+    finally:
+        own.update(before)
+
+
+def _another_output(kind: str) -> WtkitError:
+    return WtkitError(
+        f"{kind}: 'apply_weights' of its maps gives another output than the layer; it has to be "
+        "all of the forward pass: put what is random or no part of W y + bias into other modules"
+    )
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Whether both are equal up to rounding."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     tolerance = torch.finfo(b.dtype).eps ** 0.5
-    size = float((b if like is None else like).abs().max()) if b.numel() else 0.0
+    size = float(b.abs().max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * size)

@@ -45,6 +45,11 @@ def twin_of(module: nn.Module) -> type[Owner] | None:
     return next((twin for twin in _twins() if type(module) in (twin, twin.plain)), None)
 
 
+def has_twin(kind: type[nn.Module]) -> bool:
+    """Whether modules of the plain ``kind`` have a twin."""
+    return any(twin.plain is kind for twin in _twins())
+
+
 def base_of(module: nn.Module) -> type[nn.Module] | None:
     """The kind that ``module`` is a subclass of, without being of that kind."""
     if twin_of(module) is not None:
