@@ -294,4 +294,5 @@ def test_a_sweep_of_a_loop_of_ones_own_is_drawn_by_its_metric(tmp_path, offset):
     low, high = fig.axes[0].get_ylim()
     assert low <= 1 + offset and high >= 2 + offset
     assert ablation.draw_epochs([node]).axes[0].get_ylabel() == "test log likelihood (nat)"
-    assert "test log likelihood (nat)" in wtkit.explore.sweep(tree).to_html()
+    page = wtkit.explore.sweep(tree).to_html()
+    assert '["test log likelihood (nat)","@log_likelihood{0.00}"]' in page

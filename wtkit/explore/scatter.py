@@ -46,7 +46,7 @@ def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
         name="layer",
     )  # fmt: skip
     plot = figure(width=WIDTH, height=460, tools=TOOLS, x_range=Range1d(-2, highest(groups)))
-    labels = dict.fromkeys(_label(group.runs) for group in groups)
+    labels = dict.fromkeys(measure_label(group.runs) for group in groups)
     plain_axes(plot, f"{ANGLES[quantity.value]}, {ANGLE_MEANS[quantity.value]}", ", ".join(labels))
     sources, dots = [], []
     for group in groups:
@@ -82,10 +82,6 @@ def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
     return Explorer(
         stacked(*boxes, [quantity, layer], plot), "Error against angle", 540 + 30 * len(boxes)
     )
-
-
-def _label(runs: xr.Dataset) -> str:
-    return "test error (%)" if measure_of(runs) == "test_error" else measure_label(runs)
 
 
 def _columns(group: Group, run: xr.Dataset) -> dict[str, object]:

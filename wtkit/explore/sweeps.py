@@ -53,7 +53,7 @@ def sweep(results: xr.Dataset | xr.DataTree) -> Explorer:
     """
     table, keys = _table(results)
     first = nodes_of(results)[0][0]
-    measure, label = next(iter(ablation.quantities(first).items()))
+    measure, words = next(iter(ablation.quantities(first).items()))
     against = [key.replace("_", " ") for key in keys]
     switches = Switches(
         {"methods": table["label"], "networks": table["network_label"], "against": against},
@@ -62,7 +62,7 @@ def sweep(results: xr.Dataset | xr.DataTree) -> Explorer:
     factors = {name: _factors(table[key]) for key, name in zip(keys, against, strict=True)}
     points = FactorRange(factors=factors[against[0]])
     tilt = 0.6 if any(len(word) > 5 for words in factors.values() for word in words) else 0
-    drawn = {measure: label} | ANGLES
+    drawn = {measure: words} | ANGLES
     plots = [_panel(points, text, against[0], tilt) for text in drawn.values()]
     lowest = table[measure].min()
     plots[0].y_range.start = lowest if lowest < 0 else 0
@@ -74,7 +74,7 @@ def sweep(results: xr.Dataset | xr.DataTree) -> Explorer:
     for plot in plots:
         described = [(name, f"@{{{key}}}") for key, name in zip(keys, against, strict=True)]
         dots = [renderer for renderer in plot.renderers if renderer.name == "runs"]
-        tips = [*TOOLTIPS, (label, f"@{measure}{{0.00}}"), *ANGLE_TOOLTIPS, *described]
+        tips = [*TOOLTIPS, (words, f"@{measure}{{0.00}}"), *ANGLE_TOOLTIPS, *described]
         plot.add_tools(HoverTool(renderers=dots, limit=1, tooltips=tips))
     rename = CustomJS(
         args={

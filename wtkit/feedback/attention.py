@@ -199,7 +199,7 @@ def _attend_fused(
 ) -> Tensor:
     """softmax(q kᵀ / √d + mask) v in one kernel of PyTorch.
 
-    On the CPU its backward pass takes seven times as long in bfloat16 as in float32 (torch 2.15,
+    On the CPU its backward pass takes seven times as long in bfloat16 as in float32 (torch 2.14,
     AMX, 64 positions).
     """
     if q.device.type != "cpu" or q.dtype is not torch.bfloat16:

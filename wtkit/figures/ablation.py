@@ -56,9 +56,7 @@ def swept(node: xr.Dataset) -> list[str]:
 def quantities(node: xr.Dataset) -> dict[str, str]:
     """The quantities that are drawn against the swept ones, with their axis labels: the test error,
     or what these runs are judged by instead, and the angles."""
-    measure = measure_of(node)
-    label = "test error (%)" if measure == "test_error" else measure_label(node)
-    return {measure: label} | ANGLE_LABELS
+    return {measure_of(node): measure_label(node)} | ANGLE_LABELS
 
 
 @checked
