@@ -436,6 +436,21 @@ def test_quiet_says_nothing(checkout, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_folder_opens_by_its_path_and_not_by_a_single_word(checkout, tmp_path, capsys):
+    def opened(*where):
+        open_results(*where)
+        return capsys.readouterr().err
+
+    checkout("here/notebooks/digits")
+    own = checkout("elsewhere/results/digits")
+    assert opened("digits").endswith("elsewhere/results/digits/results.nc\n")
+    assert opened("../notebooks/digits") == "Results of digits: digits/results.nc\n"
+    checkout("here/other/digits")
+    for folder in ("../other/digits", "../other/digits/", tmp_path / "here/other/digits"):
+        assert opened(folder).endswith("other/digits/results.nc\n")
+    assert opened(own.parent) == f"Results of digits: {own}\n"
+
+
 def test_missing_results_are_named_with_what_there_is(checkout, tmp_path):
     with pytest.raises(
         WtkitError, match="no results of an experiment 'digits'; there are: none; make some with"

@@ -166,8 +166,9 @@ def open_results(*names: str | Path | None, quiet: bool = False) -> xr.DataTree:
     """Open the gathered results of one or more experiments: one node per network.
 
     Args:
-        names: netCDF files, or names of experiments. By default the environment variable
-            ``WTKIT_RESULTS``, then ``digits``.
+        names: names of experiments, netCDF files, or paths of folders with a ``results.nc``, such
+            as ``results/digits``. By default the environment variable ``WTKIT_RESULTS``, then
+            ``digits``.
         quiet: do not print which files were opened.
 
     An experiment's own results, ``results/<name>/results.nc``, take precedence over the committed
@@ -197,7 +198,11 @@ def open_results(*names: str | Path | None, quiet: bool = False) -> xr.DataTree:
 
 
 def _open(name: str | Path, quiet: bool) -> xr.DataTree:
-    path = Path(name) if str(name).endswith(".nc") else _find(str(name))
+    path = Path(name)
+    if path.suffix != ".nc":
+        inside = path / "results.nc"
+        # a single word is a name, also in the folder of the reference results
+        path = inside if len(path.parts) > 1 and inside.exists() else _find(str(name))
     if not path.exists():
         raise WtkitError(f"no results at {path}; make them with 'snakemake', or name another file")
     tree = _loaded(path, xr.open_datatree, "gather it again, or name another file")
