@@ -129,9 +129,8 @@ def _step_times(point: dict[str, Any], rounds: int) -> dict[str, float]:
 
     keep_memory()
     torch.set_num_threads(1)
-    case = steps.Case(
-        name="", rounds=rounds, experiment="digits" if point["size"] == 32 else "imagenet", **point
-    )
+    experiment = steps.DIGITS if point["size"] == 32 else "imagenet"
+    case = steps.Case(name="", rounds=rounds, experiment=experiment, **point)
     times: dict[str, list[float]] = {
         who: [] for who in WHO if who != "weight_mirror" or point["size"] == 32
     }

@@ -122,10 +122,11 @@ AGAIN = "plain:again"
 NOISE = 0.01
 """Nearer than that to its goal, a ratio says neither yes nor no."""
 AT_224 = _goals(1.02)
+DIGITS = "digits_full_width"
 CPU = [
-    Case("resnet18-32-float32", "resnet18", 32, 128, 14, "digits", contestants=METHODS + PEERS,
+    Case("resnet18-32-float32", "resnet18", 32, 128, 14, DIGITS, contestants=METHODS + PEERS,
         goals=_goals(1.03)),
-    Case("resnet18-32-bf16", "resnet18", 32, 128, 14, "digits", "bf16",
+    Case("resnet18-32-bf16", "resnet18", 32, 128, 14, DIGITS, "bf16",
          contestants=(*METHODS, AGAIN),
          goals=_goals(1.05, 1.08)),
     Case("resnet18-224-float32", "resnet18", 224, 32, 3, "imagenet", contestants=ENGAGED + PEERS,
@@ -138,18 +139,18 @@ CPU = [
         goals=AT_224),
     Case("imagenet-mirror", "resnet18", 224, 256, 2, "imagenet", "bf16",
          contestants=("weight_mirror",), goals={"weight_mirror": 1.10}),
-    Case("digits-resnet18", "resnet18", 32, 32, 20, "digits", classes=10,
+    Case("digits-resnet18", "resnet18", 32, 32, 20, DIGITS, classes=10,
          contestants=(*METHODS, "weight_mirror:gaussian", AGAIN), goals=_goals(1.03, mirror=1.6)),
-    Case("digits-resnet50", "resnet50", 32, 32, 8, "digits", classes=10,
+    Case("digits-resnet50", "resnet50", 32, 32, 8, DIGITS, classes=10,
         goals=_goals(1.03, mirror=1.6)),
-    Case("attention", "MultiheadAttention", 128, 32, 14, "digits", classes=10,
+    Case("attention", "MultiheadAttention", 128, 32, 14, DIGITS, classes=10,
         contestants=(*ENGAGED, AGAIN), goals=_goals(1.05)),
     # a loop over time where torch has a kernel of its own: reported as what it costs
-    *(Case(name.lower(), name, 128, 32, 8, "digits", classes=10, contestants=(*ENGAGED, AGAIN))
+    *(Case(name.lower(), name, 128, 32, 8, DIGITS, classes=10, contestants=(*ENGAGED, AGAIN))
         for name in SEQUENCES[1:]),
-    Case("conv1d-float32", "conv1d", 256, 64, 10, "digits", classes=10,
+    Case("conv1d-float32", "conv1d", 256, 64, 10, DIGITS, classes=10,
          contestants=(*METHODS, AGAIN), goals=_goals(1.05)),
-    Case("conv3d-float32", "conv3d", 16, 8, 6, "digits", classes=10,
+    Case("conv3d-float32", "conv3d", 16, 8, 6, DIGITS, classes=10,
          contestants=(*METHODS, AGAIN), goals=_goals(1.05)),
 ]  # fmt: skip
 

@@ -99,6 +99,13 @@ def test_the_mirror_has_the_options_of_the_experiment():
         steps._options(case, "weight_mirror:pink")
 
 
+@pytest.mark.parametrize("case", [*steps.CPU, *steps.GPU], ids=lambda case: case.name)
+def test_every_contestant_is_in_its_experiment(case):
+    for who in case.contestants:
+        if not who.startswith(("plain", "biotorch")):
+            assert isinstance(steps._options(case, who), dict)
+
+
 def test_ratios_are_of_whole_rounds():
     assert steps.paired([1, 3, 2, 2], [2, 2, 4, 4]) == [1, 0.5]
     assert steps.quartiles([1, 2, 3, 4, 5]) == (2, 3, 4)
