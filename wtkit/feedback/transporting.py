@@ -1,14 +1,15 @@
-"""Which weights the feedback path uses: measured, for any module (:func:`transport`).
+"""Measures which weights the feedback path uses, for any module (:func:`transport`).
 
 One forward pass is kept. Then weights are changed, and the backward pass through the kept graph is
-repeated: if another parameter's gradient changes, δ has passed the changed weights. The activities
-are those of the kept pass, so their own dependence on the weights has no part in it.
+repeated. If another parameter's gradient changes, δ has passed the changed weights. The activations
+are those of the kept pass, so their own dependence on the weights does not count.
 
-A backward pass reads what the forward pass saved: weights, but also copies of them and what was
-made of them, such as signs, a cast, or a spectral norm. So the forward pass is followed
-(:mod:`~wtkit.feedback.origins`). Of a saved tensor that was made of weights alone, the repeated
-backward pass gets the one that a forward pass with the changed weights makes. What was saved where
-weights were made of weights stays: what these parameters learn from each other is their own affair.
+A backward pass reads what the forward pass saved: weights, but also copies of weights and tensors
+computed from them, such as signs, a cast, or a spectral norm. So the forward pass is traced
+(:mod:`~wtkit.feedback.origins`). If a saved tensor was computed from weights alone, the repeated
+backward pass gets the one that a forward pass with the changed weights computes. There is one
+exception. A tensor that an operation saved while it computed weights from weights is kept: how
+these parameters' gradients depend on each other does not count.
 """
 
 from __future__ import annotations
@@ -253,8 +254,8 @@ class _Measurement:
     """A model, the graph of one forward pass, and its gradients.
 
     Attributes:
-        parameters: by name, without B.
-        reads_copies: whether the last effect was, in part, that of copies of weights.
+        parameters: the parameters by name, without B.
+        reads_copies: whether the last effect was partly due to copies of weights.
     """
 
     reads_copies: bool
