@@ -43,32 +43,32 @@ Effect = dict[str, float]
 
 
 def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transport:
-    """For every parameter of ``model``: whether the feedback path uses its value, where, and
-    through what.
+    """Say for every parameter of ``model`` whether the feedback path uses its value, where, and by
+    which operation.
 
-    A parameter is used if the δ that some other parameter learns by depends on its value. The part
-    that is used may be its ``signs``, its ``scale`` (one number for all of it), both, or its
-    ``value``. The feedback weights B are the feedback path itself and are not listed; what they
-    learn of W by is a column. A B that is copied from W after each update is ``copied``.
+    A parameter is used if the δ that some other parameter learns from depends on its value. The
+    part that is used may be its ``signs``, its ``scale`` (one number for all of it), both, or its
+    ``value``. The feedback weights B are the feedback path itself and are not listed. One column
+    says how they learn about W. If B is computed from W after each update, W is ``copied``.
 
-    The answer is that of the present mode, training or evaluation. Parameters that are all zero, as
-    some are at first, stop every δ; they are measured with other values. Nothing in the model
-    changes, nor any gradient or global random stream. It takes a forward and a backward pass for
-    each parameter that is used, and for each kind of parameters that are not.
+    The answer holds for the current mode, training or evaluation. Parameters that are all zero, as
+    some are at first, stop every δ; they are measured with other values. The model, its gradients
+    and the global random streams do not change. The report takes a forward and a backward pass for
+    each parameter that is used, and for each kind of parameter that is not used.
 
     Args:
         model: any module, converted or not; it is run uncompiled and without autocast.
-        inputs: a batch; two small examples will do. A tuple or list are several inputs, a dict is
-            keyword arguments of the model, or its one input.
+        inputs: a batch; two small examples will do. A tuple or list stands for several inputs, a
+            dict for keyword arguments of the model or for its single input.
         quiet: show no progress.
 
     Returns:
-        a table with a row for each parameter; it prints what is used.
+        a table with a row for each parameter; printed, it shows what is used.
 
     Raises:
-        WtkitError: if nothing in the model learns; for a batch that shows nothing, since it is
-            empty or leaves gradients zero; for activation checkpointing, which computes activities
-            anew from the changed weights; for sharded or missing weights.
+        WtkitError: if nothing in the model learns; for a batch that shows nothing because it is
+            empty or leaves gradients zero; for activation checkpointing, which would recompute
+            activations from the changed weights; for sharded or missing weights.
 
     Example:
         >>> import torch, wtkit

@@ -4,7 +4,7 @@
    :header-rows: 1
 
    * - Method
-     - What δ travels through
+     - What δ passes through
      - How B learns
    * - :mod:`~wtkit.methods.backprop` (BP)
      - W

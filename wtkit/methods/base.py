@@ -54,8 +54,8 @@ class Method(ABC):
     """Whether :meth:`feedback_gradient` mixes the rows of a layer's weights by something that is
     drawn once for each layer."""
     averages: ClassVar[bool] = False
-    """Whether B averages over many small steps. It is then stored in float32 beside weights of a
-    lower precision, in which such steps round away."""
+    """Whether B averages over many small steps. It is then stored in float32 even if the weights
+    have a lower precision, in which such steps round away."""
     LATER_OPTIONS: ClassVar[Mapping[str, Any]] = {}
     """Options added after release, with the values that reproduce earlier behaviour."""
 
@@ -98,7 +98,7 @@ class Method(ABC):
 
     @abstractmethod
     def feedback_weights(self, W: Tensor, stored: Tensor | None) -> Tensor | None:
-        """B: the weights that δ travels through, in W's shape.
+        """B: the weights that δ passes through, in W's shape.
 
         None sends nothing: the layers below then have no gradient, and no optimizer moves them.
 

@@ -201,7 +201,8 @@ class Recorder:
         Args:
             epoch: its number, by default the next one. 0 adds errors from before training.
             values: ``test_error`` and ``test_error_top5`` in percent, ``train_loss`` in nat,
-                ``learning_rate``, and your metrics. NaN means not measured, but for ``train_loss``.
+                ``learning_rate``, and your metrics. NaN means not measured, except for
+                ``train_loss``.
 
         Returns:
             whether the run goes on; False once it has diverged.
