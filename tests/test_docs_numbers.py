@@ -285,12 +285,12 @@ def test_tiny_imagenet():
     between = [
         float(((angles >= 10) & (angles <= 16)).isel(epoch=epoch).mean()) * 100 for epoch in (2, 3)
     ]
-    says(REPRODUCTION, "76 and 93 % of WM's stand between 10 and 16°", *between, 10, 16)
+    says(REPRODUCTION, "76 and 93 % of WM's matrix angles are between 10 and 16°", *between, 10, 16)
     deltas = [
         mean(of("tiny_imagenet_32", SS, norm_order=order), "delta_angle")
         for order in ("relu_bn", "bn_relu")
     ]
-    says(REPRODUCTION, "with δ angles of 37 and 39° in mean", *deltas)
+    says(REPRODUCTION, "with mean δ angles of 37 and 39°", *deltas)
 
 
 def test_cifar10():
@@ -312,7 +312,7 @@ def test_cifar10_with_one_mirror_step_and_with_four():
     four, one = (of("cifar10_short", WM, variant) for variant in ("", "one_step"))
     early = [runs.delta_angle.isel(epoch=slice(1, 4)) for runs in (four, one)]
     least, most = (float(f(early[1].mean("layer"))) for f in (np.min, np.max))
-    says(REPRODUCTION, "stand at 34 to 57° in mean over layers", least, most)
+    says(REPRODUCTION, "are 34 to 57° in the mean over layers", least, most)
     losses = one.train_loss.isel(epoch=slice(1, None))
     rise = np.stack([losses.isel(epoch=0), losses.max("epoch")], 1).flatten()
     says(REPRODUCTION, "from 2.5 to 3.1 in one seed and from 2.4 to 2.9 in the other", *rise)

@@ -1,11 +1,11 @@
-"""The feedback path: layers that send their error signal through B, and how well B aligns with W.
+"""The feedback path: layers that send δ through B, and measures of how well B aligns with W.
 
 :func:`convert` gives any network such layers, and :func:`export` takes them out again.
 :func:`mirror` takes mirror steps. :func:`matrix_angles` and :func:`delta_angles` measure the
 alignment. :func:`transport` lists the weights that δ passes.
 
 In reading order: :mod:`~wtkit.feedback.maps`, the three maps of a layer;
-:mod:`~wtkit.feedback.engaged`, its forward and backward pass; :mod:`~wtkit.feedback.layers`, the
+:mod:`~wtkit.feedback.engaged`, its forward and backward passes; :mod:`~wtkit.feedback.layers`, the
 layers; :mod:`~wtkit.feedback.normalisation`, the scales of normalisations;
 :mod:`~wtkit.feedback.parts`, layers whose weights another module holds, such as those of
 :mod:`~wtkit.feedback.attention`, :mod:`~wtkit.feedback.recurrent` and
@@ -13,11 +13,10 @@ layers; :mod:`~wtkit.feedback.normalisation`, the scales of normalisations;
 :mod:`~wtkit.feedback.choosing`, :mod:`~wtkit.feedback.initial` and
 :mod:`~wtkit.feedback.conversion`, which layers are converted and how;
 :mod:`~wtkit.feedback.follow`, how B learns in engaged mode; :mod:`~wtkit.feedback.law` and
-:mod:`~wtkit.feedback.strays`, how it is noticed that B does not follow W;
-:mod:`~wtkit.feedback.mirroring`, how it learns in mirror mode; :mod:`~wtkit.feedback.angles`;
-:mod:`~wtkit.feedback.graph`, which layer feeds which; :mod:`~wtkit.feedback.origins`,
-:mod:`~wtkit.feedback.transporting`, :mod:`~wtkit.feedback.report` and
-:mod:`~wtkit.feedback.strict`, which weights δ passes.
+:mod:`~wtkit.feedback.strays`, checks that B follows W; :mod:`~wtkit.feedback.mirroring`, how B
+learns in mirror mode; :mod:`~wtkit.feedback.angles`; :mod:`~wtkit.feedback.graph`, which layer
+feeds which; :mod:`~wtkit.feedback.origins`, :mod:`~wtkit.feedback.transporting`,
+:mod:`~wtkit.feedback.report` and :mod:`~wtkit.feedback.strict`, which weights δ passes.
 """
 
 from ..arguments import check_arguments

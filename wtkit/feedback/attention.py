@@ -1,5 +1,4 @@
-"""Attention with a feedback path: δ leaves each projection through B. The softmax has no
-weights."""
+"""Attention with a feedback path: δ leaves each projection through B."""
 
 from __future__ import annotations
 
@@ -14,9 +13,10 @@ class FeedbackMultiheadAttention(Owner, nn.MultiheadAttention):
     """``nn.MultiheadAttention`` with a feedback path.
 
     Its layers are ``in_proj``, whose W has the rows of q, k and v, and ``out_proj``; or ``q_proj``,
-    ``k_proj``, ``v_proj`` and ``out_proj``, where keys or values have another size. The products
-    inside the softmax, q kᵀ and the weighted sum of v, are of activities: δ passes them by their
-    derivative. With gradients disabled it is torch's own module, fast path included.
+    ``k_proj``, ``v_proj`` and ``out_proj`` if keys or values have another size. The softmax has no
+    weights. The product q kᵀ and the weighted sum of v are products of activations: δ passes them
+    by their exact derivatives. With gradients disabled, torch's own forward pass runs, including
+    its fast path.
     """
 
     plain = nn.MultiheadAttention

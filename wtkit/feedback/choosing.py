@@ -144,8 +144,8 @@ class _ExemptNames:
     """The patterns of names that stay on backprop.
 
     Attributes:
-        modules: modules that stay, whose submodules and parameters then stay as well.
-        unmatched: patterns that have matched no name so far.
+        modules: names of modules that stay; their submodules and parameters then stay as well.
+        unmatched: patterns that have not matched any name so far.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-""":func:`convert` gives any network feedback layers; :func:`export` takes them away again."""
+""":func:`convert` gives any network feedback layers; :func:`export` removes them again."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class _Transposed(NamedTuple):
 
 class ConvMaps(FeaturesFirst, _Convolution):
     """The maps of a convolution with zero padding. Shapes: y (N, in, *size), W and M (out,
-    in/groups, *kernel), with a number for each dimension in ``size``, ``kernel`` and the fields."""
+    in/groups, *kernel). ``size``, ``kernel`` and the fields have one number per dimension."""
 
     __slots__ = ()
 
@@ -166,10 +166,9 @@ class TransposedMaps(FeaturesFirst, _Transposed):
     """The maps of a transposed convolution. Shapes: y (N, in, *size), W and M (in, out/groups,
     *kernel).
 
-    Every position of y adds a patch of the kernel's size to the output, W y at that position; the
-    output is where patches overlap their sum. So the layer's neurons are the pixels of one patch:
-    each has the inputs of one position, in/groups of them. In mirror mode one position fires at a
-    time.
+    Every position of y adds a patch of the kernel's size to the output: W y at that position. Where
+    patches overlap, the output is their sum. So the layer's neurons are the pixels of one patch.
+    Each has the in/groups inputs of one position. In mirror mode one position fires at a time.
     """
 
     __slots__ = ()

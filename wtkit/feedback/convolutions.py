@@ -1,4 +1,4 @@
-"""The feedback layers of convolutions, and of transposed ones, in one to three dimensions."""
+"""Feedback layers for convolutions and transposed convolutions, in one to three dimensions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .remembered import remembered
 
 
 class _Positions(FeedbackLayer):
-    """A layer of (N, channels, *size), which also takes one example without N."""
+    """A layer for inputs (N, channels, *size), or one example without N."""
 
     @property
     def batch_dims(self) -> int:
@@ -23,7 +23,7 @@ class _Positions(FeedbackLayer):
 
 
 class FeedbackConv(_Positions, _ConvNd):
-    """What the convolutions have in common. Shapes: y (N, in, *size) or (in, *size)."""
+    """The common part of the convolutions. Shapes: y (N, in, *size) or (in, *size)."""
 
     @property
     def maps(self) -> ConvMaps:
@@ -60,7 +60,7 @@ class FeedbackConv3d(FeedbackConv, nn.Conv3d):
 
 
 class FeedbackConvTranspose(_Positions, _ConvTransposeNd):
-    """What the transposed convolutions have in common. Shapes: y (N, in, *size) or (in, *size)."""
+    """The common part of the transposed convolutions. Shapes: y (N, in, *size) or (in, *size)."""
 
     @property
     def maps(self) -> TransposedMaps:

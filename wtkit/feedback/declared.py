@@ -1,4 +1,4 @@
-"""Layers of users' own, which declare their maps with :func:`register`."""
+"""Layers that users define, and whose maps they declare with :func:`register`."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _is_known(kind: type[nn.Module]) -> bool:
 
 
 class _Defaults:
-    """Maps that follow from ``apply_weights``, for layers with the outputs first in W."""
+    """Default maps, derived from ``apply_weights``, for layers whose W has the outputs first."""
 
     __slots__ = ()
 
@@ -188,7 +188,7 @@ def _without_hooks() -> Iterator[None]:
 
 
 class FeedbackDeclared(FeedbackLayer):
-    """What the feedback layers of registered classes have in common."""
+    """The common part of the feedback layers of registered classes."""
 
     fields: tuple[str, ...]
     checked: bool = False

@@ -1,8 +1,9 @@
 """Engaged mode: the forward and backward pass of a layer, with δ through B in place of W.
 
-Three ways to do so. :class:`_Exchange` lets PyTorch's own product find B where it saved W: most
-layers in most passes. :class:`Engaged` writes the same backward pass out, for those that consist of
-several products or are compiled. :class:`Direct` sends the output layer's δ, not the layer's own.
+There are three ways to do so. With :class:`_Exchange`, PyTorch's own product finds B in the place
+of the saved W; most layers use it in most passes. :class:`Engaged` writes out the same backward
+pass, for layers that consist of several products or are compiled. :class:`Direct` sends the output
+layer's δ, not the layer's own.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def deltas_of_backprop() -> Iterator[None]:
 
 class Engaged(torch.autograd.Function):
     """A layer in engaged mode. Forward: eq. 1. Backward: δ through B, and the product δ yᵀ that W
-    learns by.
+    learns from.
 
-    B may be None, which stands for W. W and B are cast to ``dtype`` at use, so backward keeps no
-    second copy of W it does not need.
+    If B is None, W is used. W and B are cast to ``dtype`` at use, so no unneeded second copy of W
+    is kept for the backward pass.
     """
 
     @staticmethod
@@ -66,8 +67,8 @@ class Engaged(torch.autograd.Function):
 
 
 class EngagedTransformed(Engaged):
-    """The same for the transforms of ``torch.func``, such as gradients per example. PyTorch calls
-    this form several times as slowly."""
+    """The same for the transforms of ``torch.func``, such as gradients per example. Calls of this
+    form are several times as slow in PyTorch."""
 
     generate_vmap_rule = True
 
@@ -133,12 +134,12 @@ def _may_exchange() -> bool:
 class _Exchange:
     """Saves what PyTorch's own product needs for its backward pass, with B in place of W.
 
-    This costs about half of what :class:`Engaged` does. PyTorch does not check tensors that hooks
-    save for changes in place, so they are checked here. It would also take B's part in a second
-    derivative for W's, so that is refused.
+    The overhead is about half of that of :class:`Engaged`. PyTorch does not check whether tensors
+    that hooks save were changed in place, so this class does. In a second derivative PyTorch would
+    take B's part for W's, so second derivatives are refused.
 
     Attributes:
-        operand: W as the product takes it, until the product saves it.
+        operand: W in the form that the product takes, until the product saves it.
     """
 
     operand: Tensor | None = None
@@ -188,11 +189,11 @@ def _unchanged(saved: Tensor, version: int) -> Tensor:
 
 
 class Direct(torch.autograd.Function):
-    """A layer in engaged mode that sends the output layer's δ e through B, not its own. A B that
-    requires a gradient gets the product e yᵀ.
+    """A layer in engaged mode that sends e, the output layer's δ, through B in place of its own δ.
+    If B requires a gradient, it gets the product e yᵀ.
 
-    ``is_clear`` says that the first dimension of y is that of examples, so that one e for each of
-    them belongs to all positions.
+    ``is_clear`` says that the first dimension of y is that of the examples. Then an example's e
+    belongs to all of its positions.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A few entries of a tensor, the same ones each time: enough to see whether and how it changed."""
+"""A fixed sample of a tensor's entries: enough to see whether and how the tensor changed."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """How B learns in engaged mode: hooks on every optimizer step.
 
 Before a step, B's gradient is set to W's. After a step, methods that follow W update what they
-store. PyTorch runs the hooks of all optimizers, then an optimizer's own, then the step, then its
-own hooks, then those of all. B is handed its gradient after all hooks before the step, and loses it
-before all hooks after the step. So others' hooks see W's gradient once, and B gets what they made
-of it.
+store. PyTorch runs the global hooks of all optimizers, then the optimizer's own hooks, then the
+step, then its own hooks again, then the global ones. B gets its gradient after all hooks that run
+before the step, and loses it before all hooks that run after the step. So other hooks see W's
+gradient once, and B gets the gradient as they changed it.
 
-An optimizer may wrap another, as Lookahead and SAM do. The inner one hands over the gradients. What
+An optimizer may wrap another, as Lookahead and SAM do. B gets its gradient in the inner step. What
 B learns after an update happens once, at the end of the outermost step.
 """
 
@@ -75,13 +75,14 @@ class _Step:
     """One call of ``optimizer.step``, from its first hook to its last.
 
     Attributes:
-        frame: PyTorch's frame around hooks and step: while it is among the callers, the step runs.
-        ids: of the parameters that are stepped, with their places in the optimizer.
-        learning: those of their layers whose B learns as W does, with B.
-        due: layers that follow W and whose W this step, or one inside it, updated.
-        drawn: layers whose B's gradient took random numbers.
+        frame: PyTorch's stack frame around hooks and step. While it is among the callers, the step
+            is running.
+        ids: the ids of the parameters in this step, with their places in the optimizer.
+        learning: layers of these parameters whose B learns as W does, with that B.
+        due: layers that follow W and whose W was updated by this step or by one inside it.
+        drawn: layers for which random numbers were drawn for B's gradient.
         observed: W and B before the step, in the outermost step only.
-        inside: calls of a base class's step inside this one; its hooks run again, to no effect.
+        inside: calls of a base class's step inside this one; its hooks run again, without effect.
     """
 
     optimizer: Optimizer
@@ -113,7 +114,7 @@ class _Step:
 
 
 class _Running(threading.local):
-    """The steps of this thread that are running, the outermost first."""
+    """The steps that are running in this thread, the outermost first."""
 
     def __init__(self) -> None:
         self.steps: list[_Step] = []

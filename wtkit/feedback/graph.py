@@ -1,4 +1,4 @@
-"""The graph of a network's layers: which layer feeds which, residual branches included."""
+"""The graph of a network's layers: which layer feeds which, including residual branches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Call(NamedTuple):
 
 
 class _Mark(torch.autograd.Function):
-    """A layer's output as a node whose one parent is the layer's input, whatever the method sends
+    """A layer's output as a node whose only parent is the layer's input, whatever the method sends
     back. ``anchor`` requires a gradient, so that the graph begins at the first layer."""
 
     @staticmethod

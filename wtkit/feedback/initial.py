@@ -1,4 +1,4 @@
-"""What a layer stores for its feedback path at conversion, and the weights it can do so for."""
+"""What a layer stores for its feedback path at conversion, and which weights are refused."""
 
 from __future__ import annotations
 

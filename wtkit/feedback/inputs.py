@@ -1,4 +1,4 @@
-"""The inputs of a model that is measured: a tensor, several tensors, or named ones."""
+"""The inputs of a model for a measurement: one tensor, several tensors, or named tensors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The law of Kolen–Pollack, checked while it trains: W − B only decays (Sec. 5.1).
 
-Whatever optimizer steps W and B, it must treat both alike. Equal products then cancel in W − B, and
-what remains is the decay: a linear optimizer changes W − B along itself and, with momentum, along
-its last change. This is checked on a few entries of each layer, every so many steps.
+Whichever optimizer updates W and B, it must treat both alike. Then the equal products cancel in W −
+B, and only the decay remains: a linear optimizer changes W − B in proportion to W − B itself and,
+with momentum, to its last change. This is checked on a few entries of each layer, at intervals of
+several steps.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ Array = NDArray[np.float64]
 
 @dataclasses.dataclass(eq=False)
 class _Record:
-    """What is known of one layer.
+    """What is known about one layer.
 
     Attributes:
-        at: the indices of the entries that are looked at.
+        at: the indices of the entries that are checked.
         gap: W − B after the step before, and …
-        change: … what that step changed of it.
+        change: … the change that this step made to it.
         first: the size of W − B when it was first observed.
-        least: the same, the least so far.
-        between: checks in a row that found it changed between two steps.
+        least: the smallest size so far.
+        between: consecutive checks that found W − B changed between two steps.
     """
 
     at: Tensor
@@ -80,7 +81,7 @@ def _is_checked(step: int) -> bool:
 
 
 class Observed(NamedTuple):
-    """The layers that a step is observed in, with their entries of W and B before it."""
+    """The layers in which a step is observed, with their entries of W and B before it."""
 
     layers: list[FeedbackLayer]
     values: Array
@@ -144,7 +145,7 @@ class _Change:
     Attributes:
         before: W and B before it, (2, entries).
         after: W and B after it.
-        precision: of both, relative.
+        precision: the relative precision of both.
     """
 
     before: Array

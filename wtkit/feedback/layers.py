@@ -1,5 +1,5 @@
-"""What all feedback layers have in common, the one of fully connected layers, and how to find them
-in a model."""
+"""The common part of all feedback layers, the fully connected layer, and how to find the layers of
+a model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .sharded import whole
 
 
 class Weights(NamedTuple):
-    """What a layer multiplies by in one or several calls, ready for use.
+    """The weights that a layer multiplies by in one or several calls, ready for use.
 
     Attributes:
-        B: None stands for W.
+        B: the feedback weights; None means W.
         dtype: the precision of the products.
         sends: whether δ goes on to the layers below.
         casts: whether autocast casts the inputs.
@@ -51,16 +51,17 @@ class FeedbackLayer(nn.Module):
             learns in engaged mode), a buffer, or None.
         is_output: whether this is the network's last layer.
         seed: the seed of the layer's own random streams.
-        mirror_count: mirror steps taken so far; the noise depends on it.
-        update_count: updates of W in which the method drew random numbers or followed W; the draws
-            depend on it.
-        outputs: the network's outputs, for direct feedback.
-        drawn: whether ``feedback`` has values; not while the weights are on the meta device.
-        examples_first: whether inputs are known to have examples before positions: no module of the
-            model takes them the other way around.
-        steps_first: whether inputs and outputs of three dimensions are (steps, examples, features).
-        taps: the part of ``weight`` that a signal can pass, found by
-            :func:`wtkit.feedback.find_live_taps`; before that, all of it.
+        mirror_count: the number of mirror steps so far; the noise depends on it.
+        update_count: the number of updates of W in which the method drew random numbers or followed
+            W; the draws depend on it.
+        outputs: the number of outputs of the network, for direct feedback.
+        drawn: whether ``feedback`` has values; False while the weights are on the meta device.
+        examples_first: whether inputs are known to have examples before positions, because no
+            module of the model expects the reverse.
+        steps_first: whether inputs and outputs with three dimensions are (steps, examples,
+            features).
+        taps: the part of ``weight`` that a signal can pass, as found by
+            :func:`wtkit.feedback.find_live_taps`; before that call, all of it.
     """
 
     method: Method

@@ -2,13 +2,12 @@
 
 The paper's equations use three maps of a layer:
 
-    W y      the forward path, eq. 1
-    Mᵀ δ     the feedback path: eq. 2 with M = W, eq. 3 with M = B
-    δ yᵀ     the product that W learns by, eqs. 4, 16 and 17
+    W y      the forward path, eq. 1 Mᵀ δ     the feedback path: eq. 2 with M = W, eq. 3 with M = B
+    δ yᵀ     the product that W learns from, eqs. 4, 16 and 17
 
-:class:`Maps` is what every kind of layer gives. :class:`LinearMaps` has them for fully connected
-layers; :mod:`~wtkit.feedback.convolution_maps` for convolutions; with
-:mod:`~wtkit.feedback.declared` users give those of their own layers.
+:class:`Maps` is their interface; every kind of layer implements it. :class:`LinearMaps` has the
+maps of fully connected layers, and :mod:`~wtkit.feedback.convolution_maps` has those of
+convolutions. With :mod:`~wtkit.feedback.declared` users declare the maps of their own layers.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ Taps = EllipsisType | tuple[slice, ...]
 
 
 class Maps(Protocol):
-    """The maps of one kind of layer, for weights W, or M in their place. Both have the shape of
-    the layer's weight.
+    """The maps of one kind of layer, for the weights W, or for M in their place. Both have the
+    shape of the layer's weight.
 
-    The output is linear in y and in W, apart from the bias. Nothing here is differentiated by
-    autograd.
+    Apart from the bias, the output is linear in y and in W. Autograd does not differentiate these
+    functions.
     """
 
     def apply_weights(self, y: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -73,10 +72,10 @@ class Maps(Protocol):
 
 
 class OneProduct(Maps, Protocol):
-    """Maps whose W y is one product of PyTorch, which saves W for its backward pass.
+    """Maps whose W y is a single product of PyTorch, which saves W for its backward pass.
 
-    Feedback layers let it find B there, and need no backward pass of their own. Autograd
-    differentiates these.
+    Feedback layers put B in the place of the saved W, so they need no backward pass of their own.
+    Autograd differentiates these functions.
     """
 
     def place(self, y: Tensor, W: Tensor) -> Any:
@@ -91,7 +90,7 @@ class OneProduct(Maps, Protocol):
 
 
 class FeaturesLast:
-    """Direct feedback for an input and an output whose last dimension has the features."""
+    """Direct feedback if the features are the last dimension of input and output."""
 
     __slots__ = ()
 
@@ -120,7 +119,7 @@ class FeaturesLast:
 
 
 class FeaturesFirst:
-    """Direct feedback for an input and an output of shape (N, features, ...)."""
+    """Direct feedback if input and output have the shape (N, features, ...)."""
 
     __slots__ = ()
 
@@ -146,7 +145,7 @@ class FeaturesFirst:
 
 
 class _NoFields(NamedTuple):
-    """torch.compile follows maps that are NamedTuples."""
+    """A base without fields: torch.compile can trace maps that are NamedTuples."""
 
 
 class LinearMaps(FeaturesLast, _NoFields):

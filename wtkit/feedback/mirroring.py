@@ -1,7 +1,7 @@
-"""Mirror mode: layers take turns to fire noise, and B learns W from the response (Sec. 4).
+"""Mirror mode: layers take turns to fire noise, and B learns from the response (Sec. 4).
 
 How B learns is the method's decision (:meth:`wtkit.methods.Method.mirror_update`). This module
-takes the steps, and shows a layer to its method as a black box.
+takes the mirror steps, and presents each layer to its method as a black box.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def as_mirrored(
 
 
 class _Mirrored:
-    """A feedback layer as :class:`wtkit.methods.base.MirroredLayer`."""
+    """A feedback layer as a :class:`wtkit.methods.base.MirroredLayer`."""
 
     def __init__(self, layer: FeedbackLayer, running_mean_step: int | None, share: Share) -> None:
         self._W = whole(layer.weight)

@@ -1,12 +1,13 @@
 """The scale γ of a normalisation, with a feedback path of its own.
 
-A normalisation is two maps, one after the other::
+A normalisation consists of two maps in sequence::
 
     x̂ = normalised x                       no weights; autograd sends δ back through it
     y = γ ∘ x̂ + β                          below: δ_x̂ = b ∘ δ_y, with b in place of γ
 
-The first reads the statistics of activities, the second multiplies each δ by a weight. So the
-second is a layer, whose W is the diagonal matrix of γ: :class:`ScaleMaps` are its three maps.
+The first map uses statistics of activations. In the second, each δ is multiplied by a weight. So
+the second map is a layer whose W is the diagonal matrix of γ; :class:`ScaleMaps` has its three
+maps.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from .maps import Maps
 
 
 class ScaleMaps(NamedTuple):
-    """The maps of a scale. Shapes: y and δ alike, W, M and bias as γ.
+    """The maps of a scale. Shapes: y and δ have the same shape; W, M and bias have γ's.
 
     Attributes:
-        first: the dimension of y that γ's first belongs to: 1 for a γ of channels, negative for one
-            of the last dimensions.
+        first: the dimension of y that γ's first dimension belongs to: 1 if γ is per channel,
+            negative if γ is over the last dimensions.
     """
 
     first: int
@@ -87,7 +88,7 @@ class FeedbackScale(FeedbackLayer):
     them.
 
     Attributes:
-        normalisation: the choice that they were made by, one of :data:`NORMALISATIONS`.
+        normalisation: the choice given to :func:`wtkit.convert`, one of :data:`NORMALISATIONS`.
     """
 
     is_scale: ClassVar[bool] = True

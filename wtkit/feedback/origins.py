@@ -1,8 +1,9 @@
-"""What each tensor of a forward pass was made of: constants, weights alone, or activities.
+"""What each tensor of a forward pass was computed from: constants, weights alone, or activations.
 
-:func:`wtkit.transport` must tell a copy of a weight from an activity. Values do not tell: an
-activity may be the same for all inputs, as behind dead ReLUs or many sigmoids, for zeros, or in a
-step that starts from h = 0. So each operation of the pass is followed, from the inputs on.
+:func:`wtkit.transport` must distinguish a copy of a weight from an activation. Their values do not
+show the difference: an activation may be the same for all inputs, as behind dead ReLUs or many
+sigmoids, for inputs of zeros, or in a step that starts from h = 0. So each operation of the pass is
+traced, from the inputs on.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .layers import PLAIN, TWINS, FeedbackLayer
 
 
 class Kind(IntEnum):
-    """Of the kinds that go into an operation, the last is that of what it makes. A tensor that an
-    operation takes to make a later kind has the part of a weight in it."""
+    """Kinds of tensors, in order. The output of an operation has the last kind among its inputs. An
+    input of an earlier kind than the output acts as a weight in that operation."""
 
     CONSTANT = 0
     """Made in the pass of nothing: h = 0."""
@@ -40,17 +41,17 @@ class Kind(IntEnum):
 
 
 class _Origin(NamedTuple):
-    """The kind of a tensor, and the parameters in it."""
+    """The kind of a tensor, and the parameters that it was computed from."""
 
     kind: Kind = Kind.CONSTANT
     names: frozenset[str] = frozenset()
 
 
 class Origins(TorchDispatchMode):
-    """Follows a forward pass of ``model`` inside :meth:`following`.
+    """Traces a forward pass of ``model`` inside :meth:`following`.
 
     Attributes:
-        uses: in how many operations each parameter, or what was made of it, had the part of a
+        uses: in how many operations each parameter, or a tensor computed from it, acted as a
             weight.
     """
 

@@ -1,4 +1,4 @@
-"""The kinds of module that multiply by weights without calling a layer, and their twins."""
+"""Modules that multiply by weights without calling a layer, and their feedback twins."""
 
 from __future__ import annotations
 

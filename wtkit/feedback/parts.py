@@ -1,8 +1,8 @@
 """Layers whose weights another module holds: the projections of attention, the inputs of a gate.
 
-``nn.LSTM`` multiplies by ``weight_ih_l0`` and ``weight_hh_l0`` itself; there is no ``nn.Linear`` to
-convert. A :class:`FeedbackPart` stands for one such multiplication. It is a child of the module
-that holds W, its *owner*, and adds nothing to it but B: W stays the owner's parameter, under its
+``nn.LSTM`` itself multiplies by ``weight_ih_l0`` and ``weight_hh_l0``; there is no ``nn.Linear`` to
+convert. A :class:`FeedbackPart` represents one such multiplication. It is a child of the module
+that holds W, its *owner*, and adds only B to it. W stays a parameter of the owner, under the same
 name.
 """
 
@@ -26,7 +26,7 @@ class Held(NamedTuple):
     """Where an owner holds the weights of a part.
 
     Attributes:
-        weight: the name of W among its parameters.
+        weight: the name of W among the owner's parameters.
         bias: the name of the bias, and …
         rows: … its elements that belong to this part.
     """
@@ -37,10 +37,10 @@ class Held(NamedTuple):
 
 
 class FeedbackPart(FeedbackLayer):
-    """A multiplication by weights that the owner holds, with a feedback path.
+    """A multiplication by weights that its owner holds, with a feedback path.
 
     Attributes:
-        name: of the part in its owner; its B is ``<owner>.<name>.feedback``.
+        name: the name of the part in its owner; its B is ``<owner>.<name>.feedback``.
         held: the names of its weights in the owner.
     """
 
@@ -119,8 +119,8 @@ class FeedbackPart(FeedbackLayer):
 class Owner(nn.Module):
     """A module that multiplies by weights of its own, or of its layers, without calling a layer.
 
-    A subclass is the feedback twin of one kind. Its forward pass sends each product through its
-    part.
+    A subclass is the feedback twin of one kind of module. Its forward pass computes each product
+    with the part for it.
     """
 
     plain: ClassVar[type[nn.Module]]

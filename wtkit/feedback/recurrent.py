@@ -1,11 +1,12 @@
-"""Recurrent networks with a feedback path: δ goes back through time through B.
+"""Recurrent networks with a feedback path: δ goes back through time by way of B.
 
-With gradients, the steps are a loop in Python, since the fused kernels have no place for B; the
-products of all inputs are one product before it. Without gradients they are torch's fused kernels.
+With gradients enabled, the time steps are a loop in Python, because the fused kernels have no place
+for B. The inputs of all steps are multiplied by their weights in one product before the loop.
+Without gradients, torch's fused kernels run.
 
 The cost of the loop: a training step on 128 steps of 256 features with batch 32 takes 1.2 times as
 long as plain torch for RNN and GRU, and 1.5 times for LSTM, on a CPU (``docs/performance.md``). On
-a GPU, where a step in time is a dozen small kernels, expect more.
+a GPU, where one time step takes a dozen small kernels, expect a larger ratio.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def gru_step(drive: Tensor, state: State, recur: Product) -> State:
 
 
 class _Recurrent(Owner):
-    """What cells and whole networks share."""
+    """The common part of cells and whole networks."""
 
     @classmethod
     def refuses_direct(cls, module: nn.Module) -> tuple[list[str], str] | None:
@@ -113,7 +114,7 @@ class _Gated(_Recurrent):
 
 
 class _Cell(_Recurrent):
-    """A single step, with the parts ``ih`` and ``hh``."""
+    """A single time step, with the parts ``ih`` and ``hh``."""
 
     input_size: int
     hidden_size: int
@@ -174,8 +175,8 @@ class FeedbackGRUCell(_Gated, _Cell, nn.GRUCell):
 
 
 class _Sequence(_Recurrent, nn.RNNBase):
-    """Layers of steps over a sequence, with the parts ``ih_l0``, ``hh_l0``, ``ih_l0_reverse`` and
-    so on; with projections ``hr_l0``, too."""
+    """Layers over a sequence, with the parts ``ih_l0``, ``hh_l0``, ``ih_l0_reverse`` and so on;
+    with projections also ``hr_l0``."""
 
     @classmethod
     def steps_first(cls, module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Answers that depend on shapes alone, and are asked in every forward pass."""
+"""A cache for results that depend only on shapes and are needed in every forward pass."""
 
 from __future__ import annotations
 

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """What the feedback path has of one parameter.
+    """What the feedback path uses of one parameter.
 
     Attributes:
         parameter: its name.
-        kind: of its module.
-        used: ``no``; ``copied``, if B is made of it after each update; or which part of it δ
-            passes: ``signs``, ``scale``, ``signs and scale``, or ``value``.
+        kind: the class of its module.
+        used: ``no``; ``copied``, if B is computed from it after each update; or the part of it that
+            δ passes: ``signs``, ``scale``, ``signs and scale``, or ``value``.
         below: the nearest parameter whose δ depends on it.
         reaches: the number of such parameters.
-        B_learns: what the B in its place learns of it by, if there is one.
+        B_learns: how the B in its place learns about it, if there is one.
     """
 
     parameter: str

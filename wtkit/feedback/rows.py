@@ -1,7 +1,7 @@
 """A layer's weights as methods see them: outputs first.
 
-A method reads W as (outputs, inputs of one neuron, ...), the shape that ``nn.Linear`` and
-``nn.Conv2d`` have. Weights of other kinds of layer are rearranged for it: one row for each neuron.
+A method gets W as (outputs, inputs of one neuron, ...), the shape in ``nn.Linear`` and
+``nn.Conv2d``. The weights of other kinds of layer are rearranged: one row for each neuron.
 """
 
 from __future__ import annotations

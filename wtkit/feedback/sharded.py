@@ -1,6 +1,6 @@
-"""Tensors that ``fully_shard`` has spread over processes, as plain ones.
+"""Tensors that ``fully_shard`` has spread over processes, as plain tensors.
 
-Inside a forward pass its weights are plain and whole. Outside, they are DTensors.
+Inside a forward pass, the weights are plain and whole. Outside, they are DTensors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Notice updates of W that no optimizer reports, which B therefore does not follow.
+"""Detect updates of W that no optimizer reports and that B therefore does not follow.
 
-``p.data -= lr * p.grad`` runs no hook, and leaves W's version alone, too. So the values of a few
-entries are compared from one backward pass to the next, until the first step is reported.
+``p.data -= lr * p.grad`` runs no hook and does not change W's version counter. So the values of a
+few entries are compared from one backward pass to the next, until an optimizer reports its first
+step.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 class _Reason(NamedTuple):
-    """Why a parameter is refused, and the way out."""
+    """Why a parameter is refused, and what to do about it."""
 
     what: str
     way_out: str

@@ -1,14 +1,15 @@
-"""Which weights the feedback path uses: measured, for any module (:func:`transport`).
+"""Measures which weights the feedback path uses, for any module (:func:`transport`).
 
 One forward pass is kept. Then weights are changed, and the backward pass through the kept graph is
-repeated: if another parameter's gradient changes, δ has passed the changed weights. The activities
-are those of the kept pass, so their own dependence on the weights has no part in it.
+repeated. If another parameter's gradient changes, δ has passed the changed weights. The activations
+are those of the kept pass, so their own dependence on the weights does not count.
 
-A backward pass reads what the forward pass saved: weights, but also copies of them and what was
-made of them, such as signs, a cast, or a spectral norm. So the forward pass is followed
-(:mod:`~wtkit.feedback.origins`). Of a saved tensor that was made of weights alone, the repeated
-backward pass gets the one that a forward pass with the changed weights makes. What was saved where
-weights were made of weights stays: what these parameters learn from each other is their own affair.
+A backward pass reads what the forward pass saved: weights, but also copies of weights and tensors
+computed from them, such as signs, a cast, or a spectral norm. So the forward pass is traced
+(:mod:`~wtkit.feedback.origins`). If a saved tensor was computed from weights alone, the repeated
+backward pass gets the one that a forward pass with the changed weights computes. There is one
+exception. A tensor that an operation saved while it computed weights from weights is kept: how
+these parameters' gradients depend on each other does not count.
 """
 
 from __future__ import annotations
@@ -42,32 +43,32 @@ Effect = dict[str, float]
 
 
 def transport(model: nn.Module, inputs: Any, *, quiet: bool = False) -> Transport:
-    """For every parameter of ``model``: whether the feedback path uses its value, where, and
-    through what.
+    """Say for every parameter of ``model`` whether the feedback path uses its value, where, and by
+    which operation.
 
-    A parameter is used if the δ that some other parameter learns by depends on its value. The part
-    that is used may be its ``signs``, its ``scale`` (one number for all of it), both, or its
-    ``value``. The feedback weights B are the feedback path itself and are not listed; what they
-    learn of W by is a column. A B that is copied from W after each update is ``copied``.
+    A parameter is used if the δ that some other parameter learns from depends on its value. The
+    part that is used may be its ``signs``, its ``scale`` (one number for all of it), both, or its
+    ``value``. The feedback weights B are the feedback path itself and are not listed. One column
+    says how they learn about W. If B is computed from W after each update, W is ``copied``.
 
-    The answer is that of the present mode, training or evaluation. Parameters that are all zero, as
-    some are at first, stop every δ; they are measured with other values. Nothing in the model
-    changes, nor any gradient or global random stream. It takes a forward and a backward pass for
-    each parameter that is used, and for each kind of parameters that are not.
+    The answer holds for the current mode, training or evaluation. Parameters that are all zero, as
+    some are at first, stop every δ; they are measured with other values. The model, its gradients
+    and the global random streams do not change. The report takes a forward and a backward pass for
+    each parameter that is used, and for each kind of parameter that is not used.
 
     Args:
         model: any module, converted or not; it is run uncompiled and without autocast.
-        inputs: a batch; two small examples will do. A tuple or list are several inputs, a dict is
-            keyword arguments of the model, or its one input.
+        inputs: a batch; two small examples will do. A tuple or list stands for several inputs, a
+            dict for keyword arguments of the model or for its single input.
         quiet: show no progress.
 
     Returns:
-        a table with a row for each parameter; it prints what is used.
+        a table with a row for each parameter; printed, it shows what is used.
 
     Raises:
-        WtkitError: if nothing in the model learns; for a batch that shows nothing, since it is
-            empty or leaves gradients zero; for activation checkpointing, which computes activities
-            anew from the changed weights; for sharded or missing weights.
+        WtkitError: if nothing in the model learns; for a batch that shows nothing because it is
+            empty or leaves gradients zero; for activation checkpointing, which would recompute
+            activations from the changed weights; for sharded or missing weights.
 
     Example:
         >>> import torch, wtkit
@@ -253,8 +254,8 @@ class _Measurement:
     """A model, the graph of one forward pass, and its gradients.
 
     Attributes:
-        parameters: by name, without B.
-        reads_copies: whether the last effect was, in part, that of copies of weights.
+        parameters: the parameters by name, without B.
+        reads_copies: whether the last effect was partly due to copies of weights.
     """
 
     reads_copies: bool

@@ -1,7 +1,7 @@
-"""torchvision's attention in shifted windows, which multiplies by its layers' weights itself.
+"""torchvision's attention in shifted windows, which itself multiplies by its layers' weights.
 
-Its function for that calls ``F.linear`` with ``self.qkv.weight``. Here such a call becomes one of
-the layer.
+torchvision's function calls ``F.linear`` with ``self.qkv.weight``. Here the layer is called
+instead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .parts import Owner
 class _ThroughLayers(TorchFunctionMode):
     """Within this context, ``F.linear`` with the weight of one of ``layers`` calls that layer.
 
-    Windows are parts of examples, so the layer gets them as its positions: (examples, windows ·
-    positions, features).
+    Windows are parts of examples, so the layer gets their positions as its own: (examples, windows
+    · positions, features).
     """
 
     def __init__(self, layers: Iterable[FeedbackLayer], examples: int) -> None:
@@ -56,7 +56,7 @@ def _linear_arguments(
 
 
 class _Windows(Owner):
-    """What both versions share: the layers are ``qkv`` and ``proj``."""
+    """The common part of both versions; the layers are ``qkv`` and ``proj``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As in the plain module: (N, height, width, features) to the same shape."""

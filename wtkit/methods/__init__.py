@@ -4,42 +4,41 @@
    :header-rows: 1
 
    * - Method
-     - What δ travels through
+     - What δ passes through
      - How B learns
    * - :mod:`~wtkit.methods.backprop` (BP)
      - W
-     - not: B is W
-   * - :mod:`~wtkit.methods.feedback_alignment` (FA)
+     - does not: B is W * - :mod:`~wtkit.methods.feedback_alignment` (FA)
      - fixed random weights
-     - not
+     - does not
    * - :mod:`~wtkit.methods.direct_feedback_alignment` (DFA)
      - fixed random weights, from the output layer
-     - not
+     - does not
    * - :mod:`~wtkit.methods.direct_kolen_pollack` (DKP)
      - learned weights, from the output layer
-     - engaged mode: by the output layer's δ and the layer's activity
-   * - :mod:`~wtkit.methods.sparse_feedback` (sDFA)
-     - fixed random weights, from the output, most of them 0
-     - not
+     - engaged mode: from the output layer's δ and the layer's activation * -
+   :mod:`~wtkit.methods.sparse_feedback` (sDFA)
+     - fixed random weights, from the output layer, most of them 0
+     - does not
    * - :mod:`~wtkit.methods.low_rank_feedback` (LRF)
      - fixed random weights of low rank
-     - not
+     - does not
    * - :mod:`~wtkit.methods.signed_initialisation` (SI)
      - fixed random magnitudes with the signs of the initial W
-     - not
+     - does not
    * - :mod:`~wtkit.methods.sign_symmetry` (SS)
      - the signs of W, times one scale per layer
-     - not: B is a function of W
+     - does not: B is a function of W
    * - :mod:`~wtkit.methods.sign_symmetry_fixed` (frSF)
      - the signs of W, times fixed random magnitudes
-     - not: B is a function of W
+     - does not: B is a function of W
    * - :mod:`~wtkit.methods.sign_symmetry_batchwise` (brSF)
      - the signs of W, times random magnitudes
      - new magnitudes after each update of W
    * - :mod:`~wtkit.methods.product_feedback_alignment` (PFA)
-     - learned and fixed random weights in turn
-     - engaged mode: by the product that W learns by, seen through the fixed ones
-   * - :mod:`~wtkit.methods.kolen_pollack` (KP)
+     - a product of learned and fixed random weights
+     - engaged mode: from the product that W learns by, passed through the fixed ones * -
+   :mod:`~wtkit.methods.kolen_pollack` (KP)
      - learned weights
      - engaged mode: by W's own gradient and decay
    * - :mod:`~wtkit.methods.symmetric_alignment` (SA)
@@ -53,8 +52,7 @@
      - mirror mode: delta rule, from the error in predicting the response
    * - :mod:`~wtkit.methods.information_alignment` (IA)
      - learned weights
-     - mirror mode: Hebbian, and a cost of strong feedback
-   * - :mod:`~wtkit.methods.frozen` (FZ)
+     - mirror mode: Hebbian, with a cost for strong feedback * - :mod:`~wtkit.methods.frozen` (FZ)
      - nothing
      - there is no B
 

@@ -1,4 +1,4 @@
-"""Backprop: the standard method, which transports weights."""
+"""Backprop: the standard method, with weight transport."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from .base import Method
 
 @frozen
 class Backprop(Method):
-    """δ travels through the transposed forward weights (eq. 2)::
+    """δ passes through the transposed forward weights (eq. 2)::
 
         δ_l = φ'(y_l) W_{l+1}ᵀ δ_{l+1}
 

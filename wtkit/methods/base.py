@@ -1,7 +1,7 @@
 """The interface of a method: three decisions, written as one small frozen dataclass.
 
 Throughout wtkit a layer's feedback weights have the shape of its forward weights W: the tensor that
-the code calls ``B`` is the paper's Bᵀ. This is the only place where the difference matters.
+the code calls ``B`` is the paper's Bᵀ.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ and learns by its own rule, or 1."""
 
 
 class Method(ABC):
-    """A way to send δ back, and to learn the weights that δ travels through.
+    """A way to send δ back, and to learn the weights that δ passes through.
 
     A method makes three decisions:
 
     1. *What does a layer send back?* Its δ, through :meth:`feedback_weights` in place of W. If
-       those are None, nothing. With ``direct``, the output layer's δ, through weights that lead
-       straight from the output to the layer.
+       those are None, it sends nothing. With ``direct``, it sends the output layer's δ, through
+       weights that lead straight from the output to the layer.
     2. *How does B learn in engaged mode?* By default it does not. With ``learns_engaged``, B is a
        parameter; before each optimizer step its gradient is set to W's (eq. 17) or, if
-       ``has_own_gradient``, to the result of :meth:`feedback_gradient`. If it is ``direct``, too,
+       ``has_own_gradient``, to the result of :meth:`feedback_gradient`. With ``direct`` as well,
        the backward pass gives B the product of the output layer's δ and the layer's input. With
        ``follows``, :meth:`follow` computes new feedback weights after each update of W.
     3. *How does B learn in mirror mode?* By default it does not. With ``learns_mirror``,
        :attr:`mirror_schedule` says when mirror steps are taken, and :meth:`mirror_update` computes
        one step.
 
-    A subclass is a frozen dataclass. Its fields are the hyper-parameters; its docstring states the
-    equations, the reference and an example. It has its own file in this package, and the file's
-    name is the method's name in configurations.
+    A subclass is a frozen dataclass. Its fields are the hyper-parameters. Its docstring states the
+    equations, the reference and an example. Each method has its own file in this package; the
+    file's name is the method's name in configurations.
     """
 
     label: ClassVar[str]
@@ -54,8 +54,8 @@ class Method(ABC):
     """Whether :meth:`feedback_gradient` mixes the rows of a layer's weights by something that is
     drawn once for each layer."""
     averages: ClassVar[bool] = False
-    """Whether B averages over many small steps. It is then stored in float32 beside weights of a
-    lower precision, in which such steps round away."""
+    """Whether B averages over many small steps. It is then stored in float32 even if the weights
+    have a lower precision, in which such steps round away."""
     LATER_OPTIONS: ClassVar[Mapping[str, Any]] = {}
     """Options added after release, with the values that reproduce earlier behaviour."""
 
@@ -98,7 +98,7 @@ class Method(ABC):
 
     @abstractmethod
     def feedback_weights(self, W: Tensor, stored: Tensor | None) -> Tensor | None:
-        """B: the weights that δ travels through, in W's shape.
+        """B: the weights that δ passes through, in W's shape.
 
         None sends nothing: the layers below then have no gradient, and no optimizer moves them.
 
@@ -243,7 +243,8 @@ class MirroredLayer(Protocol):
     A convolution is a set of neurons that see one patch at a time. Inputs that only ever meet
     padding (:func:`wtkit.feedback.find_live_taps`) receive no noise and are left out of ``inputs``,
     ``shape``, :meth:`live` and :meth:`matrices`. A neuron of a transposed convolution is a pixel of
-    the patch that one position gives; it sees the channels of that position, which fires alone.
+    the output patch of one input position. Its inputs are the channels of that position; the
+    positions fire one at a time.
     """
 
     groups: int

@@ -16,22 +16,23 @@ class DirectFeedbackAlignment(Method):
 
         δ_l = φ'(y_l) B_l e
 
-    B_l belongs to the layer that y_l enters. It has the shape (outputs, inputs of that layer) and
-    the scale of that layer's W. For a convolution, also a transposed one, B has one weight per
-    (channel, output); the signal is broadcast over positions and divided by their number, as global
-    average pooling would. A fully connected layer with several positions is treated alike. If the
-    network's last layer is a convolution, e is its δ summed over positions. This is our choice:
-    Nøkland's one weight per position would tie B to one image size, and take 8 GB for ResNet-18 at
-    224×224 with 1,000 classes. Where a residual connection skips a layer, δ skips it as well.
+    B_l belongs to the layer whose input is y_l. It has the shape (outputs of the network, inputs of
+    that layer) and the scale of that layer's W. For a convolution or transposed convolution, B has
+    one weight per (channel, output); the signal is broadcast over positions and divided by their
+    number, as global average pooling would do. A fully connected layer with several positions is
+    treated in the same way. If the network's last layer is a convolution, e is its δ summed over
+    positions. These are our choices. One weight per position, as in Nøkland's paper, would tie B to
+    one image size, and take 8 GB for ResNet-18 at 224×224 with 1,000 classes. Where a residual
+    connection skips a layer, δ skips it as well.
 
-    Nothing leads straight from the output to the scale of a normalisation: it passes the δ of its
-    layer through fixed weights, as in feedback alignment.
+    The scale of a normalisation has no direct path from the output: the normalisation sends its own
+    δ through fixed weights, as in feedback alignment.
 
-    Matrix angles are defined for the output layer only, whose B has W's shape. Adds one
+    Matrix angles are defined only for the output layer, whose B has W's shape. Adds one
     hyper-parameter, the scale. Reference: Nøkland, NIPS (2016).
 
     Attributes:
-        scale: the root mean square of B over that of W at conversion.
+        scale: the root mean square of B divided by that of W, at conversion.
 
     Example:
         >>> import torch, wtkit

@@ -1,4 +1,4 @@
-"""Direct Kolen–Pollack: weights from the output straight to every layer, which learn."""
+"""Direct Kolen–Pollack: learned weights from the output straight to every layer."""
 
 from typing import Annotated, ClassVar
 
@@ -11,30 +11,31 @@ from .kolen_pollack import KolenPollack
 
 @frozen
 class DirectKolenPollack(Method):
-    """As in direct feedback alignment every layer receives e, the δ of the output layer, through
-    weights of its own. They learn from e and the layer's activity, and decay as W does::
+    """As in direct feedback alignment, every layer receives e, the δ of the output layer, through
+    weights of its own. They learn from e and the layer's activation, and decay as W does::
 
         δ_l = φ'(y_l) B_l e
         ΔB_l = −η_W y_l eᵀ − λ B_l
 
-    B_l belongs to the layer that y_l enters; η_W, λ and the momentum are those of the optimizer. In
-    a fully connected output layer, e yᵀ is W's own product, so that there W − Bᵀ = (1−λ)^t
-    (W₀ − B₀ᵀ), as in Kolen–Pollack. Below it no such law holds: B_l learns which outputs a neuron
-    should change with, and estimates the whole forward path above it.
+    B_l belongs to the layer whose input is y_l; η_W, λ and the momentum are those of the optimizer.
+    In a fully connected output layer, e yᵀ is W's own product. So W − Bᵀ = (1−λ)^t (W₀ − B₀ᵀ)
+    there, as in Kolen–Pollack. For the layers below no such law holds: B_l learns which outputs
+    change with a neuron, and estimates the whole forward path above it.
 
-    B is a parameter of the layer with the shape (outputs, inputs of the layer), stored as e yᵀ. The
-    backward pass computes its gradient, so any optimizer will do. Adds no hyper-parameter but the
-    scale; without weight decay the initial B stays in the sum. Reference: Webster, Choi & Ahn,
-    "Learning the connections in direct feedback alignment" (2021).
+    B is a parameter of the layer with the shape (outputs of the network, inputs of the layer), that
+    of e yᵀ. The backward pass computes its gradient, so any optimizer will do. The only added
+    hyper-parameter is the scale. Without weight decay the initial B remains part of B. Reference:
+    Webster, Choi & Ahn, "Learning the connections in direct feedback alignment" (2021).
 
-    The scale of a normalisation receives the δ of its layer, so its b learns as in Kolen–Pollack.
+    The scale of a normalisation receives δ from the layer above, so its b learns as in
+    Kolen–Pollack.
 
-    Departures: a convolution has one weight per (channel, output), its signal is divided by the
-    number of positions, and it learns from y averaged over positions, which is the adjoint of that;
-    see :mod:`wtkit.methods.direct_feedback_alignment`. B starts with the scale of W.
+    Departures: a convolution has one weight per (channel, output), and its signal is divided by the
+    number of positions (see :mod:`wtkit.methods.direct_feedback_alignment`). B learns from y
+    averaged over positions, which is the adjoint operation. B starts with the scale of W.
 
     Attributes:
-        scale: the root mean square of B over that of W at conversion.
+        scale: the root mean square of B divided by that of W, at conversion.
 
     Example:
         >>> import torch, wtkit

@@ -10,15 +10,16 @@ from .base import Method, magnitudes_like, random_like
 
 @frozen
 class FeedbackAlignment(Method):
-    """δ travels through random weights that never change (eq. 3)::
+    """δ passes through random weights that never change (eq. 3)::
 
         δ_l = φ'(y_l) B_{l+1} δ_{l+1}
 
-    B has the scale of W times a factor, the one hyper-parameter. For the scale γ of a normalisation
-    it is uniform above 0. Reference: Lillicrap et al., Nature Communications 7 (2016).
+    B has the scale of W times a factor, which is the only hyper-parameter. For the scale γ of a
+    normalisation, b is uniform and positive. Reference: Lillicrap et al., Nature Communications 7
+    (2016).
 
     Attributes:
-        scale: the root mean square of B over that of W at conversion.
+        scale: the root mean square of B divided by that of W, at conversion.
 
     Example:
         >>> import torch, wtkit

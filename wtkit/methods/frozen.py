@@ -9,14 +9,15 @@ from .base import Method
 
 @frozen
 class OutputLayerOnly(Method):
-    """Nothing is sent back::
+    """No δ is sent back::
 
         δ_l = 0,    ΔW_l = 0    below the output layer
 
     Baseline: what training the output layer alone achieves. The output layer learns as with every
-    method. All parameters below it have no gradient and never change, whatever the weight decay:
-    weights, biases, and BatchNorm's scales and shifts. BatchNorm's running statistics do not depend
-    on δ and are updated. In your own DistributedDataParallel set ``find_unused_parameters=True``.
+    other method. All parameters below it (weights, biases, BatchNorm's scales and shifts) have no
+    gradient and never change, whatever the weight decay. BatchNorm's running statistics do not
+    depend on δ and are updated. If you use DistributedDataParallel yourself, set
+    ``find_unused_parameters=True``.
 
     No angle is defined: all are NaN. Adds no hyper-parameter. Reference: none; a baseline.
 

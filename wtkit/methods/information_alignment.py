@@ -12,32 +12,33 @@ from .base import Method, MirrorSchedule, random_like, white_noise
 
 @frozen
 class InformationAlignment(Method):
-    """In engaged mode δ travels through B (eq. 3), which stays fixed. In mirror mode layer l fires
-    noise ξ, layer l+1 responds with r, and B descends the sum of three costs, "decay", "amp" and
-    "null" with the weights λ, 1 and ν::
+    """In engaged mode δ passes through B (eq. 3), which stays fixed. In mirror mode layer l fires
+    noise ξ, layer l+1 responds with r, and B descends the sum of three costs: "decay", "amp" and
+    "null", with the weights λ, 1 and ν::
 
         r = W_{l+1} ξ,    ξ ~ N(0, 1)
         R = λ/2 ‖B‖² − ξᵀ B r + ν/(2v) ‖B r‖²,    v = mean of r² over neurons and samples
         ΔB_{l+1} = η_B (ξ rᵀ − λ B_{l+1} − (ν/v) B_{l+1} r rᵀ),    averaged over N samples
 
-    Amp is the weight mirror's product; null makes B r a reconstruction of ξ, and keeps B small
+    Amp gives the weight mirror's product. Null makes B r a reconstruction of ξ and keeps B small
     where responses are large. For a constant W and many samples B settles at::
 
         B = Wᵀ (λ + (ν/v) W Wᵀ)⁻¹
 
     With ν = 0 that is Wᵀ/λ, which the weight mirror learns; with λ → 0 it is a multiple of W's
-    pseudo-inverse. If the rows of W are orthogonal and equally long, and λ + ν = 1, it is Wᵀ.
-    Otherwise an angle between B and Wᵀ remains, however long the mirror runs: null weakens W's
-    largest singular values. Sampling adds to it, the more, the more inputs a neuron has.
+    pseudo-inverse. If the rows of W are orthogonal and of equal length, and λ + ν = 1, it is Wᵀ. If
+    not all singular values of W are equal, an angle between B and Wᵀ remains, however long the
+    mirror runs, because null weakens W's largest singular values. Sampling adds to this angle; it
+    adds more if a neuron has more inputs.
 
-    The step size is η_B = η / (λ + ν κ). κ is a bound on the largest eigenvalue of the mean of
-    r rᵀ/v, found from the responses; a step is then stable for each η below 2, whatever W is.
+    The step size is η_B = η / (λ + ν κ). κ is a bound on the largest eigenvalue of the mean of r
+    rᵀ/v, computed from the responses. A step is then stable for every η below 2, whatever W is.
 
     Adds four hyper-parameters that matter: η, λ, ν and N. Reference: Kunin, Nayebi et al., ICML
     (2020), "Two routes to scalable credit assignment without weight symmetry", for the three costs.
-    Departures: they take the activities of engaged mode, here noise and a linear response do
-    (Akrout et al., 2019, Sec. 4); dividing null by v, the step size and the defaults are ours, so
-    that nothing depends on the scale of W.
+    Departures: they use the activations of engaged mode; here noise and a linear response replace
+    these (Akrout et al., 2019, Sec. 4). We divide null by v, and chose the step size and the
+    defaults, so that nothing depends on the scale of W.
 
     Attributes:
         rate: η, the step size; below 2 it is stable.

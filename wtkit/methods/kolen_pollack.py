@@ -1,4 +1,4 @@
-"""Kolen–Pollack: forward and feedback weights that change alike, and so become alike."""
+"""Kolen–Pollack: forward and feedback weights get the same updates, and so become alike."""
 
 from typing import Annotated, ClassVar
 
@@ -15,17 +15,17 @@ class KolenPollack(Method):
         ΔW_{l+1}  = −η_W P − λ W_{l+1},    P = δ_{l+1} y_lᵀ
         ΔB_{l+1}ᵀ = −η_W P − λ B_{l+1}ᵀ
 
-    so that W − Bᵀ = (1−λ)^t (W₀ − B₀ᵀ) (Sec. 5.1). B is a parameter of the layer; before each
-    optimizer step its gradient is set to W's, which is computed from y_l and δ_{l+1} alone. One
-    optimizer steps both in one parameter group, so that they share learning rate, momentum and
-    decay; a step that would treat them differently is refused (:mod:`wtkit.feedback`).
+    So W − Bᵀ = (1−λ)^t (W₀ − B₀ᵀ) (Sec. 5.1). B is a parameter of the layer; before each optimizer
+    step its gradient is set to W's, which is computed from y_l and δ_{l+1} alone. One optimizer
+    steps both in one parameter group, so that they share learning rate, momentum and decay; a step
+    that would treat them differently is refused (:mod:`wtkit.feedback`).
 
-    The scale γ of a normalisation seldom decays. So its b starts at one number, the mean size of γ:
-    with γ = 1, as in a new network, b is γ from then on.
+    Weight decay is seldom applied to the scale γ of a normalisation. So b starts at a single
+    number, the mean magnitude of γ. If γ = 1, as in a new network, b then always equals γ.
 
-    Adds no hyper-parameter, but needs weight decay, which the other methods can do without: with
-    PyTorch's decay ``wd`` and momentum m the mismatch falls as exp(−Σ lr · wd / (1−m)), summed over
-    steps. Reference: Akrout et al. (2019), Sec. 5; Kolen & Pollack, ICNN (1994).
+    Adds no hyper-parameter, but needs weight decay: with PyTorch's decay ``wd`` and momentum m the
+    mismatch falls as exp(−Σ lr · wd / (1−m)), summed over steps. Reference: Akrout et al. (2019),
+    Sec. 5; Kolen & Pollack, ICNN (1994).
 
     These options are not part of the method; they relax Sec. 5.2's assumption that both paths share
     rates. All but ``scale`` require SGD, which is linear in the gradient::
@@ -36,14 +36,14 @@ class KolenPollack(Method):
     but not its final direction. Another decay, or noise, leaves an angle.
 
     Attributes:
-        scale: the root mean square of B over that of W at conversion.
-        lr_ratio: r, B's learning rate over W's.
-        decay_ratio: q, B's λ over W's. λ is absolute: B loses the fraction qλ per step, whatever r
-            is. To multiply all of PyTorch's step by r, including its decay, set q = r.
+        scale: the root mean square of B divided by that of W, at conversion.
+        lr_ratio: r, B's learning rate divided by W's.
+        decay_ratio: q, B's λ divided by W's. λ is absolute: B loses the fraction qλ per step,
+            whatever r is. To multiply PyTorch's whole step by r, including its decay, set q = r.
         signal_noise: σ, noise on B's product, in units of the product's root mean square. It stands
-            for noise on the two signals that the paths exchange: noise of s times their root mean
-            square on y and on δ, independent per example, disturbs P about as σ = √(2s² + s⁴) does,
-            or less where the examples' products agree.
+            for noise on the two signals that the paths exchange. Noise of s times their root mean
+            square on y and on δ, independent per example, disturbs P about as much as σ = √(2s² +
+            s⁴), or less if the products of the examples agree.
 
     Example:
         >>> import torch, wtkit

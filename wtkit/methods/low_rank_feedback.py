@@ -11,24 +11,25 @@ from .feedback_alignment import FeedbackAlignment
 
 @frozen
 class LowRankFeedback(Method):
-    """As feedback alignment, but δ travels through r numbers only::
+    """Like feedback alignment, but δ passes through only r numbers::
 
         δ_l = φ'(y_l) Q_{l+1} R_{l+1} δ_{l+1},    B = Q R
 
     R, (r, outputs of the layer), reduces δ; Q, (inputs of the layer, r), expands it. Both are
-    Gaussian and never change; B has the root mean square of W exactly. A layer whose smaller side
-    is not above r has a B of full rank. A convolution's B is a matrix of (outputs, inputs of one
-    neuron): r numbers for each position. Adds two hyper-parameters, the rank and the scale.
-    Reference: Hanut & Kadmon, "Training large neural networks with low-dimensional error feedback",
-    arXiv:2502.20580 (2025), for feedback of low rank.
+    Gaussian and never change. B has exactly the root mean square of W times the factor ``scale``.
+    If r is at least the smaller dimension of W, B has full rank. A convolution's B is a matrix of
+    (outputs, inputs of one neuron), so δ passes through r numbers for each position. Adds two
+    hyper-parameters, the rank and the scale. Reference: Hanut & Kadmon, "Training large neural
+    networks with low-dimensional error feedback", arXiv:2502.20580 (2025), for feedback of low
+    rank.
 
-    Departure: Q and R are fixed. In the publication's rule, LDFA, they learn; do not take this
-    method's errors for those of LDFA. B is stored as one tensor, so a low rank saves neither memory
-    nor time here.
+    Departure: Q and R are fixed. In the rule of the publication, LDFA, they learn, so this method's
+    errors are not those of LDFA. B is stored as one tensor, so a low rank saves neither memory nor
+    time here.
 
     Attributes:
-        rank: r, the numbers that δ travels through.
-        scale: the root mean square of B over that of W at conversion.
+        rank: r, the numbers that δ passes through.
+        scale: the root mean square of B divided by that of W, at conversion.
 
     Example:
         >>> import torch, wtkit

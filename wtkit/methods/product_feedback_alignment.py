@@ -12,35 +12,35 @@ from .kolen_pollack import KolenPollack
 
 @frozen
 class ProductFeedbackAlignment(Method):
-    """In Kolen–Pollack, a synapse of W and one of B join the same two neurons. Here δ travels
-    through a population between them, so that no pair of neurons is joined both ways::
+    """In Kolen–Pollack, a synapse of W and one of B connect the same two neurons. Here δ passes
+    through a population between them, so no two neurons are connected in both directions::
 
         δ_l = φ'(y_l) R_{l+1} F_{l+1} δ_{l+1},              B_{l+1} = R_{l+1} F_{l+1}
         ΔR_{l+1} = −η_W y_l (F_{l+1} δ_{l+1})ᵀ − λ R_{l+1}
 
     F, (r · outputs, outputs), is random and never changes; R, (inputs, r · outputs), learns. η_W, λ
-    and the momentum are those of W. So B learns by W's product and P = Fᵀ F, which is the identity
-    in expectation::
+    and the momentum are those of W. So B learns from W's product times P = Fᵀ F, which is the
+    identity in expectation::
 
         ΔB_{l+1} = −η_W y_l δ_{l+1}ᵀ P − λ B_{l+1},    Wᵀ P − B falls as (1−λ)^t
 
-    The angle that stays is that between W and P W, arctan √(1/r) if W's rows are unrelated: 18° at
-    r = 10, 45° at r = 1. B is what is stored, (outputs, inputs); F is drawn from the layer's seed
-    and is not part of a checkpoint. A convolution has one F for all positions, each of its groups
-    one of its own. Requires torch.optim.SGD, which is linear in the gradient: in others R would
-    move differently from B.
+    The angle between W and P W remains: arctan √(1/r) if W's rows are unrelated, which is 18° at r
+    = 10 and 45° at r = 1. The layer stores B, (outputs, inputs). F is drawn from the layer's seed
+    and is not part of a checkpoint. A convolution has one F for all positions; each of its groups
+    has its own. Requires torch.optim.SGD, which is linear in the gradient: with others, B would not
+    move as R F does.
 
     Adds two hyper-parameters, r and the scale, and needs weight decay. Reference: Ji-An & Benna,
     "Deep learning without weight symmetry", arXiv:2405.20594 (2024), who take r = 10.
 
-    The scale of a normalisation is a diagonal, in which no neurons mix: its b learns as in
-    Kolen–Pollack.
+    The scale of a normalisation is a diagonal matrix, which does not mix neurons. So its b learns
+    as in Kolen–Pollack.
 
-    Departure: B starts as random as in Kolen–Pollack. F is Gaussian.
+    Departure: B starts with random values, as in Kolen–Pollack. F is Gaussian.
 
     Attributes:
-        expansion: r, the neurons in between for each output.
-        scale: the root mean square of B over that of W at conversion.
+        expansion: r, the number of neurons in between for each output.
+        scale: the root mean square of B divided by that of W, at conversion.
 
     Example:
         >>> import torch, wtkit

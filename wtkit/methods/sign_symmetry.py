@@ -8,20 +8,20 @@ from .base import Method, initial_scale
 
 @frozen
 class SignSymmetry(Method):
-    """δ travels through the signs of the forward weights::
+    """δ passes through the signs of the forward weights::
 
         δ_l = φ'(y_l) s_{l+1} sign(W_{l+1})ᵀ δ_{l+1}
 
-    The scale s is one number per layer; without it δ would grow or shrink by a factor in each
+    The scale s is one number per layer. Without it, δ would grow or shrink by a factor in each
     layer. Adds one hyper-parameter, the choice of s. Reference: Liao, Leibo & Poggio, AAAI (2016),
-    their uSF.
+    where it is called uSF.
 
     Attributes:
         scale: how s is set. ``strict`` (default): the current root mean square of W, so that ‖B‖ =
             ‖W‖; this transports one number per layer besides the signs. ``initial``: the root mean
             square of W at conversion. These two are the normalisations of Moskovitz, Litwin-Kumar &
-            Abbott (2018). ``xavier``: √(2/(fan_in + fan_out)), as in BioTorch. ``unit``: 1. When
-            decay makes W small, a fixed scale learns far worse.
+            Abbott (2018). ``xavier``: √(2/(fan_in + fan_out)), as in BioTorch. ``unit``: 1. If
+            weight decay makes W small, the method learns far worse with a constant scale.
 
     Example:
         >>> import torch, wtkit

@@ -8,13 +8,13 @@ from .base import Method, magnitudes_like
 
 @frozen
 class SignSymmetryBatchwise(Method):
-    """δ travels through weights with the signs of the forward weights and random magnitudes::
+    """δ passes through weights with the signs of the forward weights and random magnitudes::
 
         δ_l = φ'(y_l) (M_{l+1} ∘ sign(W_{l+1}))ᵀ δ_{l+1}
         M uniform above 0,  ‖M‖ = ‖W‖ at conversion
 
     A new M of the same norm is drawn after every update of W. Adds no hyper-parameter. Reference:
-    Liao, Leibo & Poggio, AAAI (2016), their brSF, apart from the scale of M.
+    Liao, Leibo & Poggio, AAAI (2016), where it is called brSF, except for the scale of M.
 
     Example:
         >>> import torch, wtkit

@@ -8,14 +8,13 @@ from .base import Method, magnitudes_like
 
 @frozen
 class SignSymmetryFixed(Method):
-    """δ travels through weights with the signs of the forward weights and fixed random
-    magnitudes::
+    """δ passes through weights with the signs of the forward weights and fixed random magnitudes::
 
         δ_l = φ'(y_l) (M_{l+1} ∘ sign(W_{l+1}))ᵀ δ_{l+1}
         M uniform above 0,  ‖M‖ = ‖W‖ at conversion
 
-    M is drawn once. Adds no hyper-parameter. Reference: Liao, Leibo & Poggio, AAAI (2016), their
-    frSF, apart from the scale of M.
+    M is drawn once. Adds no hyper-parameter. Reference: Liao, Leibo & Poggio, AAAI (2016), where it
+    is called frSF, except for the scale of M.
 
     Example:
         >>> import torch, wtkit

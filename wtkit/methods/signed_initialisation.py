@@ -8,20 +8,20 @@ from .base import Method, magnitudes_like
 
 @frozen
 class SignedInitialisation(Method):
-    """δ travels through weights that never change and have the signs of W at conversion::
+    """δ passes through weights that never change and have the signs of W at conversion::
 
         δ_l = φ'(y_l) (M_{l+1} ∘ sign(W_{l+1}(0)))ᵀ δ_{l+1}
         M uniform above 0,  ‖M‖ = ‖W‖ at conversion
 
-    The signs are transported once, and no weight is transported while the network learns: it lies
-    between feedback alignment, which starts at 90°, and sign-symmetry with fixed magnitudes, whose
-    signs follow W. The matrix angle starts at 46° for a Gaussian W and at 41° for a uniform one.
-    Where W is 0 the sign is random. Adds no hyper-parameter. Reference: Moskovitz, Litwin-Kumar &
-    Abbott, arXiv:1812.06488 (2018), for feedback weights that agree with W in sign.
+    The signs are transported once, and no weight is transported while the network learns. The
+    method lies between feedback alignment, which starts at 90°, and sign-symmetry with fixed
+    magnitudes, whose signs follow W. The matrix angle starts at 46° for a Gaussian W and at 41° for
+    a uniform one. Where W is 0 the sign is random. Adds no hyper-parameter. Reference: Moskovitz,
+    Litwin-Kumar & Abbott, arXiv:1812.06488 (2018), for feedback weights that agree with W in sign.
 
     Departures: only the initial signs agree, and the magnitudes are uniform, as in frSF, with the
-    norm of W. Convert a network where it starts: of a trained W, B copies the signs of what was
-    learned.
+    norm of W. Convert the network before training: if W is already trained, B copies the signs that
+    W has learned.
 
     Example:
         >>> import torch, wtkit

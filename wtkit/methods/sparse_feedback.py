@@ -1,4 +1,4 @@
-"""Sparse feedback: direct random weights, most of which are 0."""
+"""Sparse feedback: random weights from the output to every layer, most of them 0."""
 
 from typing import Annotated, ClassVar
 
@@ -12,23 +12,24 @@ from .feedback_alignment import FeedbackAlignment
 @frozen
 class SparseFeedback(Method):
     """Every layer receives e, the δ of the output layer, through fixed random weights, as in direct
-    feedback alignment; each neuron listens to a few outputs only::
+    feedback alignment. But each neuron receives only a few outputs::
 
         δ_l = φ'(y_l) B_l e,    k entries of each row of B_l are not 0,  k = max(1, round(d m))
 
-    with m outputs of the network and the density d. The outputs are drawn for each neuron without
-    replacement. With k = 1 a neuron's error is one output's, times one weight. The entries that are
-    not 0 are Gaussian, and scaled so that B has the root mean square of W exactly: δ is as large at
-    every density. Adds two hyper-parameters, the density and the scale. Reference: Crafton,
-    Parihar, Gebhardt & Raychowdhury, Frontiers in Neuroscience 13 (2019).
+    Here m is the number of outputs of the network, and d is the density. The outputs are drawn for
+    each neuron without replacement. With k = 1, a neuron's δ is that of one output, times one
+    weight. The nonzero entries are Gaussian, scaled so that B has exactly the root mean square of W
+    times the factor ``scale``. So δ has the same scale at every density. Adds two hyper-parameters,
+    the density and the scale. Reference: Crafton, Parihar, Gebhardt & Raychowdhury, Frontiers in
+    Neuroscience 13 (2019).
 
-    Departures: every neuron keeps at least one entry, and all keep equally many; for convolutions
-    see :mod:`wtkit.methods.direct_feedback_alignment`. B is stored as a dense tensor, so sparsity
-    saves neither memory nor time here.
+    Departures: every neuron has at least one nonzero entry, and all have equally many. For
+    convolutions see :mod:`wtkit.methods.direct_feedback_alignment`. B is stored as a dense tensor,
+    so sparsity saves neither memory nor time here.
 
     Attributes:
-        density: d, the part of the outputs that a neuron listens to.
-        scale: the root mean square of B over that of W at conversion.
+        density: d, the fraction of the outputs that a neuron receives.
+        scale: the root mean square of B divided by that of W, at conversion.
 
     Example:
         >>> import torch, wtkit

@@ -14,9 +14,9 @@ class SymmetricAlignment(Method):
 
         ΔB_{l+1} = η_B (Ŵ_{l+1}ᵀ − B_{l+1}),    Ŵ = W + σ rms(W) ξ,  ξ ~ N(0, 1)
 
-    Gradual weight transport ("weight estimation"), circuit unspecified; the reference for a mirror
-    that estimates W well. Adds two hyper-parameters, η_B and σ. Reference: Kunin, Nayebi et al.,
-    ICML (2020), with the same weight for their primitives "decay" and "self".
+    This is gradual weight transport ("weight estimation"); the circuit is not specified. It is the
+    reference for a mirror that estimates W well. Adds two hyper-parameters, η_B and σ. Reference:
+    Kunin, Nayebi et al., ICML (2020), with equal weights for their primitives "decay" and "self".
 
     Attributes:
         rate: η_B; B averages over about 1/η_B updates of W.

@@ -21,38 +21,39 @@ Phi = Literal["relu", "tanh", "sigmoid", "identity"]
 
 @frozen
 class WeightMirror(Method):
-    """In engaged mode δ travels through B (eq. 3), which stays fixed. In mirror mode the layers
-    take turns: layer l fires noise y_l, layer l+1 responds, both signals are copied into the
-    feedback path (eq. 6), and B learns from their product (eq. 7) with a slow decay::
+    """In engaged mode δ passes through B (eq. 3), which stays fixed. In mirror mode the layers take
+    turns: layer l fires noise y_l, layer l+1 responds, both signals are copied into the feedback
+    path (eq. 6), and B learns from their product (eq. 7) with a slow decay::
 
         y_{l+1} = φ(W_{l+1} y_l + b_{l+1})
         ΔB_{l+1} = η_B δ_l δ_{l+1}ᵀ / (N σ² φ'_s) − λ_B B_{l+1},    δ_l = y_l,  δ_{l+1} = y_{l+1}
 
-    summed over N noise samples. φ'_s is the mean slope of the layer's neurons over the samples. The
-    division by N, σ² and φ'_s makes the expected product W_{l+1}ᵀ itself (eq. 11), so that B
-    settles at unit gain if λ_B = η_B. The circuit knows all three; it reads no weight.
+    The product is summed over N noise samples. φ'_s is the mean slope of the layer's neurons over
+    the samples. After the division by N, σ² and φ'_s, the expected product is W_{l+1}ᵀ itself (eq.
+    11). So B settles at unit gain if λ_B = η_B. The circuit knows these three numbers; it reads no
+    weight.
 
     Adds five hyper-parameters that matter: η_B, λ_B, σ, N and the mirror steps. Reference: Akrout
-    et al. (2019), Sec. 4. The paper's text does not give its values; these defaults are ours.
+    et al. (2019), Sec. 4. The paper's text does not give their values; the defaults are ours.
 
     Attributes:
         mirror_lr: η_B, the weight of one mirror step's product; B averages over about 1/η_B steps.
-        mirror_decay: λ_B; None for η_B, which gives unit gain.
+        mirror_decay: λ_B; None means λ_B = η_B, which gives unit gain.
         mirror_steps: mirror steps after each engaged phase.
         mirror_every: engaged steps between two mirror phases.
         mirror_before: mirror steps before training, averaged with weight max(λ_B, 1/t).
-        noise: ``gaussian`` or ``uniform``, independent as in the paper; or ``orthogonal`` (ours):
-            rows of a random orthonormal basis, each fired with both signs. Successive steps go
-            through the whole basis, then start again.
+        noise: ``gaussian`` or ``uniform``: independent samples, as in the paper; ``orthogonal``
+            (ours): rows of a random orthonormal basis, each fired with both signs. Successive steps
+            go through the whole basis, then start again.
         noise_std: σ of the noise, in units of the layer's input.
-        noise_batch: the least number of noise samples per layer and mirror step.
-        noise_fraction: the same as a fraction of the layer's fan-in, where that is more.
+        noise_batch: the minimum number of noise samples per layer and mirror step.
+        noise_fraction: the number of samples as a fraction of the layer's fan-in, if that is more.
         noise_size: the size of the noise images that a convolution receives, in pixels in each
-            dimension.
-            None fires one patch of the kernel's size per sample, which has no border effects.
-        phi: φ of every layer but the last, in its response to noise.
+            dimension. With None, each sample is one patch of the kernel's size, which has no border
+            effects.
+        phi: φ of every layer except the last, in its response to noise.
         output_phi: φ of the last layer.
-        bias_blocking: whether layers close off their bias in mirror mode (eq. 12).
+        bias_blocking: whether layers switch off their bias in mirror mode (eq. 12).
 
     Example:
         >>> import torch, wtkit

@@ -12,25 +12,25 @@ from .base import Method, MirrorSchedule, random_like, white_noise
 
 @frozen
 class DeltaRuleMirror(Method):
-    """In engaged mode δ travels through B (eq. 3), which stays fixed. In mirror mode layer l fires
+    """In engaged mode δ passes through B (eq. 3), which stays fixed. In mirror mode layer l fires
     noise ξ, layer l+1 responds with r, and B learns to predict the response by the delta rule of
     Widrow and Hoff::
 
         r = W_{l+1} ξ,    ξ ~ N(0, 1)
         ΔB_{l+1}ᵀ = η / (N + K + 1) Σ_ξ (r − B_{l+1}ᵀ ξ) ξᵀ
 
-    summed over N samples, with K the inputs of a neuron. Each step reduces the expected squared
-    mismatch of a constant W exactly by the factor::
+    The sum is over N samples; K is the number of inputs of a neuron. For a constant W, each step
+    reduces the expected squared mismatch by exactly this factor::
 
         E ‖W − Bᵀ‖² ← (1 − η (2 − η) N / (N + K + 1)) ‖W − Bᵀ‖²
 
-    A weight mirror (:mod:`wtkit.methods.weight_mirror`) averages products of noise and response,
-    and keeps a sampling error; here B learns from its prediction error, which vanishes at B = Wᵀ.
-    In return the feedback neurons must compare the response with their own prediction. The rule
-    needs no decay and does not depend on the scale of the noise.
+    A weight mirror (:mod:`wtkit.methods.weight_mirror`) averages products of noise and response, so
+    a sampling error remains. Here B learns from its prediction error, which vanishes at B = Wᵀ. In
+    return, the feedback neurons must compare the response with their own prediction. The rule needs
+    no decay and does not depend on the scale of the noise.
 
-    The response is taken as linear and biases are closed off (eq. 12): a small perturbation around
-    a neuron's operating point. That is an idealisation.
+    The response is taken as linear, and biases are switched off (eq. 12), as for a small
+    perturbation around a neuron's operating point. This is an idealisation.
 
     Adds three hyper-parameters that matter: η, N and the mirror steps. Reference: Widrow & Hoff,
     IRE WESCON Convention Record 4 (1960), for the rule; Akrout et al. (2019), Sec. 4, for mirror

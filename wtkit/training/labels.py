@@ -1,4 +1,4 @@
-"""What a user says of a run and its epochs to :class:`~wtkit.training.recorder.Recorder`."""
+"""What a user tells :class:`~wtkit.training.recorder.Recorder` about a run and its epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of any training loop, in the schema of :mod:`wtkit.results`."""
+"""Records any training loop in the schema of :mod:`wtkit.results`."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ _OPEN: weakref.WeakValueDictionary[Path, Recorder] = weakref.WeakValueDictionary
 
 
 class Recorder:
-    """Records the angles of a converted model, and the errors that a training loop of yours
-    measures, in the schema of :mod:`wtkit.results`.
+    """Records the angles of a converted model, and the errors that your training loop measures, in
+    the schema of :mod:`wtkit.results`.
 
     :func:`wtkit.open_results`, :func:`wtkit.tidy`, the figures, the explorers and all notebooks
-    read what it writes. Measuring changes nothing in the model, nor any gradient or global random
-    stream. Epoch 0, before training, is measured when the recorder is made. An epoch is whatever
+    read what it writes. Measuring changes nothing in the model, no gradient and no global random
+    stream. Epoch 0, before training, is measured when the recorder is created. An epoch is whatever
     lies between two records: a pass through the data, or a number of steps.
 
-    δ is measured with every module in the mode, training or evaluation, that it has when the
-    recorder is made. Angles are over the weights that a signal of ``batch`` can pass
+    For the measurement of δ, every module is in the mode, training or evaluation, that it had when
+    the recorder was created. Angles are over the weights that a signal of ``batch`` can pass
     (:func:`wtkit.feedback.find_live_taps`).
 
-    Several recorders may write to one folder, also at the same time from several processes: one for
+    Several recorders may write to one folder, even at the same time from several processes: one for
     each network, method, variant and seed. Each has its own folder in ``<folder>/runs/``. Whenever
-    one is closed, ``<folder>/results.nc`` gathers all that are finished.
+    one is closed, all finished runs are gathered in ``<folder>/results.nc``.
 
-    Leaving the ``with`` block closes the recorder; leaving it by an exception keeps what was
-    recorded. The same program, started again, passes over finished runs: there :attr:`epoch` is
-    behind ``epochs``, and :attr:`finished` is true. With ``checkpoint`` it continues an unfinished
-    run after its last recorded epoch. Without, a loop that has its own checkpoints continues with
-    ``record(8, …)``: what was recorded of the epochs before 8 stays.
+    Leaving the ``with`` block closes the recorder. If an exception leaves it, the run stays
+    unfinished, and what was saved is kept. If the same program is started again, it skips finished
+    runs: their :attr:`epoch` is greater than ``epochs``, and :attr:`finished` is true. With
+    ``checkpoint``, it continues an unfinished run after its last recorded epoch. Without
+    ``checkpoint``, a loop that has its own checkpoints continues with ``record(8, …)``: what was
+    recorded for the epochs before 8 is kept.
 
     A training loss that is not finite ends the record: the run has diverged.
 
@@ -61,26 +62,26 @@ class Recorder:
         model: the converted model, possibly wrapped by ``torch.compile`` or
             DistributedDataParallel. In several processes each makes a recorder and calls it; the
             first one writes.
-        seed: tells runs of one method apart.
+        seed: distinguishes runs of one method.
         batch: held-out inputs and targets for the δ angles, as :func:`wtkit.delta_angles` takes
             them, on the model's device. None measures matrix angles only.
         loss: ``loss(outputs, targets)`` → a number, for the δ angles.
         network: a name for the model; by default that of its class. Networks of one name have the
             same layers.
         method: a name; by default that of the layers' method.
-        variant: a word that tells two sets of options or settings of one method apart.
+        variant: a word that distinguishes sets of options or settings of one method.
         data: a name for the data.
-        metrics: units of what you measure beside ``test_error``, by name, such as
-            ``{"bits_per_character": "bit"}``; ``"1"`` for none. Figures and tables show the first
-            of them if there is no ``test_error``.
+        metrics: the units of what you measure in addition to ``test_error``, by name, such as
+            ``{"bits_per_character": "bit"}``; ``"1"`` means no unit. If there is no ``test_error``,
+            figures and tables show the first of them.
         settings: what the run depends on, as numbers, texts, lists and mappings.
-        epochs: how many there will be at most. :func:`wtkit.watch` shows it.
+        epochs: the maximum number of epochs. :func:`wtkit.watch` shows it.
         angles_every: epochs between two records of the angles.
         evaluated_on: ``test``, or ``validation``.
-        held_out: how many examples the errors are measured on.
-        checkpoint: what to save beside the model after every record, and to restore: objects with a
-            ``state_dict``, such as the optimizer and the scheduler; torch's global random stream is
-            saved, too. None saves no model.
+        held_out: the number of examples on which the errors are measured.
+        checkpoint: what to save with the model after every record, and to restore: objects with a
+            ``state_dict``, such as the optimizer and the scheduler. torch's global random stream is
+            saved, too. With None, the model is not saved.
         quiet: print nothing.
 
     Attributes:
@@ -200,7 +201,8 @@ class Recorder:
         Args:
             epoch: its number, by default the next one. 0 adds errors from before training.
             values: ``test_error`` and ``test_error_top5`` in percent, ``train_loss`` in nat,
-                ``learning_rate``, and your metrics. NaN means not measured, but for ``train_loss``.
+                ``learning_rate``, and your metrics. NaN means not measured, except for
+                ``train_loss``.
 
         Returns:
             whether the run goes on; False once it has diverged.
