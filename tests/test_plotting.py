@@ -100,6 +100,40 @@ def test_error_curves_are_means_with_bands():
     assert "paper, ImageNet" in texts(ax)
 
 
+@pytest.mark.parametrize(
+    ("left_out", "error", "angle"),
+    [
+        ([], "mean ± standard error of 2 seeds", "ResNet-18: 2)"),
+        (["kolen_pollack"], "mean ± standard error of 1 to 2 seeds", "ResNet-18: 1 to 2)"),
+        # backprop's angles are not drawn
+        (["backprop"], "mean ± standard error of 1 to 2 seeds", "ResNet-18: 2)"),
+        (METHODS, "one seed: no standard error", "ResNet-18: 1)"),
+    ],
+)
+def test_seeds_are_counted_for_each_mean(left_out, error, angle):
+    def without_second_seeds(runs):
+        gone = np.isin(runs["method"].values, left_out) & (runs["seed"].values == 1)
+        return runs.isel(run=~gone)
+
+    made, ax, fig = node(without_second_seeds), Figure().subplots(), Figure()
+    figures.test_error(ax, made)
+    assert error in texts(ax)
+    angle_note(fig, [made])
+    assert angle in fig._supxlabel.get_text()
+
+
+def test_the_key_of_published_errors_keeps_clear_of_the_axis_label():
+    made = synthetic(networks=("resnet18",), seeds=(0, 1), data="cifar10")["resnet18"].to_dataset()
+    fig = Figure(figsize=(3.5, 3))
+    ax = fig.subplots()
+    figures.test_error(ax, made)
+    fig.draw_without_rendering()
+    (key,) = [text for text in ax.texts if "Nakajima" in text.get_text()]
+    assert key.get_text().startswith("mean")
+    label = ax.xaxis.label.get_window_extent()
+    assert not any(text.get_window_extent().overlaps(label) for text in ax.texts)
+
+
 def test_the_papers_values_stand_at_the_margin():
     ax = Figure().subplots()
     figures.test_error(ax, node())

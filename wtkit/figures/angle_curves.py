@@ -32,7 +32,7 @@ from ..results import (
     variants_of,
 )
 from ..validation import known
-from .drawing import epoch_axis
+from .drawing import epoch_axis, seed_counts
 from .looks import GREY, LAYER_COLORS
 
 ANGLES = {"matrix_angle": "matrix angle", "delta_angle": "δ angle"}
@@ -158,8 +158,7 @@ def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
     """Write a note below all panels: what the lines are, and how to read the axes."""
     nodes = list(nodes)
     counts = ", ".join(
-        f"{network_label(node.attrs['network'])}: {len(set(node['seed'].values.tolist()))}"
-        for node in nodes
+        f"{network_label(node.attrs['network'])}: {seed_counts(_drawn(node))}" for node in nodes
     )
     drops = "; dotted: $\\eta_W$ drops" if any(map(lr_drops, nodes)) else ""
     over = (
@@ -169,6 +168,14 @@ def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
     )
     text = f"One line per layer, mean over seeds ({counts}); square-root axis{drops}{over}."
     fig.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
+
+
+def _drawn(node: xr.Dataset) -> xr.Dataset:
+    """The runs that :func:`angle_grid` draws."""
+    columns = set(angle_columns([node]))
+    runs = matching_runs(node, norm_order=main_order(node), variant=None)
+    labels = zip(runs["method"].values, runs["variant"].values, strict=True)
+    return runs.isel(run=[label in columns for label in labels])
 
 
 def layer_bar(fig: Figure, axes: Sequence[Axes]) -> Colorbar:

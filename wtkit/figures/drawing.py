@@ -44,8 +44,20 @@ def text_below(
 
 
 def seeds(runs: xr.Dataset) -> str:
-    """How many seeds a mean over these runs has, in words."""
-    count = len(set(runs["seed"].values.tolist()))
+    """How many seeds the means over these runs have, in words."""
+    count = seed_counts(runs)
     return (
-        ("one seed: no standard error") if count == 1 else f"mean ± standard error of {count} seeds"
+        "one seed: no standard error" if count == "1" else f"mean ± standard error of {count} seeds"
     )
+
+
+def seed_counts(runs: xr.Dataset) -> str:
+    """The number of seeds of a method, norm order and variant: ``"2"``, or ``"1 to 3"`` if they
+    differ."""
+    columns = (runs[name].values.tolist() for name in ("method", "norm_order", "variant", "seed"))
+    found: dict[tuple[str, ...], set[int]] = {}
+    for *group, seed in zip(*columns, strict=True):
+        found.setdefault(tuple(group), set()).add(seed)
+    counts = [len(each) for each in found.values()] or [0]
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"

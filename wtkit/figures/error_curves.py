@@ -78,7 +78,6 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
             (method_label(m, v), ours, None if v else printed.get(m), how)
             for m, v, ours, how in finals
         ],
-        _key(others),
     )
     column_of = {m: x for (m, v, *_), x in zip(finals, columns, strict=True) if not v}
     for mark, (_, rows) in zip(ANCHOR_MARKS, _by_source(others), strict=False):
@@ -90,7 +89,7 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
                 color=look_of(method).color,
                 **how,
             )
-    _remarks(ax, matching_runs(node, norm_order=norm_order, variant=None))
+    _remarks(ax, matching_runs(node, norm_order=norm_order, variant=None), _key(others))
 
 
 def _drawn(node: xr.Dataset, norm_order: str) -> dict[tuple[str, str], Look]:
@@ -239,13 +238,9 @@ def _margin(
     ax: Axes,
     node: xr.Dataset,
     finals: Sequence[tuple[str, Estimate, Estimate | None, Look]],
-    key: Sequence[str] = (),
 ) -> np.ndarray:
     """Draw final errors right of the last epoch, one column per method: ours filled, the paper's
     (ImageNet) open.
-
-    Args:
-        key: further lines of the legend of the marks.
 
     Returns:
         the x of each column.
@@ -280,13 +275,14 @@ def _margin(
     if any(printed for _, _, printed, _ in finals):
         marks.append("○ paper, ImageNet")
     below = 10 + 4.5 * longest if upright else 17
-    text_below(ax, right, "\n".join([*marks, *key]), below, 7.5, color=GREY, ha="right")
+    text_below(ax, right, "\n".join(marks), below, 7.5, color=GREY, ha="right")
     ax.set_xlabel("epoch", x=0.5 * last / right)
     return columns
 
 
-def _remarks(ax: Axes, runs: xr.Dataset) -> None:
-    """Write below the axes how many seeds the means have, and which runs diverged."""
+def _remarks(ax: Axes, runs: xr.Dataset, key: Sequence[str] = ()) -> None:
+    """Write below the axes how many seeds the means have, which runs diverged, and the ``key`` of
+    further marks."""
     lines = [seeds(runs)]
     for method in methods_of(runs, variant=None):
         for variant, order in itertools.product(["", *variants_of(runs, method)], ORDERS):
@@ -296,7 +292,7 @@ def _remarks(ax: Axes, runs: xr.Dataset) -> None:
                     f"{error.name}: {error.diverged} of {error.runs} runs diverged (×), "
                     "not in the mean"
                 )
-    text_below(ax, ax.get_xlim()[0], "\n".join(lines), 36, 7.5, color=GREY, ha="left")
+    text_below(ax, ax.get_xlim()[0], "\n".join([*lines, *key]), 36, 7.5, color=GREY, ha="left")
 
 
 def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | None = None) -> None:
