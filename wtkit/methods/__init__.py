@@ -94,9 +94,9 @@ def method_class(name: str) -> type[Method]:
         WtkitError: if there is no such method, or its file does not define exactly one complete
             method.
     """
-    if name not in names():
+    if name not in (found := names()):
         _refuse_label(name)
-    where = f"methods/{known(name, names(), 'method')}.py"
+    where = f"methods/{known(name, found, 'method')}.py"
     try:
         module = importlib.import_module(f"{__name__}.{name}")
     except (ImportError, SyntaxError, NameError) as error:
