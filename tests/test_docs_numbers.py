@@ -270,6 +270,29 @@ def spans(cells, experiment, columns):
         agree(cell, *([0] if method == BP else [float(angles.min()), float(angles.max())]))
 
 
+@pytest.mark.parametrize(
+    ("section", "experiment", "network", "measure", "column"),
+    [
+        ("An LSTM and a transformer that read characters", "characters", "lstm",
+         "bits_per_character", 0),
+        ("An LSTM and a transformer that read characters", "characters", "transformer",
+         "bits_per_character", 3),
+        ("A vision transformer on CIFAR-10", "cifar10_vit",
+         "vit-depth=6,heads=4,patch=4,width=128", "test_error", 0),
+    ],
+    ids=["LSTM", "transformer", "vision transformer"],
+)  # fmt: skip
+def test_other_architectures(section, experiment, network, measure, column):
+    table = rows("docs/architectures.md", section)
+    for label, method in zip(("BP", "KP", "WM", "SS", "FA"), (BP, KP, WM, SS, FA), strict=True):
+        runs = of(experiment, method, network=network).isel(epoch=-1)
+        error, matrix, delta = table[label][column : column + 3]
+        agree(error, float(runs[measure].mean()))
+        for written, name, last in ((matrix, "matrix_angle", None), (delta, "delta_angle", -1)):
+            angles = runs[name].isel(layer=slice(None, last))
+            agree(written, *([0] if method == BP else [float(angles.mean()), float(angles.max())]))
+
+
 def test_tiny_imagenet():
     table = rows(REPRODUCTION, "Natural images: 100 classes of Tiny ImageNet at 32×32")
     columns = [(method, "", order) for method, order in SIX]
