@@ -6,6 +6,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # the layers of the tests are tiny
+# the same for what the tests start: threads of several processes that wait for each other are slow
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
