@@ -202,6 +202,10 @@ def test_labels():
     assert method_label("of_somebody_else") == "of_somebody_else"
     assert network_label("resnet50") == "ResNet-50"
     assert network_label("resnet18-width=16") == "ResNet-18, width 16"
+    assert network_label("vit-depth=6,heads=4") == "ViT, depth 6, heads 4"
+    assert network_label("mlp-hidden=300+300,unit=relu") == "MLP, hidden 300+300, unit relu"
+    for name in ("mobilenet_v2", "my-own.Network", "resnet-18"):
+        assert network_label(name) == name
     for name, shown in (
         ("digits_full_width", "digits"),
         ("tiny_imagenet_32", "Tiny ImageNet"),

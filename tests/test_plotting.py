@@ -211,6 +211,19 @@ def test_angles_over_all_weights_are_called_that():
         assert ("over all weights" in fig._supxlabel.get_text()) is expected
 
 
+def test_the_name_of_a_network_fits_its_row():
+    name = "vit-depth=6,heads=4,mlp_ratio=4,patch=4,width=128"
+    made = node(lambda runs: runs.assign_attrs(network=name))
+    fig = Figure(figsize=(4, 3.6), layout="constrained")
+    axes = fig.subplots(2, 1, squeeze=False)
+    angle_grid(axes, made, [("weight_mirror", "")])
+    fig.draw_without_rendering()
+    heights = [ax.get_window_extent().height for ax in axes[:, 0]]
+    labels = [ax.yaxis.label.get_window_extent() for ax in axes[:, 0]]
+    assert labels[0].height < 1.2 * heights[0]
+    assert not labels[0].overlaps(labels[1])
+
+
 def test_epochs_without_angles_leave_no_gap():
     sparse = node(
         lambda n: n["matrix_angle"].values.__setitem__((slice(None), slice(1, 16, 2)), np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -77,7 +78,9 @@ def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, 
                 ax.tick_params(labelbottom=True)
                 ax.set_xlabel("epoch")
             ax.set_visible(not variant or variant in variants_of(node, method))
-        axes[row, 0].set_ylabel(f"{network_label(node.attrs['network'])}\n{name} (°)")
+        # a row is about as high as so many letters are wide
+        network = textwrap.fill(network_label(node.attrs["network"]), 26)
+        axes[row, 0].set_ylabel(f"{network}\n{name} (°)")
 
 
 def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str = "") -> None:

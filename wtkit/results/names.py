@@ -31,13 +31,13 @@ def method_label(method: str, variant: str = "") -> str:
 
 
 def network_label(network: str) -> str:
-    """``ResNet-18`` for ``resnet18``, ``ResNet-18, width 16`` for ``resnet18-width=16``; else the
-    network's name."""
-    match = re.fullmatch(r"resnet(\d+)(?:-width=(\d+))?", network)
-    if not match:
-        return network
-    depth, width = match.groups()
-    return f"ResNet-{depth}, width {width}" if width else f"ResNet-{depth}"
+    """``ResNet-18`` for ``resnet18``, ``ResNet-18, width 16`` for ``resnet18-width=16``; other
+    names as they are, with their options in the same form."""
+    match = re.fullmatch(r"(.+?)-(\w+=.*)", network)
+    name, options = match.groups() if match else (network, "")
+    resnet = re.fullmatch(r"resnet(\d+)", name)
+    label = f"ResNet-{resnet[1]}" if resnet else {"vit": "ViT", "mlp": "MLP"}.get(name, name)
+    return ", ".join([label, *(pair.replace("=", " ", 1) for pair in options.split(",") if pair)])
 
 
 JPEG = "-jpeg"
