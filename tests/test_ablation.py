@@ -134,8 +134,11 @@ def test_the_epochs_are_those_of_the_runs(results):
 def test_the_axis_says_which_layers_a_mean_is_over(results):
     (node,) = results(ONE)
     fig = ablation.draw([node])
-    matrix, delta = (ax.get_ylabel() for ax in fig.axes[1:3])
+    matrix, delta = (" ".join(ax.get_ylabel().split()) for ax in fig.axes[1:3])
     assert matrix.endswith("mean over layers") and delta.endswith("mean over layers but the output")
+    fig.draw_without_rendering()
+    for ax in fig.axes[:3]:
+        assert ax.yaxis.label.get_window_extent().height < 1.1 * ax.get_window_extent().height
     plt.close(fig)
 
 

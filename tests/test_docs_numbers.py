@@ -98,7 +98,12 @@ def final(runs, name):
 
 
 def mean(runs, name):
-    return float(final(runs, name).mean())
+    """The mean at the last epoch; of δ angles without the output layer, where they are 0."""
+    return float(hidden(name, final(runs, name)).mean())
+
+
+def hidden(name, angles):
+    return angles.isel(layer=slice(None, -1)) if name == "delta_angle" else angles
 
 
 def mean_and_error(runs):
@@ -315,7 +320,7 @@ def test_tiny_imagenet():
         mean(of("tiny_imagenet_32", SS, norm_order=order), "delta_angle")
         for order in ("relu_bn", "bn_relu")
     ]
-    says(REPRODUCTION, "with mean δ angles of 37 and 39°", *deltas)
+    says(REPRODUCTION, "with mean δ angles of 39 and 41°", *deltas)
 
 
 def test_cifar10_with_resnet20():
@@ -362,21 +367,24 @@ def test_cifar10():
     ):
         runs = of("cifar10_short", method, variant, norm_order=order)
         errors(cell, runs)
-        agree(delta, float(runs.delta_angle.isel(epoch=slice(1, 4)).mean("layer").max()))
+        early = hidden("delta_angle", runs.delta_angle).isel(epoch=slice(1, 4))
+        agree(delta, float(early.mean("layer").max()))
     spans(table["matrix angles at the end"], "cifar10_short", columns)
 
 
 def test_cifar10_with_one_mirror_step_and_with_four():
     four, one = (of("cifar10_short", WM, variant) for variant in ("", "one_step"))
-    early = [runs.delta_angle.isel(epoch=slice(1, 4)) for runs in (four, one)]
+    early = [
+        hidden("delta_angle", runs.delta_angle).isel(epoch=slice(1, 4)) for runs in (four, one)
+    ]
     least, most = (float(f(early[1].mean("layer"))) for f in (np.min, np.max))
-    says(REPRODUCTION, "are 34 to 57° in the mean over layers", least, most)
+    says(REPRODUCTION, "are 35 to 60° in the mean over layers", least, most)
     losses = one.train_loss.isel(epoch=slice(1, None))
     rise = np.stack([losses.isel(epoch=0), losses.max("epoch")], 1).flatten()
     says(REPRODUCTION, "from 2.5 to 3.1 in one seed and from 2.4 to 2.9 in the other", *rise)
     says(
         REPRODUCTION,
-        "at most 23.8° in one run and 26.8° in the other after epochs 1 to 3; single layers reach "
+        "at most 25.0° in one run and 28.1° in the other after epochs 1 to 3; single layers reach "
         "37.6 and 38.4°",
         *early[0].mean("layer").max("epoch").values, 1, 3, *early[0].max(["epoch", "layer"]).values,
     )  # fmt: skip
@@ -594,8 +602,8 @@ def test_depth():
                 mean(runs, "test_error"),
                 *([] if method == BP else [mean(runs, "delta_angle")]),
             )
-        deltas = of("depth", WM, network=network).delta_angle.mean(["run", "layer"])
-        agree(" ".join(epochs), *deltas.values[1:])
+        deltas = hidden("delta_angle", of("depth", WM, network=network).delta_angle)
+        agree(" ".join(epochs), *deltas.mean(["run", "layer"]).values[1:])
 
 
 def test_feedback():

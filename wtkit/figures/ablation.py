@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,9 @@ from .angle_curves import ANGLES
 from .drawing import WHOLE_NUMBERS, seeds
 from .looks import GREY, LAYER_COLORS, look_of
 
-ANGLE_LABELS = {name: f"{words} (°),\n{ANGLE_MEANS[name]}" for name, words in ANGLES.items()}
+ANGLE_LABELS = {  # no longer than an axis is high
+    name: textwrap.fill(f"{words} (°), {ANGLE_MEANS[name]}", 24) for name, words in ANGLES.items()
+}
 PREDICTED = {"steps": "steps to 1/e of the mismatch", "angle": "matrix angle (°)"}
 """The quantities that :mod:`wtkit.plan` predicts, with their axis labels."""
 GROUP = ["network", "method", "norm_order"]
