@@ -55,6 +55,12 @@ class Labels:
                     f"argument of Recorder 'metrics': expected names of your own, as of arguments "
                     f"in Python, got {shown(name)}; take another name"
                 )
+        for name, unit in self.metrics.items():
+            if not unit.isprintable():  # no file could hold all of these
+                raise WtkitError(
+                    f"argument of Recorder 'metrics': expected the unit of {name!r} in letters and "
+                    f"signs that can be printed, such as 'bit' or '1', got {shown(unit)}"
+                )
         for name, value in self.settings.items():
             if name in RESERVED:
                 raise WtkitError(
@@ -184,7 +190,10 @@ def _number(name: str, value: Any) -> float:
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise WtkitError(f"record: {name!r}: expected a number, got {shown(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of Python's whole numbers, which know no limit
+        number = -np.inf if value < 0 else np.inf
     low, high = RANGES.get(name, (-np.inf, np.inf))
     if not np.isnan(number) and not low <= number <= high:
         what = f"from {low} to {high} {VARIABLES[name][2]}" if high < np.inf else f"{low} or more"
