@@ -333,6 +333,32 @@ def test_metrics_are_in_tables_and_explorers(text_runs, tmp_path):
         assert explorer(tree).to_html()
 
 
+def test_methods_of_one_network_are_judged_by_one_measure(tmp_path):
+    """Bits of one method never stand in a column, or on an axis, of errors in percent."""
+    import matplotlib.pyplot as plt
+
+    from wtkit import figures
+    from wtkit.explore.groups import groups_of
+
+    for method, measured in (("backprop", {"bits": 2}), ("kolen_pollack", {"test_error": 40})):
+        with wtkit.Recorder(
+            tmp_path, network(method), seed=0, metrics={"bits": "bit"}, quiet=True
+        ) as record:
+            record(**measured)
+    tree = wtkit.open_results(tmp_path / "results.nc", quiet=True)
+    table = results.error_table(tree)
+    assert table["test error %, own"].tolist() == ["–", "40.0"]
+    figures.test_error(axes := plt.figure().add_subplot(), tree["Sequential"])
+    assert [line.get_ydata().tolist()[1:] for line in axes.lines[:2]] == [
+        [pytest.approx(np.nan, nan_ok=True)],
+        [40],
+    ]
+    assert {group.measure_label for group in groups_of(tree)} == {"test error (%)"}
+    page = wtkit.explore.error_against_angle(tree).to_html()
+    assert "test bits" not in page
+    plt.close("all")
+
+
 def test_a_metric_has_one_unit(tmp_path):
     def recorded(folder, seed, units):
         with wtkit.Recorder(

@@ -89,10 +89,10 @@ def measure_label(node: xr.Dataset) -> str:
     return f"{evaluated_on(node)} {measure.attrs['long_name']}" + f" ({units})" * (units != "1")
 
 
-def last_errors(runs: xr.Dataset) -> xr.DataArray:
-    """Each run's last value of :func:`measure_of`, as a rule the ``test_error`` in percent; runs
-    may differ in length."""
-    values = runs[measure_of(runs)].transpose("run", "epoch").values
+def last_errors(runs: xr.Dataset, measure: str | None = None) -> xr.DataArray:
+    """Each run's last value of ``measure``, by default :func:`measure_of`, as a rule the
+    ``test_error`` in percent; runs may differ in length."""
+    values = runs[measure or measure_of(runs)].transpose("run", "epoch").values
     last = [row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in values]
     return xr.DataArray(np.array(last, dtype=float), dims="run")
 
@@ -106,9 +106,12 @@ def main_order(node: xr.Dataset) -> str:
 def final_error(
     node: xr.Dataset, method: str, norm_order: str | None = None, variant: str = ""
 ) -> Estimate:
-    """Error at the last epoch, over a method's complete runs, with the number of diverged runs."""
+    """Error at the last epoch, over a method's complete runs, with the number of diverged runs.
+
+    It is the :func:`measure_of` all runs of ``node``: the methods of a table have one unit.
+    """
     runs = matching_runs(node, method, norm_order=norm_order or main_order(node), variant=variant)
-    mean, error = mean_and_error(last_errors(complete(runs)))
+    mean, error = mean_and_error(last_errors(complete(runs), measure_of(node)))
     diverged = int((runs["status"].values == "diverged").sum())
     return Estimate(
         float(mean), float(error), runs.sizes["run"], diverged, method_label(method, variant)
