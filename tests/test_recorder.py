@@ -565,6 +565,7 @@ def refused(match, folder=None, model=None, **arguments):
         (r"'metrics': expected the unit of 'x' in .* got '\\x00'", {"metrics": {"x": "\0"}}),
         (r"'metrics': expected the unit of 'x' in .* got '\\ud800'", {"metrics": {"x": "\ud800"}}),
         (r"'network': may have the characters", {"network": "a/b"}),
+        (r"'method': 'KP' is the label of kolen_pollack in figures", {"method": "KP"}),
         (r"'network': .*at least|'network': may have", {"network": ""}),
         (r"'variant': may have the characters", {"variant": "a b"}),
         (r"'data': may have the characters", {"data": "../x"}),
