@@ -359,6 +359,17 @@ def test_methods_of_one_network_are_judged_by_one_measure(tmp_path):
     plt.close("all")
 
 
+def test_a_mean_is_of_the_runs_that_were_measured(tmp_path):
+    """Their number gives the degrees of freedom."""
+    for seed, measured in enumerate(({"test_error": 10}, {"test_error": 12}, {})):
+        with wtkit.Recorder(tmp_path, network(), seed=seed, quiet=True) as record:
+            record(**measured)
+    tree = wtkit.open_results(tmp_path / "results.nc", quiet=True)
+    estimate = results.final_error(tree["Sequential"], "weight_mirror")
+    assert (estimate.mean, estimate.error, estimate.runs) == (11, pytest.approx(1), 2)
+    assert estimate.df == 1
+
+
 def test_a_metric_has_one_unit(tmp_path):
     def recorded(folder, seed, units):
         with wtkit.Recorder(

@@ -24,7 +24,7 @@ class Estimate:
     Attributes:
         mean: in percent, or in degrees for an angle.
         error: standard error over runs; NaN for fewer than two.
-        runs: number of runs, including diverged ones; 0 if unknown.
+        runs: number of runs that were measured or diverged; of all, if none was; 0 if unknown.
         diverged: number of diverged runs, which are not in the mean.
         name: label of the mean.
         images: size of the test set; 0 if unknown, or for an angle.
@@ -111,10 +111,13 @@ def final_error(
     It is the :func:`measure_of` all runs of ``node``: the methods of a table have one unit.
     """
     runs = matching_runs(node, method, norm_order=norm_order or main_order(node), variant=variant)
-    mean, error = mean_and_error(last_errors(complete(runs), measure_of(node)))
+    values = last_errors(complete(runs), measure_of(node))
+    mean, error = mean_and_error(values)
     diverged = int((runs["status"].values == "diverged").sum())
+    # a recorder's user may have measured it in some of the runs only
+    measured = int(values.count()) or runs.sizes["run"] - diverged
     return Estimate(
-        float(mean), float(error), runs.sizes["run"], diverged, method_label(method, variant)
+        float(mean), float(error), measured + diverged, diverged, method_label(method, variant)
     )
 
 
