@@ -147,7 +147,10 @@ REFUSED = [
     ),
     ({"variant": "Long One"}, "setting 'variant': "),
     ({"nesterov": True, "momentum": 0}, "setting 'nesterov': needs a momentum above 0"),
-    ({"nesterov": True, "optimizer": "adamw"}, "setting 'nesterov': needs a momentum above 0"),
+    (
+        {"nesterov": True, "optimizer": "adamw"},
+        "setting 'nesterov': is of SGD; leave it out with AdamW",
+    ),
     ({"momentum": 0.5, "optimizer": "adamw"}, "setting 'momentum': is of SGD"),
     ({"optimizer": "adam"}, "setting 'optimizer': input should be 'sgd' or 'adamw', got 'adam'"),
     (
@@ -1129,11 +1132,23 @@ BROKEN_ABLATIONS = [
     (
         {
             "methods": ["weight_mirror", "weight_mirror:gaussian"],
-            "variants": {"a": {}, "gaussian_a": {}},
+            "variants": {"a": {}, "gaussian_a": {"lr": 1}},
             "seeds": [0],
         },
         "two runs are called resnet18-relu_bn-weight_mirror-gaussian_a-seed0; give one of the "
         "points another name",
+    ),
+    (
+        {"networks": ["resnet20"], "sweep": {"stem": ["imagenet", "small"]}},
+        "the points stem=imagenet and stem=small make the same run of weight_mirror in resnet20; ",
+    ),
+    (
+        {"sweep": {"optimizer": ["sgd", "adamw"], "momentum": [0, 0.9]}},
+        "the points optimizer=adamw,momentum=0 and optimizer=adamw,momentum=0.9 make the same run ",
+    ),
+    (
+        {"settings": {"optimizer": "adamw"}, "sweep": {"optimizer": ["adamw", "sgd"]}},
+        "'optimizer': the base's adamw has no momentum that sgd could take over; give sgd its ",
     ),
     (
         {"sweep": {"lrr": [1]}},

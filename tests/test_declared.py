@@ -279,6 +279,17 @@ def test_a_wrong_gradient_is_refused():
         layer(torch.randn(2, 4))
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"features": lambda maps, W: W.shape[:2]}, {"channels_first": True}]
+)
+def test_features_that_do_not_fit_are_refused_by_direct_feedback(wrong):
+    layer = wtkit.convert(own(plain, exact, **wrong)(4, 3), "direct_feedback_alignment")
+    with pytest.raises(wtkit.WtkitError, match="'features' of its maps gave"):
+        layer(torch.randn(2, 5, 4))
+    other = wtkit.convert(own(plain, exact, **wrong)(4, 3), "feedback_alignment")
+    assert other(torch.randn(2, 5, 4)).shape == (2, 5, 3)
+
+
 def test_a_right_gradient_of_its_own_is_used():
     calls = []
 

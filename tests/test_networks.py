@@ -252,6 +252,11 @@ def test_a_class_in_the_working_folder_is_found(tmp_path, monkeypatch):
 
 
 MADE_WRONG = [
+    (
+        "mobilenet_v2",
+        {"round_nearest": 0},
+        "network 'mobilenet_v2' cannot be made with image_size=32, round_nearest=0: integer",
+    ),
     ("vgg11", {"widht": 3}, "network 'vgg11' cannot be made with image_size=32, widht=3: "),
     (
         "vit_b_16",

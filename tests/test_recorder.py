@@ -333,6 +333,43 @@ def test_metrics_are_in_tables_and_explorers(text_runs, tmp_path):
         assert explorer(tree).to_html()
 
 
+def test_methods_of_one_network_are_judged_by_one_measure(tmp_path):
+    """Bits of one method never stand in a column, or on an axis, of errors in percent."""
+    import matplotlib.pyplot as plt
+
+    from wtkit import figures
+    from wtkit.explore.groups import groups_of
+
+    for method, measured in (("backprop", {"bits": 2}), ("kolen_pollack", {"test_error": 40})):
+        with wtkit.Recorder(
+            tmp_path, network(method), seed=0, metrics={"bits": "bit"}, quiet=True
+        ) as record:
+            record(**measured)
+    tree = wtkit.open_results(tmp_path / "results.nc", quiet=True)
+    table = results.error_table(tree)
+    assert table["test error %, own"].tolist() == ["–", "40.0"]
+    figures.test_error(axes := plt.figure().add_subplot(), tree["Sequential"])
+    assert [line.get_ydata().tolist()[1:] for line in axes.lines[:2]] == [
+        [pytest.approx(np.nan, nan_ok=True)],
+        [40],
+    ]
+    assert {group.measure_label for group in groups_of(tree)} == {"test error (%)"}
+    page = wtkit.explore.error_against_angle(tree).to_html()
+    assert "test bits" not in page
+    plt.close("all")
+
+
+def test_a_mean_is_of_the_runs_that_were_measured(tmp_path):
+    """Their number gives the degrees of freedom."""
+    for seed, measured in enumerate(({"test_error": 10}, {"test_error": 12}, {})):
+        with wtkit.Recorder(tmp_path, network(), seed=seed, quiet=True) as record:
+            record(**measured)
+    tree = wtkit.open_results(tmp_path / "results.nc", quiet=True)
+    estimate = results.final_error(tree["Sequential"], "weight_mirror")
+    assert (estimate.mean, estimate.error, estimate.runs) == (11, pytest.approx(1), 2)
+    assert estimate.df == 1
+
+
 def test_a_metric_has_one_unit(tmp_path):
     def recorded(folder, seed, units):
         with wtkit.Recorder(
@@ -536,7 +573,10 @@ def refused(match, folder=None, model=None, **arguments):
     ("match", "arguments"),
     [
         (r"'network': .*valid string, got nan", {"network": float("nan")}),
+        (r"'metrics': expected the unit of 'x' in .* got '\\x00'", {"metrics": {"x": "\0"}}),
+        (r"'metrics': expected the unit of 'x' in .* got '\\ud800'", {"metrics": {"x": "\ud800"}}),
         (r"'network': may have the characters", {"network": "a/b"}),
+        (r"'method': 'KP' is the label of kolen_pollack in figures", {"method": "KP"}),
         (r"'network': .*at least|'network': may have", {"network": ""}),
         (r"'variant': may have the characters", {"variant": "a b"}),
         (r"'data': may have the characters", {"data": "../x"}),
@@ -585,6 +625,7 @@ def test_models_that_cannot_be_recorded():
         (r"'train_loss': expected 0 or more, got -1; record other losses", {"train_loss": -1}),
         (r"'test_error': expected a number, got 'x'", {"test_error": "x"}),
         (r"'test_error': expected a number, got True", {"test_error": True}),
+        (r"'test_error': expected from 0 to 100 %, got inf", {"test_error": 10**5000}),
         (r"'test_error': expected a number, got tensor", {"test_error": torch.ones(2)}),
         (r"'test_error': expected a number, got \(1\+0j\)", {"test_error": 1 + 0j}),
     ],
@@ -643,6 +684,60 @@ def test_results_that_gathering_would_lose_are_refused(tmp_path):
     trained(tmp_path / "mine")
     shutil.rmtree(tmp_path / "mine/runs")
     refused("holds runs of small that .* lacks, and they would be lost", tmp_path / "mine")
+
+
+def test_a_run_whose_folder_was_deleted_is_recorded_anew(tmp_path):
+    """As the error advises where a run has other settings."""
+    import shutil
+
+    trained(tmp_path / "mine", settings={"lr": 0.1})
+    shutil.rmtree(tmp_path / "mine/runs")
+    run = trained(tmp_path / "mine", settings={"lr": 0.2})
+    assert settings(run)["lr"] == 0.2
+    tree = results.open_results(tmp_path / "mine/results.nc", quiet=True)
+    np.testing.assert_array_equal(tree["small"].test_error.values[0], run.test_error.values)
+
+
+@pytest.mark.parametrize("name", ["runs/small-own-weight_mirror-seed0/trajectory.nc", "results.nc"])
+def test_a_run_that_could_not_be_written_can_be_closed_again(tmp_path, name):
+    """And one that was not gathered is, by whoever closes it next."""
+    folder = tmp_path / "mine"
+    record = wtkit.Recorder(folder, network(), seed=0, network="small", quiet=True)
+    record(test_error=50)
+    (folder / name).mkdir()
+    with pytest.raises(wtkit.WtkitError, match=f"cannot write .*{name}"):
+        record.close()
+    (folder / name).rmdir()
+    assert not (folder / "results.nc").exists()
+    if name == "results.nc":
+        record = wtkit.Recorder(folder, network(), seed=0, network="small", quiet=True)
+        assert record.finished
+    else:
+        assert record(test_error=40)  # it may also go on
+    run = record.close()
+    tree = results.open_results(folder / "results.nc", quiet=True)
+    np.testing.assert_array_equal(tree["small"].test_error.values[0], run.test_error.values)
+
+
+def test_layers_that_change_while_they_are_recorded_are_refused():
+    """The trajectory has one method, and one fan-in of each layer, for all epochs."""
+    for change in (
+        lambda model: wtkit.convert(model, "feedback_alignment", seed=0),
+        lambda model: model.__setitem__(0, wtkit.convert(nn.Linear(9, 16), "weight_mirror")),
+    ):
+        record = wtkit.Recorder(None, model := network(), seed=0, quiet=True)
+        change(model)
+        with pytest.raises(wtkit.WtkitError, match="feedback layers are others than when"):
+            record(test_error=1)
+
+
+def test_a_checkpoint_of_more_or_fewer_objects_is_named(tmp_path):
+    model = network()
+    record = wtkit.Recorder(tmp_path, model, seed=0, checkpoint=[sgd(model)], quiet=True)
+    record(test_error=1)
+    refused(
+        "it holds 1 objects beside the model, and 'checkpoint' names 0", tmp_path, checkpoint=[]
+    )
 
 
 def test_a_state_that_cannot_be_saved_is_refused_before_training(tmp_path):

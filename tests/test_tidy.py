@@ -111,6 +111,14 @@ def test_a_recorded_block_is_a_column(first):
     assert set(wtkit.tidy(blocks)["block"]) == {"stem", "head"}
 
 
+def test_select_takes_a_recorded_name_before_a_label(first):
+    """A recorder's user may have called a method as another one's label."""
+    node = wtkit.open_results(first, quiet=True)["resnet18"].to_dataset()
+    names = np.where(node.seed == node.seed[0], "KP", node.method)
+    named = node.assign_coords(method=("run", names.astype(object)))
+    assert set(results.select(named, "KP", variant=None).method.values) == {"KP"}
+
+
 def test_select_takes_names_and_labels(first):
     node = wtkit.open_results(first, quiet=True)["resnet18"]
     named = results.select(node, "weight_mirror")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,30 @@ def expand_ablation(content: Any, path: Path) -> list[RunConfig]:
     axes = {axis: getattr(ablation, axis) or getattr(base, axis) for axis in _AXES}
     axes_at = {point: axes_of_point(change, axes, points) for point, change in points.items()}
     runs = expand_product(_repeated(ablation, base, axes_at), own=ablation.overrides or [])
-    return distinct(
-        (
-            run_at(run, point, change)
-            for run, (point, change) in itertools.product(runs, points.items())
+    made: list[RunConfig] = []
+    for run in runs:
+        at = {
+            point: run_at(run, point, change)
+            for point, change in points.items()
             if is_for(run, axes_at[point])
-        ),
-        "give one of the points another name",
-    )
+        }
+        _refuse_twins(at)
+        made += at.values()
+    return distinct(made, "give one of the points another name")
+
+
+def _refuse_twins(at: Mapping[str, RunConfig]) -> None:
+    """Refuse points that make the same run. One of them says of a setting what the run does not
+    have, such as a momentum with AdamW, and a figure would show that the setting has no effect."""
+    found: dict[str, str] = {}
+    for point, run in at.items():
+        settings = dataclasses.replace(run, variant="").revision
+        if settings in found:
+            raise WtkitError(
+                f"the points {found[settings]} and {point} make the same run of {run.method} in "
+                f"{run.network_name}; leave one out, or name the points that differ by 'variants'"
+            )
+        found[settings] = point
 
 
 def _base(name: str, path: Path) -> Experiment:

@@ -98,6 +98,12 @@ def run_at(run: RunConfig, point: str, change: dict[str, Any]) -> RunConfig:
     home = _home_of_options(run)
     old_names = OLD_SETTINGS | (OLD_MLP_OPTIONS if run.network == "mlp" else {})
     change = renamed(change, old_names)
+    if run.optimizer == "adamw" and change.get("optimizer") == "sgd" and "momentum" not in change:
+        # the run's 0 is AdamW's, and nobody chose it
+        raise WtkitError(
+            "'optimizer': the base's adamw has no momentum that sgd could take over; give sgd its "
+            "'momentum' at this point"
+        )
     for key in ("options", "network_options"):
         if isinstance(change.get(key), dict):
             change[key] = renamed(change[key], old_names)

@@ -152,6 +152,8 @@ class RunConfig:
         if self.optimizer == "adamw":
             if self.momentum not in (type(self).momentum, 0):
                 raise WtkitError("setting 'momentum': is of SGD; leave it out with AdamW")
+            if self.nesterov:
+                raise WtkitError("setting 'nesterov': is of SGD; leave it out with AdamW")
             object.__setattr__(self, "momentum", 0.0)  # frozen
             if self.loaded_method().has_own_gradient:
                 raise WtkitError(

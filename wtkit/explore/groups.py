@@ -11,7 +11,16 @@ from matplotlib.colors import to_hex
 
 from ..errors import WtkitError
 from ..figures import look_of
-from ..results import METHODS, ORDERS, mean_and_error, method_label, network_label, nodes_of
+from ..results import (
+    METHODS,
+    ORDERS,
+    mean_and_error,
+    measure_label,
+    measure_of,
+    method_label,
+    network_label,
+    nodes_of,
+)
 
 ANGLES = {"matrix_angle": "matrix angle (°)", "delta_angle": "δ angle (°)"}
 """The quantities by layer, with their axis labels."""
@@ -27,6 +36,8 @@ class Group:
         color: of the method in all figures.
         dash: of the method's lines, as Bokeh has them.
         runs: its runs; ``epoch`` are those at which angles were recorded.
+        measure: what all runs of the network are judged by, and …
+        measure_label: … its label.
     """
 
     network: str
@@ -34,6 +45,8 @@ class Group:
     color: str
     dash: str
     runs: xr.Dataset
+    measure: str
+    measure_label: str
 
     def mean(self, quantity: str) -> np.ndarray:
         """The mean over seeds in degrees, epochs × layers; NaN where nothing was measured."""
@@ -82,7 +95,7 @@ def _of_node(node: xr.Dataset) -> list[Group]:
         angles = xr.concat([runs[name] for name in ANGLES], "quantity")
         recorded = angles.notnull().any([dim for dim in angles.dims if dim != "epoch"])
         if recorded.any():
-            groups.append(_group(runs.isel(epoch=recorded.values), label))
+            groups.append(_group(runs.isel(epoch=recorded.values), label, node))
     return groups
 
 
@@ -92,7 +105,7 @@ def _labels(run: xr.Dataset) -> tuple[str, ...]:
     return own, *(str(run[name].values) for name in ("method", "variant", "norm_order"))
 
 
-def _group(runs: xr.Dataset, label: tuple[str, ...]) -> Group:
+def _group(runs: xr.Dataset, label: tuple[str, ...], node: xr.Dataset) -> Group:
     experiment, method, variant, norm_order = label
     network = network_label(str(runs.attrs["network"]))
     look = look_of(method)
@@ -103,6 +116,8 @@ def _group(runs: xr.Dataset, label: tuple[str, ...]) -> Group:
         color=to_hex(look.color),
         dash=dash_of(look.linestyle),
         runs=runs,
+        measure=measure_of(node),
+        measure_label=measure_label(node),
     )
 
 

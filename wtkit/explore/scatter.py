@@ -7,7 +7,7 @@ import xarray as xr
 from bokeh.models import ColumnDataSource, CustomJS, GlyphRenderer, HoverTool, Range1d, Select
 from bokeh.plotting import figure
 
-from ..results import ANGLE_MEANS, measure_label, measure_of
+from ..results import ANGLE_MEANS
 from .controls import begun, highest, plain_axes, stacked
 from .groups import ANGLES, Group
 from .page import TOOLS, WIDTH, Explorer
@@ -46,7 +46,7 @@ def error_against_angle(results: xr.Dataset | xr.DataTree) -> Explorer:
         name="layer",
     )  # fmt: skip
     plot = figure(width=WIDTH, height=460, tools=TOOLS, x_range=Range1d(-2, highest(groups)))
-    labels = dict.fromkeys(measure_label(group.runs) for group in groups)
+    labels = dict.fromkeys(group.measure_label for group in groups)
     plain_axes(plot, f"{ANGLES[quantity.value]}, {ANGLE_MEANS[quantity.value]}", ", ".join(labels))
     sources, dots = [], []
     for group in groups:
@@ -89,7 +89,7 @@ def _columns(group: Group, run: xr.Dataset) -> dict[str, object]:
     count = run.sizes["epoch"]
     columns: dict[str, object] = {
         "epoch": group.epochs,
-        "error": run[measure_of(group.runs)].values,
+        "error": run[group.measure].values,
         "size": np.linspace(3, 11, count),
         "method": [group.method] * count,
         "seed": [int(run["seed"])] * count,

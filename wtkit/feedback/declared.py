@@ -311,6 +311,8 @@ def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
     expected = layer.plain_forward(y)
     if not _agree(maps.apply_weights(y, W, layer.bias), expected):
         raise _another_output(kind)
+    if layer.method.direct:
+        _check_features(kind, maps, y, expected, W)
     stream = layer.stream("check")
     _check_linear(layer, y, stream)
     delta = torch.empty_like(expected).normal_(generator=stream)
@@ -323,6 +325,17 @@ def _check_forward(layer: FeedbackDeclared, y: Tensor) -> None:
                 f"{kind}: 'backward' of its maps gives another gradient of {what} than autograd "
                 "has of 'apply_weights'; correct it, or leave it out"
             )
+
+
+def _check_features(kind: str, maps: Any, y: Tensor, out: Tensor, W: Tensor) -> None:
+    """Raise if the features of y and of the output are not those that direct feedback would use."""
+    where = 1 if getattr(maps, "channels_first", False) else -1
+    found, expected = tuple(maps.features(W)), (y.shape[where], out.shape[where])
+    if found != expected:
+        raise WtkitError(
+            f"{kind}: 'features' of its maps gave {found}, and dimension {where} of its input and "
+            f"output has {expected}; correct it, or 'channels_first'"
+        )
 
 
 def _check_linear(layer: FeedbackDeclared, y: Tensor, stream: torch.Generator) -> None:

@@ -61,7 +61,7 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
     drawn = _drawn(node, norm_order)
     for index, ((method, variant), look) in enumerate(drawn.items()):
         runs = matching_runs(node, method, norm_order=norm_order, variant=variant)
-        _trajectory(ax, runs, look, offset=index)
+        _trajectory(ax, runs, measure_of(node), look, offset=index)
     finals = [(m, v, final_error(node, m, norm_order, v), look) for (m, v), look in drawn.items()]
     printed = FINAL_ERRORS.get((str(node.attrs["network"]), norm_order), {})
     others = _other_anchors(node, norm_order)
@@ -142,9 +142,8 @@ def norm_order(ax: Axes, node: xr.Dataset, method: str = SS) -> None:
     for index, (order, how) in enumerate(looks.items()):
         runs, name = matching_runs(node, method, norm_order=order), ORDERS[order]
         if runs.sizes["run"]:
-            _trajectory(
-                ax, runs, how, label=f"{method_label(method)}, BatchNorm {name}", offset=index
-            )
+            label = f"{method_label(method)}, BatchNorm {name}"
+            _trajectory(ax, runs, measure_of(node), how, label=label, offset=index)
             printed = FINAL_ERRORS.get((network, order), {}).get(method)
             margin.append((name.split()[0], final_error(node, method, order), printed, how))
     if node.attrs["data"] == "imagenet" and network == "resnet18" and method == SS:
@@ -166,11 +165,10 @@ def _dark(method: str) -> tuple[float, float, float]:
 
 
 def _trajectory(
-    ax: Axes, runs: xr.Dataset, how: Look, label: str | None = None, offset: int = 0
+    ax: Axes, runs: xr.Dataset, measure: str, how: Look, label: str | None = None, offset: int = 0
 ) -> None:
-    """Draw the mean over complete runs with a band of one standard error, and each diverged run as
-    a thin line that ends in a cross."""
-    measure = measure_of(runs)
+    """Draw the mean of ``measure`` over complete runs with a band of one standard error, and each
+    diverged run as a thin line that ends in a cross."""
     mean, error = mean_and_error(complete(runs)[measure])
     epochs = mean["epoch"].values
     every = max(1, len(epochs) // 6)

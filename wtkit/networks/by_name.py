@@ -58,7 +58,7 @@ def build(config: RunConfig, *, num_classes: int, image_size: int) -> nn.Module:
         known["image_size"] = image_size
     try:
         return torchvision.models.get_model(name, **known | options)
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # an option of a wrong size or type can raise anything
         raise not_made(name, {"image_size": image_size} | options, error) from None
 
 

@@ -95,8 +95,9 @@ def _split_label(runs: xr.Dataset, text: str, variant: str | None) -> tuple[str,
     """The method's name and the variant that a name or label stands for."""
     names = _names_by_label()
     label, _, labelled_variant = text.partition(" ")
-    method = names.get(label, label)
     recorded = list(dict.fromkeys(runs["method"].values.tolist()))
+    # a recorder's user may have called a method as another one's label
+    method = label if label in recorded else names.get(label, label)
     if method not in recorded:
         labels = [label for label, name in names.items() if name in recorded]
         raise WtkitError(

@@ -24,7 +24,7 @@ class Estimate:
     Attributes:
         mean: in percent, or in degrees for an angle.
         error: standard error over runs; NaN for fewer than two.
-        runs: number of runs, including diverged ones; 0 if unknown.
+        runs: number of runs that were measured or diverged; of all, if none was; 0 if unknown.
         diverged: number of diverged runs, which are not in the mean.
         name: label of the mean.
         images: size of the test set; 0 if unknown, or for an angle.
@@ -89,10 +89,10 @@ def measure_label(node: xr.Dataset) -> str:
     return f"{evaluated_on(node)} {measure.attrs['long_name']}" + f" ({units})" * (units != "1")
 
 
-def last_errors(runs: xr.Dataset) -> xr.DataArray:
-    """Each run's last value of :func:`measure_of`, as a rule the ``test_error`` in percent; runs
-    may differ in length."""
-    values = runs[measure_of(runs)].transpose("run", "epoch").values
+def last_errors(runs: xr.Dataset, measure: str | None = None) -> xr.DataArray:
+    """Each run's last value of ``measure``, by default :func:`measure_of`, as a rule the
+    ``test_error`` in percent; runs may differ in length."""
+    values = runs[measure or measure_of(runs)].transpose("run", "epoch").values
     last = [row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in values]
     return xr.DataArray(np.array(last, dtype=float), dims="run")
 
@@ -106,12 +106,18 @@ def main_order(node: xr.Dataset) -> str:
 def final_error(
     node: xr.Dataset, method: str, norm_order: str | None = None, variant: str = ""
 ) -> Estimate:
-    """Error at the last epoch, over a method's complete runs, with the number of diverged runs."""
+    """Error at the last epoch, over a method's complete runs, with the number of diverged runs.
+
+    It is the :func:`measure_of` all runs of ``node``: the methods of a table have one unit.
+    """
     runs = matching_runs(node, method, norm_order=norm_order or main_order(node), variant=variant)
-    mean, error = mean_and_error(last_errors(complete(runs)))
+    values = last_errors(complete(runs), measure_of(node))
+    mean, error = mean_and_error(values)
     diverged = int((runs["status"].values == "diverged").sum())
+    # a recorder's user may have measured it in some of the runs only
+    measured = int(values.count()) or runs.sizes["run"] - diverged
     return Estimate(
-        float(mean), float(error), runs.sizes["run"], diverged, method_label(method, variant)
+        float(mean), float(error), measured + diverged, diverged, method_label(method, variant)
     )
 
 

@@ -55,6 +55,12 @@ class Labels:
                     f"argument of Recorder 'metrics': expected names of your own, as of arguments "
                     f"in Python, got {shown(name)}; take another name"
                 )
+        for name, unit in self.metrics.items():
+            if not unit.isprintable():  # no file could hold all of these
+                raise WtkitError(
+                    f"argument of Recorder 'metrics': expected the unit of {name!r} in letters and "
+                    f"signs that can be printed, such as 'bit' or '1', got {shown(unit)}"
+                )
         for name, value in self.settings.items():
             if name in RESERVED:
                 raise WtkitError(
@@ -140,6 +146,12 @@ def checked_labels(model: nn.Module, given: Mapping[str, Any]) -> tuple[Labels, 
             f"argument of Recorder 'method': the layers have {found[0].name!r}, not "
             f"{labels.method!r}; leave it out, or take a name of your own"
         )
+    labelled = {methods.method_class(name).label: name for name in methods.names()}
+    if labels.method in labelled:
+        raise WtkitError(
+            f"argument of Recorder 'method': {labels.method!r} is the label of "
+            f"{labelled[labels.method]} in figures and tables; take another name"
+        )
     options = found[0].recorded if len(found) == 1 else {}
     return labels, json.loads(json.dumps(options))
 
@@ -184,7 +196,10 @@ def _number(name: str, value: Any) -> float:
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise WtkitError(f"record: {name!r}: expected a number, got {shown(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of Python's whole numbers, which know no limit
+        number = -np.inf if value < 0 else np.inf
     low, high = RANGES.get(name, (-np.inf, np.inf))
     if not np.isnan(number) and not low <= number <= high:
         what = f"from {low} to {high} {VARIABLES[name][2]}" if high < np.inf else f"{low} or more"

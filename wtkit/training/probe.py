@@ -38,6 +38,7 @@ class Probe:
         self._modes = {module: module.training for module in model.modules()}
         self._taps: dict[FeedbackLayer, Any] = {}
         self.layers = list(feedback_layers(model))
+        self._made_of = _made_of(model)
         self.feeds: dict[str, list[str]] | None = None
         if batch is not None:
             self._taps = _live_taps(model, batch[0])
@@ -47,7 +48,7 @@ class Probe:
 
     def measures(self) -> dict[str, Any]:
         """Angles and norms of every layer, by the names of their records."""
-        if list(feedback_layers(self._model)) != self.layers:
+        if _made_of(self._model) != self._made_of:
             raise WtkitError(
                 "record: the model's feedback layers are others than when the recorder was made; "
                 "convert first, then make the recorder"
@@ -78,6 +79,13 @@ class Probe:
                 layer.taps = own
 
 
+def _made_of(model: nn.Module) -> dict[str, Any]:
+    """What a record says of the feedback layers for all epochs alike."""
+    return {
+        name: (layer.method, layer.weight.shape) for name, layer in feedback_layers(model).items()
+    }
+
+
 def _live_taps(model: nn.Module, inputs: Any) -> dict[FeedbackLayer, Any]:
     """The live taps of each layer. The layers keep theirs: a mirror fires noise at those."""
     kept = {layer: layer.taps for layer in feedback_layers(model).values()}
@@ -102,6 +110,11 @@ def model_state(model: nn.Module, parts: Sequence[Any]) -> dict[str, Any]:
 
 def restore_model(model: nn.Module, parts: Sequence[Any], state: Mapping[str, Any]) -> None:
     """Continue from the result of :func:`model_state`, as it comes back from a checkpoint."""
+    if len(parts) != len(state["parts"]):
+        raise ValueError(
+            f"it holds {len(state['parts'])} objects beside the model, and 'checkpoint' names "
+            f"{len(parts)}"
+        )
     model.load_state_dict(state["model"])
     for part, content in zip(parts, state["parts"], strict=True):
         part.load_state_dict(content)

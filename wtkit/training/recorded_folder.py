@@ -99,13 +99,14 @@ class RecordedFolder:
         finished = {str(path): open_run(path) for path in self._finished_runs()}
         path = self.experiment / GATHERED
         if path.exists():
-            there = {run_labels(other) for other in finished.values()}
+            # a run whose folder was deleted is recorded anew
+            there = {run_labels(other) for other in (run, *finished.values())}
             for network, node in open_results(path, quiet=True).children.items():
                 for number in range(node.sizes["run"]):
                     if run_labels(node.to_dataset().isel(run=number)) not in there:
                         raise WtkitError(
                             f"{path} holds runs of {network} that {self.experiment}/runs lacks, "
-                            "and they would be lost; choose another folder"
+                            "and they would be lost; choose another folder, or delete that file"
                         )
         network = run.attrs["network"]
         alike = [(source, r) for source, r in finished.items() if r.attrs["network"] == network]
@@ -170,16 +171,30 @@ class RecordedFolder:
             self._progress.epoch(entries)
 
     def finish(self, run: xr.Dataset) -> None:
-        """Write the finished run, and gather all of the experiment."""
+        """Write the finished run."""
         if not self._writes:
             return
-        assert self.folder is not None and self.experiment is not None
+        assert self.folder is not None
         results.save(run, self.folder / TRAJECTORY)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         if self._progress is not None:
             self._progress.close(finished=True)
             self._progress = None
         self._stack.close()
+
+    def gather(self) -> None:
+        """Gather all finished runs of the experiment, unless the results have them all."""
+        if not self._writes:
+            return
+        assert self.experiment is not None
+        gathered, runs = self.experiment / GATHERED, self._finished_runs()
+        if gathered.is_file() and all(_time(run) < _time(gathered) for run in runs):
+            return
         with held(self.experiment, None):  # another process may be gathering
             tree = gather(self._finished_runs(), self.experiment.resolve().name)
-            results.save(tree, self.experiment / GATHERED)
+            results.save(tree, gathered)
+
+
+def _time(path: Path) -> int:
+    """When the file was written."""
+    return path.stat().st_mtime_ns

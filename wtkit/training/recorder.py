@@ -330,6 +330,7 @@ class Recorder:
         """
         if self._finished is not None:
             self._files.release()
+            self._files.gather()  # the process that finished it may have ended before it could
             return self._finished
         if self._closed:
             raise WtkitError(self._why_closed())
@@ -338,11 +339,18 @@ class Recorder:
             raise WtkitError(
                 f"{self._labels.name}: nothing was recorded; call record(…) after every epoch"
             )
-        if self._status == "running":
-            self._status = "complete"
-        self._finished, self._closed = self.trajectory(), True
-        self._files.finish(self._finished)
-        return self._finished
+        status = self._status
+        try:
+            if status == "running":
+                self._status = "complete"
+            run = self.trajectory()
+            self._files.finish(run)
+        except BaseException:
+            self._status = status  # it can go on, or be closed again
+            raise
+        self._finished, self._closed = run, True
+        self._files.gather()
+        return run
 
     def _leave(self) -> None:
         """Give the folder back; an unfinished run stays unfinished."""
