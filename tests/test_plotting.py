@@ -224,6 +224,16 @@ def test_the_name_of_a_network_fits_its_row():
     assert not labels[0].overlaps(labels[1])
 
 
+@pytest.mark.parametrize("width", [2.5, 5, 11])
+def test_the_note_below_the_angles_fits_the_figure(width):
+    made = [node(lambda runs, n=name: runs.assign_attrs(network=n)) for name in ("resnet18", "vit")]
+    fig = Figure(figsize=(width, 3), layout="constrained")
+    fig.subplots()
+    angle_note(fig, made)
+    fig.draw_without_rendering()
+    assert fig._supxlabel.get_window_extent().x1 <= fig.bbox.x1
+
+
 def test_epochs_without_angles_leave_no_gap():
     sparse = node(
         lambda n: n["matrix_angle"].values.__setitem__((slice(None), slice(1, 16, 2)), np.nan)

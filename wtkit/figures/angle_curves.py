@@ -170,7 +170,8 @@ def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
         else ""
     )
     text = f"One line per layer, mean over seeds ({counts}); square-root axis{drops}{over}."
-    fig.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
+    letters = int(17 * fig.get_figwidth())  # of this size in a line
+    fig.supxlabel(textwrap.fill(text, letters), x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 
 def _drawn(node: xr.Dataset) -> xr.Dataset:
