@@ -167,6 +167,14 @@ def test_two_layers_may_share_a_weight_and_W_may_be_computed():
     assert not torch.equal(shared[0].feedback.grad, shared[2].feedback.grad)
 
 
+def test_Bs_gradient_counts_in_the_norm_that_is_clipped():
+    model = wtkit.convert(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), NAME)
+    model(torch.randn(3, 4)).square().sum().backward()
+    own = {name: p for name, p in model.named_parameters() if not name.endswith("feedback")}
+    of_all = nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    assert of_all > 1.1 * nn.utils.clip_grad_norm_(own.values(), 1e9)
+
+
 @pytest.mark.slow
 def test_it_learns_digits_that_frozen_layers_cannot():
     errors = {name: digits_error(name) for name in (NAME, "frozen")}

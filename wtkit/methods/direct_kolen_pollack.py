@@ -24,8 +24,10 @@ class DirectKolenPollack(Method):
 
     B is a parameter of the layer with the shape (outputs of the network, inputs of the layer), that
     of e yᵀ. The backward pass computes its gradient, so any optimizer will do. The only added
-    hyper-parameter is the scale. Without weight decay the initial B remains part of B. Reference:
-    Webster, Choi & Ahn, "Learning the connections in direct feedback alignment" (2021).
+    hyper-parameter is the scale. Without weight decay the initial B remains part of B. B's gradient
+    counts in :func:`torch.nn.utils.clip_grad_norm_` of all parameters; clip those whose names do
+    not end in ``feedback`` for the norm that W's update has. Reference: Webster, Choi & Ahn,
+    "Learning the connections in direct feedback alignment" (2021).
 
     The scale of a normalisation receives δ from the layer above, so its b learns as in
     Kolen–Pollack.
