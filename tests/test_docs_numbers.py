@@ -298,6 +298,20 @@ def test_other_architectures(section, experiment, network, measure, column):
             agree(written, *([0] if method == BP else [float(angles.mean()), float(angles.max())]))
 
 
+def test_the_price_of_normalisation_without_transport():
+    table = rows("docs/transport.md", "Normalisation", 3)
+    for choice, cells in table.items():
+        for cell, method in zip(cells, FIVE, strict=True):
+            runs = of(
+                "normalisation",
+                method,
+                f"normalisation={choice.strip('`')}",
+                network="resnet18-width=16",
+            )
+            agree(cell, *mean_and_error(runs), mean(runs, "delta_angle"))
+    assert list(table) == ["`exact`", "`fixed`", "`learned`", "`none`"]
+
+
 def test_tiny_imagenet():
     table = rows(REPRODUCTION, "Natural images: 100 classes of Tiny ImageNet at 32×32")
     columns = [(method, "", order) for method, order in SIX]
