@@ -336,6 +336,8 @@ TRAINED_WRONG = [
     ("own_networks:Recurrent", {}, "convert(..., keep_on_backprop=['memory']), or the setting"),
     ("own_networks:PassesBy", {}, "the network uses the weight of 'hidden' without calling the "
                                   "layer, so δ"),
+    ("own_networks:Small", {"normalisation": "learned"},
+     "own_networks:Small has no scale γ, so 'learned' has no effect; leave it out"),
     ("own_networks:Small", {"keep_on_backprop": ["*"]}, "setting 'keep_on_backprop'"),
     ("own_networks:Small", {"keep_on_backprop": ["hiden"]}, "'hiden' matches no module"),
     ("googlenet", {"network_options": {"aux_logits": True}}, "returns GoogLeNetOutputs for"),

@@ -21,12 +21,19 @@ from ..feedback import (
     synchronise,
     transport,
 )
+from ..feedback.normalisation import SCALE_TWINS
 from ..methods import Method
 
 
 def convert_all(model: nn.Module, method: Method, config: RunConfig) -> None:
     """Convert ``model``. Layers kept on backprop become feedback layers with the method
     ``backprop``, so that they are measured like the others."""
+    scales = (m for m in model.modules() if isinstance(m, tuple(SCALE_TWINS)))
+    if config.normalisation != "exact" and all(scale.weight is None for scale in scales):
+        raise WtkitError(
+            f"setting 'normalisation': {config.network} has no scale γ, so "
+            f"{config.normalisation!r} has no effect; leave it out"
+        )
     convert(
         model,
         method,
