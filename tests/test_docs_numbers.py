@@ -3,6 +3,7 @@ is printed."""
 
 import csv
 import functools
+import json
 import re
 from pathlib import Path
 
@@ -644,3 +645,31 @@ def test_feedback_scale():
     for cells, method in zip(found, (FA, "direct_feedback_alignment"), strict=True):
         for cell, scale in zip(cells, ("0.1", "0.3", "1", "3"), strict=True):
             agree(cell, mean(of("feedback_scale", method, f"scale={scale}"), "test_error"))
+
+
+# ------------------------------------------------------------------------------ docs/performance.md
+
+XEON = {
+    "ResNet-18, 32×32, float32": {"128": "resnet18-32-float32", "32": "digits-resnet18"},
+    "ResNet-18, 32×32, bf16": {"128": "resnet18-32-bf16"},
+    "ResNet-50, 32×32, float32": {"32": "digits-resnet50"},
+    "ResNet-18, 224×224, float32": {"32": "resnet18-224-float32"},
+    "ResNet-18, 224×224, bf16": {"32": "resnet18-224-bf16"},
+    "ResNet-50, 224×224, float32": {"16": "resnet50-224-float32"},
+    "ResNet-50, 224×224, bf16": {"32": "resnet50-224-bf16"},
+}
+
+
+def test_ratios_of_a_step():
+    measured = json.loads(text("docs/performance/steps.json"))["rows"]
+    ratios = {(row["case"], row["contestant"]): row for row in measured}
+    checked = 0
+    for name, batch, *cells in tables("docs/performance.md", "Goals and what was reached")[0][2:]:
+        if name.startswith("the same"):
+            continue
+        for cell, method in zip(cells, (BP, FA, SS, KP), strict=False):
+            row = ratios[XEON[name][batch], method]
+            agree(cell, row["ratio"])
+            assert ("**" in cell) == (not row["met"] and not row["within_noise"]), (name, cell)
+            checked += 1
+    assert checked == 32

@@ -119,11 +119,19 @@ def method_class(name: str) -> type[Method]:
     return cls
 
 
+def names_by_label() -> dict[str, str]:
+    """The name of each method by its label in figures.
+
+    >>> names_by_label()["KP"]
+    'kolen_pollack'
+    """
+    return {method_class(name).label: name for name in names()}
+
+
 def _refuse_label(text: str) -> None:
     """Say whose label was given in place of a name."""
-    for name in names():
-        if method_class(name).label == text:
-            raise WtkitError(f"unknown method {text!r} (did you mean {name!r}, whose label it is?)")
+    if name := names_by_label().get(text):
+        raise WtkitError(f"unknown method {text!r} (did you mean {name!r}, whose label it is?)")
 
 
 def _missing(cls: type[Method]) -> list[str]:

@@ -70,7 +70,7 @@ def matching_runs(
     """
     runs = _dataset(node)
     if method is not None and method not in runs["method"].values:
-        method = known(_names_by_label().get(method, method), methods.names(), "method")
+        method = known(methods.names_by_label().get(method, method), methods.names(), "method")
     mask = np.ones(runs.sizes["run"], dtype=bool)
     for name, value in (("method", method), ("norm_order", norm_order), ("variant", variant)):
         if value is not None:
@@ -87,13 +87,9 @@ def _dataset(node: xr.Dataset | xr.DataTree) -> xr.Dataset:
     return dataset
 
 
-def _names_by_label() -> dict[str, str]:
-    return {methods.method_class(name).label: name for name in methods.names()}
-
-
 def _split_label(runs: xr.Dataset, text: str, variant: str | None) -> tuple[str, str | None]:
     """The method's name and the variant that a name or label stands for."""
-    names = _names_by_label()
+    names = methods.names_by_label()
     label, _, labelled_variant = text.partition(" ")
     recorded = list(dict.fromkeys(runs["method"].values.tolist()))
     # a recorder's user may have called a method as another one's label

@@ -146,7 +146,7 @@ def checked_labels(model: nn.Module, given: Mapping[str, Any]) -> tuple[Labels, 
             f"argument of Recorder 'method': the layers have {found[0].name!r}, not "
             f"{labels.method!r}; leave it out, or take a name of your own"
         )
-    labelled = {methods.method_class(name).label: name for name in methods.names()}
+    labelled = methods.names_by_label()
     if labels.method in labelled:
         raise WtkitError(
             f"argument of Recorder 'method': {labels.method!r} is the label of "

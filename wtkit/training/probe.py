@@ -37,8 +37,8 @@ class Probe:
         self._model, self._batch, self._loss = model, batch, loss
         self._modes = {module: module.training for module in model.modules()}
         self._taps: dict[FeedbackLayer, Any] = {}
-        self.layers = list(feedback_layers(model))
         self._made_of = _made_of(model)
+        self.layers = list(self._made_of)
         self.feeds: dict[str, list[str]] | None = None
         if batch is not None:
             self._taps = _live_taps(model, batch[0])
