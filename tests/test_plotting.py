@@ -56,6 +56,11 @@ def texts(ax):
     return "\n".join(text.get_text() for text in ax.texts)
 
 
+def note(fig):
+    """The figure's note; where its lines break depends on their length."""
+    return " ".join(fig._supxlabel.get_text().split())
+
+
 def lightness(color):
     """CIE L*, 0 for black and 100 for white."""
     rgb = np.array(to_rgb(color))
@@ -119,7 +124,7 @@ def test_seeds_are_counted_for_each_mean(left_out, error, angle):
     figures.test_error(ax, made)
     assert error in texts(ax)
     angle_note(fig, [made])
-    assert angle in fig._supxlabel.get_text()
+    assert angle in note(fig)
 
 
 def test_the_key_of_published_errors_keeps_clear_of_the_axis_label():
@@ -208,7 +213,7 @@ def test_angles_over_all_weights_are_called_that():
         )
         fig = Figure()
         angle_note(fig, [made])
-        assert ("over all weights" in fig._supxlabel.get_text()) is expected
+        assert ("over all weights" in note(fig)) is expected
 
 
 def test_the_name_of_a_network_fits_its_row():
