@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.colors import to_hex
 from synthetic import labels_of, layers, records
 
 import wtkit
@@ -156,6 +157,27 @@ def test_every_shape_is_drawn(shape, results, tmp_path):
         save_figure(fig, tmp_path / name)
         plt.close(fig)
         assert (tmp_path / f"{name}.svg").stat().st_size > 5_000
+
+
+def test_of_two_swept_quantities_one_is_shown_by_colour_and_one_by_dashes(results):
+    noises, rates = ["gaussian", "uniform"], [0.02, 0.04, 0.08]
+    sweep = {"noise": noises, "mirror_lr": rates}
+    fig = ablation.draw_epochs(results({"methods": ["weight_mirror"], "sweep": sweep}))
+    (legend,) = fig.legends
+    looks = {
+        text.get_text(): (to_hex(line.get_color()), line._unscaled_dash_pattern)
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    }
+    for noise in noises:
+        assert len({looks[f"{noise}, {rate}"][0] for rate in rates}) == 3
+        assert len({looks[f"{noise}, {rate}"][1] for rate in rates}) == 1
+    for rate in rates:
+        assert len({looks[f"{noise}, {rate}"][0] for noise in noises}) == 1
+        assert len({looks[f"{noise}, {rate}"][1] for noise in noises}) == 2
+    lines = fig.axes[0].get_lines()
+    drawn = {(to_hex(line.get_color()), line._unscaled_dash_pattern) for line in lines}
+    assert drawn == set(looks.values())
+    plt.close(fig)
 
 
 def test_what_was_predicted_is_drawn_beside_what_was_measured_on_one_line(results):

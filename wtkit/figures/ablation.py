@@ -43,6 +43,7 @@ PREDICTED = {"steps": "steps to 1/e of the mismatch", "angle": "matrix angle (°
 """The quantities that :mod:`wtkit.plan` predicts, with their axis labels."""
 GROUP = ["network", "method", "norm_order"]
 MAX_COLUMNS = 5  # of panels by epoch
+DASHES = [(4, 1), (1, 1), (6, 1, 2, 1), (2, 1)]  # of lines by epoch, after the solid one
 
 
 def swept(node: xr.Dataset) -> list[str]:
@@ -176,14 +177,20 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
 @checked
 def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw test error and, below it, matrix angle by epoch: one line per point of the ablation, one
-    pair of panels per method and network."""
+    pair of panels per method and network.
+
+    Colour shows the swept quantity with the most values, dashes show the others.
+    """
     _refuse_none(nodes)
     table, keys = pd.concat([epochs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     measure, label = next(iter(quantities(nodes[0]).items()))
     shown = {measure: label, "matrix_angle": ANGLE_LABELS["matrix_angle"]}
     table["point"], lines = _points(table, keys), _lines(table, keys)
-    order = list(table["point"].unique())
-    palette = dict(zip(order, LAYER_COLORS(np.linspace(0, 1, len(order))), strict=True))
+    by_color = max(keys, key=lambda key: table[key].nunique())
+    table["by_dash"] = [str(rest) for rest in table[keys].drop(columns=by_color).values]
+    values, rests = table[by_color].unique(), table["by_dash"].unique()
+    colors = dict(zip(values, LAYER_COLORS(np.linspace(0, 1, len(values))), strict=True))
+    dashes = dict(zip(rests, itertools.cycle(["", *DASHES]), strict=False))
     groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
     columns = min(MAX_COLUMNS, len(groups))
     fig, axes = _panels(2 * math.ceil(len(groups) / columns), columns, height=2.4)
@@ -203,8 +210,10 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
                 rows,
                 x="epoch",
                 y=quantity,
-                hue="point",
-                palette=palette,
+                hue=by_color,
+                palette=colors,
+                style="by_dash",
+                dashes=dashes,
                 ax=ax,
                 errorbar="se",
                 legend=False,
@@ -212,8 +221,14 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
             ax.xaxis.set_major_locator(WHOLE_NUMBERS)
             ax.set_ylabel(label)
             _from_zero(ax)
-    handles = [Line2D([], [], color=color) for color in palette.values()]
-    fig.legend(handles, order, title=", ".join(map(_readable, keys)), loc="outside right upper")
+    points = table.drop_duplicates("point")
+    handles = [
+        Line2D([], [], color=colors[value], linestyle=(0, dashes[rest] or None))
+        for value, rest in zip(points[by_color], points["by_dash"], strict=True)
+    ]
+    fig.legend(
+        handles, points["point"], title=", ".join(map(_readable, keys)), loc="outside right upper"
+    )
     return fig
 
 
