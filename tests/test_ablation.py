@@ -275,7 +275,7 @@ def test_networks_that_were_not_swept_have_a_row_each(results):
 def test_the_error_of_guessing_is_a_step_where_it_is_known_and_near(results):
     (node,) = results(SHAPES["difficulty"])
     assert node.attrs["data"] == "digits+cifar10+image_folder+tiny_imagenet"
-    assert data_label(node) == "digits, CIFAR-10, data, Tiny ImageNet"
+    assert data_label(node) == "digits, CIFAR-10, data, Tiny ImageNet (100 classes)"
     assert "chance" not in drawn([node])[0][1], (
         "errors of a few per cent would be a line at the bottom"
     )

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wtkit.claims import claim_table
+from wtkit.figures import save_table
 from wtkit.plan import expected_angles, mismatch, time_constant
-from wtkit.results import anchors_of, config_of, open_results, select
+from wtkit.results import anchors_of, config_of, error_table, open_results, select
 
 ROOT = Path(__file__).resolve().parent.parent
 REPRODUCTION, ABLATIONS, README = "docs/reproduction.md", "docs/ablations.md", "README.md"
@@ -673,3 +675,18 @@ def test_ratios_of_a_step():
             assert ("**" in cell) == (not row["met"] and not row["within_noise"]), (name, cell)
             checked += 1
     assert checked == 32
+
+
+# ----------------------------------------------------------------------------- committed tables
+
+
+@pytest.mark.parametrize("name", ["claims", "table1_errors"])
+@pytest.mark.parametrize(
+    "folder", [path.parent.name for path in sorted(ROOT.glob("results/reference/*/claims.csv"))]
+)
+def test_committed_tables_are_those_of_the_code(folder, name, tmp_path):
+    tree = open_results(folder, quiet=True)
+    table = claim_table(tree) if name == "claims" else error_table(tree)
+    save_table(table, tmp_path / "table.csv", "")
+    committed = ROOT / "results/reference" / folder / f"{name}.csv"
+    assert (tmp_path / "table.csv").read_text() == committed.read_text()

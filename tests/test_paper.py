@@ -151,7 +151,8 @@ def test_a_folder_of_jpeg_files_is_named_after_its_data_set(classes, root, whole
         with_option('"classes": null', f'"classes": {classes}', ...),
     )
     node = altered(base(), changed)["resnet18"].to_dataset()
-    assert data_label(node) == ("CIFAR-10 (JPEG)" if "cifar" in root else "b")
+    part = "" if whole or "cifar" not in root else ", 5 classes"
+    assert data_label(node) == (f"CIFAR-10 (JPEG{part})" if "cifar" in root else "b")
     assert bool(len(anchors_of(node))) == whole
 
 
@@ -208,7 +209,7 @@ def test_labels():
         assert network_label(name) == name
     for name, shown in (
         ("digits_full_width", "digits"),
-        ("tiny_imagenet_32", "Tiny ImageNet"),
+        ("tiny_imagenet_32", "Tiny ImageNet (100 classes)"),
         ("cifar10_short", "CIFAR-10 (JPEG)"),
     ):
         assert data_label(wtkit.open_results(name, quiet=True)["resnet18"].to_dataset()) == shown

@@ -62,12 +62,20 @@ def _data_and_classes(node: xr.Dataset) -> list[tuple[str, int | None]]:
 
 
 def data_label(node: xr.Dataset) -> str:
-    """The label of a network's data, such as ``CIFAR-10``; the folder's name for images of your
-    own."""
-    labels = {name: data_sets.data_set(name).label for name in data_sets.names()}
-    labels |= {name + JPEG: f"{label} (JPEG)" for name, label in labels.items()}
-    names = (name for name, _ in _data_and_classes(node))
-    return ", ".join(dict.fromkeys(labels.get(name, name) for name in names))
+    """The label of a network's data, such as ``CIFAR-10`` or ``Tiny ImageNet (100 classes)``; the
+    folder's name for images of your own."""
+    return ", ".join(dict.fromkeys(_label(*pair) for pair in _data_and_classes(node)))
+
+
+def _label(name: str, classes: int | None) -> str:
+    known = name.removesuffix(JPEG)
+    if known not in data_sets.names():
+        return name
+    notes = ["JPEG"] if name.endswith(JPEG) else []
+    if classes not in (None, data_sets.classes(known)):
+        notes.append(f"{classes} classes")
+    label = data_sets.data_set(known).label
+    return f"{label} ({', '.join(notes)})" if notes else label
 
 
 def full_data_sets(node: xr.Dataset) -> set[str]:
