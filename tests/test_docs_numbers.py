@@ -651,7 +651,7 @@ def test_feedback_scale():
 
 # ------------------------------------------------------------------------------ docs/performance.md
 
-XEON = {
+STEPS = {
     "ResNet-18, 32×32, float32": {"128": "resnet18-32-float32", "32": "digits-resnet18"},
     "ResNet-18, 32×32, bf16": {"128": "resnet18-32-bf16"},
     "ResNet-50, 32×32, float32": {"32": "digits-resnet50"},
@@ -662,19 +662,78 @@ XEON = {
 }
 
 
-def test_ratios_of_a_step():
-    measured = json.loads(text("docs/performance/steps.json"))["rows"]
-    ratios = {(row["case"], row["contestant"]): row for row in measured}
+RESNETS = ["resnet18-32", "resnet18-224", "resnet50-224"]
+MEMORY = {
+    "float32": [*(f"{name}-float32" for name in RESNETS), "digits-resnet18", "digits-resnet50"],
+    "bf16": [*(f"{name}-bf16" for name in RESNETS), "imagenet-mirror"],
+}
+LAYERS = {
+    "`nn.MultiheadAttention`": "attention",
+    "`nn.GRU`": "gru",
+    "`nn.RNN`": "rnn",
+    "`nn.LSTM`": "lstm",
+    "`nn.Conv1d`": "conv1d-float32",
+    "`nn.Conv3d`": "conv3d-float32",
+}
+
+
+@functools.cache
+def steps(machine):
+    file = {"Xeon": "docs/performance/steps.json", "EPYC": "docs/performance/epyc/steps.json"}[
+        machine
+    ]
+    return {(row["case"], row["contestant"]): row for row in json.loads(text(file))["rows"]}
+
+
+def step_tables():
+    names = "Xeon", "EPYC", "mirror", "memory", "sequences", "convolutions"
+    found = tables("docs/performance.md", "Goals and what was reached")
+    return {name: table[2:] for name, table in zip(names, found, strict=True)}
+
+
+@pytest.mark.parametrize(("machine", "count"), [("Xeon", 32), ("EPYC", 24)])
+def test_ratios_of_a_step(machine, count):
     checked = 0
-    for name, batch, *cells in tables("docs/performance.md", "Goals and what was reached")[0][2:]:
+    for name, batch, *cells in step_tables()[machine]:
         if name.startswith("the same"):
             continue
         for cell, method in zip(cells, (BP, FA, SS, KP), strict=False):
-            row = ratios[XEON[name][batch], method]
+            row = steps(machine)[STEPS[name][batch], method]
             agree(cell, row["ratio"])
             assert ("**" in cell) == (not row["met"] and not row["within_noise"]), (name, cell)
             checked += 1
-    assert checked == 32
+    assert checked == count
+
+
+def test_ratios_of_a_step_with_its_mirroring():
+    cases = ["imagenet-mirror", *2 * ["digits-resnet18"], "digits-resnet50"]
+    for (name, _, *cells), case in zip(step_tables()["mirror"], cases, strict=True):
+        contestant = WM + ":gaussian" * ("independent" in name)
+        for cell, machine in zip(cells, ("Xeon", "EPYC"), strict=False):
+            if cell:
+                agree(cell, steps(machine)[case, contestant]["ratio"])
+
+
+def test_memory_of_a_step():
+    for precision, *cells in step_tables()["memory"][1:]:
+        for cell, method in zip(cells, FIVE, strict=True):
+            copies = [
+                row["weight_copies"]
+                for machine in ("Xeon", "EPYC")
+                for (case, contestant), row in steps(machine).items()
+                if contestant == method and case in MEMORY[precision]
+            ]
+            agree(cell, *([min(copies)] if "–" in cell else []), max(copies))
+
+
+def test_ratios_of_a_step_in_other_layers():
+    found = step_tables()
+    rows = found["sequences"] + [[name, *rest] for name, _, *rest in found["convolutions"]]
+    for name, *cells in rows:
+        case = next(case for start, case in LAYERS.items() if name.startswith(start))
+        methods = BP, FA, SS, KP, *[WM] * ("conv" in case), "plain:again"
+        for cell, contestant in zip(cells, methods, strict=False):
+            agree(cell, steps("Xeon")[case, contestant]["ratio"])
 
 
 # ----------------------------------------------------------------------------- committed tables
