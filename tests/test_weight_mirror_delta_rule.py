@@ -15,6 +15,7 @@ import wtkit
 from wtkit import methods, plan
 from wtkit.experiments import known_facts, run_config
 from wtkit.feedback import feedback_layers, find_live_taps, mirror_step, noise_samples
+from wtkit.feedback.mirroring import as_mirrored
 from wtkit.processes import Share
 
 NAME = "weight_mirror_delta_rule"
@@ -85,6 +86,44 @@ def test_no_sampling_error_is_left():
     mirrored = layer(samples=4)
     wtkit.mirror(mirrored, 600)
     torch.testing.assert_close(mirrored.B, mirrored.weight.detach(), rtol=0, atol=1e-9)
+
+
+def passes(model, inputs, noise_std=0.0):
+    """What each Linear of ``model`` gets and its summed input, with noise on every activity."""
+    found, y = [], inputs
+    for module in model:
+        if isinstance(module, nn.Linear):
+            y = y + noise_std * torch.randn_like(y)
+            found.append((y, nn.functional.linear(y, module.weight, module.bias)))
+            y = found[-1][1]
+        else:
+            y = module(y)
+    return found
+
+
+def test_small_noise_on_all_activities_at_once_needs_no_phase():
+    """As in phaseless alignment learning: B learns from fluctuations while W learns from data."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 4))
+    model = wtkit.convert(model.double(), NAME, samples=64, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    mirrored = feedback_layers(model).values()
+    for _ in range(400):
+        inputs = torch.randn(64, 9, dtype=torch.float64)
+        nn.functional.cross_entropy(model(inputs), inputs[:, :4].argmax(1)).backward()
+        with torch.no_grad():
+            still, moved = passes(model, inputs), passes(model, inputs, noise_std=1e-4)
+            for one, before, after in zip(mirrored, still, moved, strict=True):
+                noise, response = (b - a for a, b in zip(before, after, strict=True))
+                torch.testing.assert_close(response, noise @ one.weight.mT, rtol=1e-6, atol=1e-12)
+                scale = noise.square().mean().sqrt()
+                one.method.learn(
+                    as_mirrored(one), one.feedback, (noise / scale)[None], (response / scale)[None]
+                )
+        optimizer.step()
+        optimizer.zero_grad()
+    assert wtkit.matrix_angles(model).max() < 2
+    assert wtkit.delta_angles(model, inputs, inputs[:, :4].argmax(1)).max() < 2
 
 
 def test_two_processes_take_the_step_of_one(monkeypatch):

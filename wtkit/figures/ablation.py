@@ -190,7 +190,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     table["by_dash"] = [str(rest) for rest in table[keys].drop(columns=by_color).values]
     values, rests = table[by_color].unique(), table["by_dash"].unique()
     colors = dict(zip(values, LAYER_COLORS(np.linspace(0, 1, len(values))), strict=True))
-    dashes = dict(zip(rests, itertools.cycle(["", *DASHES]), strict=False))
+    dashes: dict[str, Any] = dict(zip(rests, itertools.cycle(["", *DASHES]), strict=False))
     groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
     columns = min(MAX_COLUMNS, len(groups))
     fig, axes = _panels(2 * math.ceil(len(groups) / columns), columns, height=2.4)
@@ -223,7 +223,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
             _from_zero(ax)
     points = table.drop_duplicates("point")
     handles = [
-        Line2D([], [], color=colors[value], linestyle=(0, dashes[rest] or None))
+        Line2D([], [], color=colors[value], linestyle=(0, dashes[rest]) if dashes[rest] else "-")
         for value, rest in zip(points[by_color], points["by_dash"], strict=True)
     ]
     fig.legend(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from ..validation import frozen
-from .base import Method, MirrorSchedule, random_like, white_noise
+from .base import Method, MirroredLayer, MirrorSchedule, random_like, white_noise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @frozen
@@ -32,9 +35,19 @@ class DeltaRuleMirror(Method):
     The response is taken as linear, and biases are switched off (eq. 12), as for a small
     perturbation around a neuron's operating point. This is an idealisation.
 
-    Adds three hyper-parameters that matter: η, N and the mirror steps. Reference: Widrow & Hoff,
+    So the rule needs no phase of its own. Small noise can ride on the activities of all layers at
+    once while the network runs in engaged mode, as in phaseless alignment learning (PAL; Max et
+    al., 2024). ξ is then the fluctuation of layer l, which includes what comes from the layers
+    below, and r that of layer l+1's summed input, as a high-pass filter passes them. Then r = W ξ
+    still holds, and B = Wᵀ remains the fixed point. wtkit computes the limit of vanishing noise,
+    with ξ white: the noise disturbs neither the activities nor what W learns. Departure from PAL:
+    its B learns from the product of noise and response, with a decay.
+
+    Adds three hyper-parameters that matter: η, N and the mirror steps. References: Widrow & Hoff,
     IRE WESCON Convention Record 4 (1960), for the rule; Akrout et al. (2019), Sec. 4, for mirror
-    mode. The combination, the step size and the defaults are ours.
+    mode; Max et al., "Learning efficient backprojections across cortical hierarchies in real time",
+    Nature Machine Intelligence 6 (2024), for mirrors without a phase. The combination, the step
+    size and the defaults are ours.
 
     Attributes:
         rate: η; 1 reduces the mismatch fastest.
@@ -76,7 +89,15 @@ class DeltaRuleMirror(Method):
 
     def mirror_update(self, layer, B):
         noise = white_noise(layer, self.samples)
-        error = layer.respond(noise) - noise @ layer.matrices(B).mT
+        return self.learn(layer, B, noise, layer.respond(noise))
+
+    def learn(self, layer: MirroredLayer, B: Tensor, noise: Tensor, response: Tensor) -> Tensor:
+        """B after a step of the delta rule, from any noise of variance 1 and the response to it.
+
+        Shapes: noise (groups, samples of this process, inputs), response (groups, samples, outputs
+        of a group). The step size is that of ``samples`` samples in all.
+        """
+        error = response - noise @ layer.matrices(B).mT
         product = layer.total((error.mT @ noise.to(error.dtype)).to(B.dtype))
         step_size = self.rate / (self.samples + layer.inputs + 1)
         layer.live(B).add_(product.reshape(layer.shape), alpha=step_size)
