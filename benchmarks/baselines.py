@@ -28,7 +28,7 @@ from wtkit.figures import (
     shared_best,
     trials,
 )
-from wtkit.results import method_label, network_label
+from wtkit.results import data_label, method_label, network_label
 
 
 def main() -> None:
@@ -48,7 +48,9 @@ def main() -> None:
     set_style()
     table = trials(given.trials)
     fig, ax = plt.subplots(figsize=(4.6, 3.2))
-    error_against_trials(ax, table, f"{network_label(given.network)}: validation error")
+    shared = wtkit.open_results(given.shared)[given.network].to_dataset()
+    title = f"{network_label(given.network)}, {data_label(shared)}: validation error, one seed"
+    error_against_trials(ax, table, title)
     save_figure(fig, given.folder / "trials")
     for method, trial in own_best(table).items():
         print(f"{method_label(method)}: {trial}")
@@ -58,7 +60,6 @@ def main() -> None:
     except WtkitError as error:
         print(f"no table: {error}")
         return
-    shared = wtkit.open_results(given.shared)[given.network].to_dataset()
     compared = comparison(shared, own, table)
     for ending in ("html", "csv", "tex"):
         save_table(

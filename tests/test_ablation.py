@@ -297,6 +297,45 @@ def test_a_point_is_drawn_at_the_mean_of_its_seeds(results):
     plt.close(fig)
 
 
+@pytest.mark.parametrize(
+    ("shape", "network", "means"),
+    [
+        ("one quantity", "ResNet-18", "mean ± standard error of 2 seeds"),
+        ("two quantities", "ResNet-18", "2 seeds"),
+        ("two networks", "ResNet-18, ResNet-50", "mean ± standard error of 2 seeds"),
+        ("one seed", "ResNet-18", "one seed: no standard error"),
+    ],
+)
+def test_a_note_says_what_was_run(shape, network, means, results):
+    set_style()
+    nodes = results(SHAPES[shape])
+    count = means.removeprefix("mean ± standard error of ").removesuffix(": no standard error")
+    for draw, counted in (
+        (ablation.draw, means), (ablation.draw_epochs, count), (ablation.draw_predicted, count),
+    ):  # fmt: skip
+        fig = draw(nodes)
+        fig.draw_without_rendering()
+        note = " ".join(fig._supxlabel.get_text().split())
+        assert note == f"{network}; digits; 4 epochs; {counted}"
+        for ax in fig.axes:
+            for label in (ax.xaxis.label, ax.yaxis.label):
+                extent = label.get_window_extent()
+                assert fig.bbox.y0 <= extent.y0 and extent.y1 <= fig.bbox.y1
+                assert fig.bbox.x0 <= extent.x0 and extent.x1 <= fig.bbox.x1
+        plt.close(fig)
+
+
+def test_a_run_that_diverged_is_marked(results):
+    (node,) = results(ONE | {"methods": ["backprop"], "seeds": [0]})
+    node["status"][1] = "diverged"
+    fig = ablation.draw([node])
+    assert "1 of 3 runs diverged (×)" in fig._supxlabel.get_text()
+    for ax in fig.axes:
+        (cross,) = (line for line in ax.get_lines() if line.get_marker() == "x")
+        assert list(cross.get_xdata()) == [0.1]
+    assert "1 of 3 runs diverged" in ablation.draw_epochs([node])._supxlabel.get_text()
+
+
 @pytest.mark.parametrize("offset", [0.0, -10.0])
 def test_a_sweep_of_a_loop_of_ones_own_is_drawn_by_its_metric(tmp_path, offset):
     for number, decay in enumerate((0.1, 0.2)):

@@ -372,6 +372,10 @@ def test_what_the_configuration_decides_is_called_that():
     )
     proportional = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.25', ...)
     assert DECIDED in judged(altered(base(), proportional), "A3").why
+    # noise_batch is more in the final layer, which has 512 inputs, and less in others
+    partly = '"noise_fraction": 0.25, "noise_batch": 320'
+    proportional = with_option('"noise_fraction": 0.0', partly, ...)
+    assert DECIDED in judged(altered(base(), proportional), "A3").why
     few = with_option('"noise_fraction": 0.0', '"noise_fraction": 0.01', ...)  # noise_batch is more
     assert judged(altered(base(), few), "A3").outcome == "holds"
 

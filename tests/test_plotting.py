@@ -125,6 +125,7 @@ def test_seeds_are_counted_for_each_mean(left_out, error, angle):
     assert error in texts(ax)
     angle_note(fig, [made])
     assert angle in note(fig)
+    assert note(fig).startswith("Data: digits. One line per layer")
 
 
 def test_the_key_of_published_errors_keeps_clear_of_the_axis_label():
@@ -202,6 +203,14 @@ def test_a_method_that_was_not_run_is_said_to_be_missing():
         "delta_angle",
     )
     assert texts(ax) == "not run"
+
+
+def test_marks_of_published_errors_are_not_cut_at_the_edge():
+    made = synthetic(networks=("resnet18",), seeds=(0, 1), data="cifar10")["resnet18"].to_dataset()
+    ax = Figure().subplots()
+    figures.test_error(ax, made)
+    marks = [line for line in ax.get_lines() if line.get_marker() == "+"]
+    assert marks and not any(line.get_clip_on() for line in marks)
 
 
 def test_angles_over_all_weights_are_called_that():

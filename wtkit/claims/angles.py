@@ -89,8 +89,8 @@ def _(node: xr.Dataset) -> Finding:
         complete(matching_runs(node, WM, norm_order=main_order(node))).isel(run=0)
     ):
         why = (
-            f"{DECIDED}: with noise in proportion to fan-in, the final layer aligns as well "
-            "as others"
+            f"{DECIDED}: noise is in proportion to fan-in, and the final layer gets as many "
+            "samples per input as others, or more"
         )
         return Finding("cannot be tested here", shown, why)
     finding = all_of(
@@ -106,11 +106,15 @@ def _(node: xr.Dataset) -> Finding:
 
 
 def _noise_in_proportion(run: xr.Dataset) -> bool:
-    """Whether ``noise_fraction`` determines the noise samples of the final layer and of others."""
+    """Whether ``noise_fraction`` determines the noise samples of a layer below the final one.
+
+    Then the final layer has as many samples per input as that layer, or more: ``noise_batch`` only
+    adds samples.
+    """
     method = method_of(run)
     assert mirrors(method)
     by_fraction = method.noise_fraction * run["fan_in"].values >= method.noise_batch
-    return bool(by_fraction[-1] and by_fraction[:-1].any())
+    return bool(by_fraction[:-1].any())
 
 
 @CLAIMS.of_runs(

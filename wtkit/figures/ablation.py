@@ -25,6 +25,7 @@ from ..experiments import own_options
 from ..plan import predicted_and_measured
 from ..results import (
     ANGLE_MEANS,
+    data_label,
     is_own_loop,
     measure_label,
     measure_of,
@@ -33,14 +34,15 @@ from ..results import (
     settings,
 )
 from .angle_curves import ANGLES
-from .drawing import WHOLE_NUMBERS, seeds
+from .drawing import WHOLE_NUMBERS, note_below, seed_counts, seeds
 from .looks import GREY, LAYER_COLORS, look_of
 
 ANGLE_LABELS = {  # no longer than an axis is high
     name: textwrap.fill(f"{words} (°), {ANGLE_MEANS[name]}", 24) for name, words in ANGLES.items()
 }
-PREDICTED = {"steps": "steps to 1/e of the mismatch", "angle": "matrix angle (°)"}
-"""The quantities that :mod:`wtkit.plan` predicts, with their axis labels."""
+PREDICTED = {"steps": "steps to 1/e\nof the mismatch", "angle": "matrix angle (°)"}
+"""The quantities that :mod:`wtkit.plan` predicts, with their axis labels; no line is longer than an
+axis."""
 GROUP = ["network", "method", "norm_order"]
 MAX_COLUMNS = 5  # of panels by epoch
 DASHES = [(4, 1), (1, 1), (6, 1, 2, 1), (2, 1)]  # of lines by epoch, after the solid one
@@ -155,7 +157,9 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
     table, keys = pd.concat([runs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     drawn = quantities(nodes[0])
     if len(keys) == 2:
-        return _heat_maps(table, keys, drawn)
+        fig = _heat_maps(table, keys, drawn)
+        _note(fig, nodes)
+        return fig
     networks = list(table.groupby(_lines(table, keys)["network"], sort=False))
     fig, axes = _panels(len(networks), len(drawn), height=3.0)
     for row, (network, rows) in zip(axes, networks, strict=True):
@@ -170,8 +174,33 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
         loc="outside upper center",
         ncols=min(6, len(chance_last)),
     )
-    fig.supxlabel(seeds(nodes[0]), x=0.01, ha="left", fontsize=7.5, color=GREY)
+    _note(fig, nodes, seeds(nodes[0]), " (×)")
     return fig
+
+
+def _note(fig: Figure, nodes: Sequence[xr.Dataset], means: str = "", mark: str = "") -> None:
+    """Write below all panels what was run: networks, data, epochs and seeds.
+
+    Args:
+        means: what is drawn over seeds, as text; by default their number.
+        mark: what shows diverged runs, as text.
+    """
+    networks = list(dict.fromkeys(network_label(str(node.attrs["network"])) for node in nodes))
+    between = " and " if any("," in network for network in networks) else ", "
+    lasts = {
+        int(run.dropna("epoch")["epoch"][-1])
+        for node in nodes
+        for run in node[measure_of(node)].isel(run=node["status"].values == "complete")
+    }
+    words = [between.join(networks), " and ".join(dict.fromkeys(map(data_label, nodes)))]
+    if lasts:
+        words.append(" to ".join(map(str, sorted({min(lasts), max(lasts)}))) + " epochs")
+    counts = " or ".join(dict.fromkeys(map(seed_counts, nodes)))
+    words.append(means or ("one seed" if counts == "1" else f"{counts} seeds"))
+    status = np.concatenate([node["status"].values for node in nodes])
+    if diverged := int((status == "diverged").sum()):
+        words.append(f"{diverged} of {len(status)} runs diverged{mark}")
+    note_below(fig, "; ".join(words))
 
 
 @checked
@@ -229,6 +258,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     fig.legend(
         handles, points["point"], title=", ".join(map(_readable, keys)), loc="outside right upper"
     )
+    _note(fig, nodes)
     return fig
 
 
@@ -244,9 +274,10 @@ def draw_predicted(nodes: Sequence[xr.Dataset]) -> Figure:
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0, 0.5, "These runs recorded nothing that is predicted.", va="center")
         return fig
-    fig, axes = _panels(1, len(recorded), height=2.9)
+    fig, axes = _panels(1, len(recorded), height=3.1)
     for ax, quantity in zip(axes.flat, recorded, strict=True):
         _plot_predicted(ax, table[table["quantity"] == quantity], PREDICTED[quantity])
+    _note(fig, nodes)
     return fig
 
 
@@ -272,7 +303,7 @@ def plot_against(
     ax: Axes, table: pd.DataFrame, keys: Sequence[str], quantity: str, label: str
 ) -> None:
     """Draw one of :func:`quantities` against the swept quantity, one line per method: mean and
-    standard error over seeds.
+    standard error over seeds. A cross at the top marks a point where a run diverged.
 
     Args:
         table: from :func:`runs`.
@@ -294,6 +325,9 @@ def plot_against(
             marker=how.marker, capsize=2, elinewidth=0.8,
             markerfacecolor="white" if norm_order == "bn_relu" else how.color,
         )  # fmt: skip
+        lost = places[rows.index][rows["status"] == "diverged"].unique()
+        for place in lost:
+            ax.plot(place, 0.97, "x", color=how.color, transform=ax.get_xaxis_transform())
     if numeric:
         least = x[x > 0].min()
         # a logarithmic axis cannot show 0

@@ -22,6 +22,7 @@ from ..results import (
     SS,
     WM,
     complete,
+    data_label,
     is_papers,
     lr_drops,
     main_order,
@@ -33,7 +34,7 @@ from ..results import (
     variants_of,
 )
 from ..validation import known
-from .drawing import epoch_axis, seed_counts
+from .drawing import epoch_axis, note_below, seed_counts
 from .looks import GREY, LAYER_COLORS
 
 ANGLES = {"matrix_angle": "matrix angle", "delta_angle": "δ angle"}
@@ -158,7 +159,7 @@ def _angle_axes(ax: Axes, quantity: str) -> None:
 
 
 def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
-    """Write a note below all panels: what the lines are, and how to read the axes."""
+    """Write a note below all panels: the data, what the lines are, and how to read the axes."""
     nodes = list(nodes)
     counts = ", ".join(
         f"{network_label(node.attrs['network'])}: {seed_counts(_drawn(node))}" for node in nodes
@@ -169,9 +170,9 @@ def angle_note(fig: Figure, nodes: Iterable[xr.Dataset]) -> None:
         if any(map(over_all_weights, nodes))
         else ""
     )
-    text = f"One line per layer, mean over seeds ({counts}); square-root axis{drops}{over}."
-    letters = int(17 * fig.get_figwidth())  # of this size in a line
-    fig.supxlabel(textwrap.fill(text, letters), x=0.01, ha="left", fontsize=7.5, color=GREY)
+    data = " and ".join(dict.fromkeys(map(data_label, nodes)))
+    text = f"Data: {data}. One line per layer, mean over seeds ({counts}); square-root axis"
+    note_below(fig, f"{text}{drops}{over}.")
 
 
 def _drawn(node: xr.Dataset) -> xr.Dataset:

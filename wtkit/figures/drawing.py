@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+
+from .looks import GREY
 
 WHOLE_NUMBERS = MaxNLocator(nbins=7, integer=True)
 
@@ -41,6 +45,12 @@ def text_below(
     ax.annotate(
         text, (x, 0), xycoords=ax.get_xaxis_transform(), fontsize=size, color=color, **place
     )
+
+
+def note_below(fig: Figure, text: str) -> None:
+    """Write a note below all panels, as wide as the figure."""
+    letters = int(17 * fig.get_figwidth())  # of this size in a line
+    fig.supxlabel(textwrap.fill(text, letters), x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 
 def seeds(runs: xr.Dataset) -> str:

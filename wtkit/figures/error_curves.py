@@ -81,12 +81,14 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
     )
     column_of = {m: x for (m, v, *_), x in zip(finals, columns, strict=True) if not v}
     for mark, (_, rows) in zip(ANCHOR_MARKS, _by_source(others), strict=False):
-        how: dict[str, Any] = {"marker": mark, "markersize": 6, "markeredgewidth": 1.4, "zorder": 4}
+        # the last column's mark is at the edge of the axes
+        how: dict[str, Any] = {"marker": mark, "markersize": 6, "zorder": 4, "clip_on": False}
         for method, error in zip(rows["method"], rows["error_percent"], strict=True):
             ax.plot(
                 column_of[method] + 0.035 * float(node["epoch"].max()),
                 error,
                 color=look_of(method).color,
+                markeredgewidth=1.4,
                 **how,
             )
     _remarks(ax, matching_runs(node, norm_order=norm_order, variant=None), _key(others))
