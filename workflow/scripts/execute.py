@@ -135,6 +135,8 @@ def main(source: str, target: str, *assignments: str) -> None:
         papermill.execute_notebook(
             source, target, parameters, kernel_name="python3", language="python",
             progress_bar=False, kernel_manager_class=PrivateKernel,
+            # the kernel is interrupted at the end, which it would print as an error
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         colors = re.compile(r"\x1b\[[0-9;]*m")
