@@ -206,6 +206,15 @@ def test_angles_on_digits_at_width_16():
         assert next(bounds, None) is None
 
 
+def test_feedback_alignments_output_layer_on_digits_at_width_16():
+    for network, sentence in (
+        ("resnet18-width=16", "turns towards B, to 68 to 75° at the end"),
+        ("resnet50-width=16", "does not turn towards B: it ends at 85 to 99°"),
+    ):
+        output = of("digits", FA, "", network=network).matrix_angle.isel(epoch=-1, layer=-1)
+        says(REPRODUCTION, sentence, output.min(), output.max())
+
+
 def test_the_same_runs_on_another_cpu():
     chosen = {"network": "resnet18-width=16", "norm_order": "relu_bn"}
     values = []
@@ -417,6 +426,15 @@ def test_tiny_imagenet():
         for order in ("relu_bn", "bn_relu")
     ]
     says(REPRODUCTION, "with mean δ angles of 39 and 41°", *deltas)
+    norms = of("tiny_imagenet_32", WM).feedback_norm_ratio.min("run")
+    shortest = norms.isel(epoch=1).idxmin("layer").item()
+    sentence = (
+        "down to 0.42 ‖W‖ in a layer with dead taps (T5 asks for half); at the end it is 1.01"
+    )
+    norms = norms.sel(layer=shortest).values
+    says(REPRODUCTION, sentence, norms[1], 5, norms[-1])
+    output = of("tiny_imagenet_32", FA).matrix_angle.isel(epoch=-1, layer=-1).values
+    says(REPRODUCTION, "turns away from B, to 98 and 100° (T2 fails)", *output, 2)
 
 
 def test_cifar10_with_resnet20():
