@@ -77,7 +77,7 @@ def by_two(tmp_path_factory, jobs):
         [*command, str(HERE / "data_parallel.py"), str(folder), str(folder / "jobs.pickle")],
         env=os.environ | {"OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in (0, 1)], folder
