@@ -441,7 +441,7 @@ def command_of(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("rsync"), reason="Snakemake's plugin needs it")
-def test_data_come_from_storage_and_results_go_there(plan, tmp_path):
+def test_data_come_from_storage_and_results_go_there(tmp_path):
     """With Snakemake's file-system plugin; the others, S3's among them, have the same interface."""
     pytest.importorskip("snakemake_storage_plugin_fs")
     path = experiment(tmp_path, methods=["backprop"], settings={"data_root": "data/mine"})
@@ -458,7 +458,7 @@ def test_data_come_from_storage_and_results_go_there(plan, tmp_path):
         "resnet18-width=16"
     ]
     assert not (here / "results").exists()
-    again = plan(here, "-n", *arguments)
+    again = snakemake(here, "-n", *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
