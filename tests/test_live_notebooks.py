@@ -1,5 +1,5 @@
-"""The notebooks that train something live: executed as the pipeline does it, their numbers held to
-the predictions."""
+"""The notebooks that train something live, their numbers held to the predictions. test_pipeline.py
+executes two of them, since each takes seconds."""
 
 import json
 import re
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def execute(name, folder, **parameters):
-    """What the executed notebook printed, and its figures in folder/figures."""
+    """What the executed notebook printed; its figures are in folder/figures."""
     done = folder / f"{name}.ipynb"
     given = [
         f"{key}={value}" for key, value in (parameters | {"figures": folder / "figures"}).items()
@@ -32,19 +32,23 @@ def execute(name, folder, **parameters):
     ]
     run = subprocess.run(map(str, command), capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    outputs = [out for cell in nbformat.read(done, 4).cells for out in cell.get("outputs", [])]
+    return printed_by(done)
+
+
+def printed_by(notebook):
+    outputs = [out for cell in nbformat.read(notebook, 4).cells for out in cell.get("outputs", [])]
     return "".join(
         out.text for out in outputs if out.output_type == "stream" and out.name == "stdout"
     )
 
 
-def numbers(printed):
-    return json.loads(printed.strip().splitlines()[-1])
+def numbers(notebook):
+    return json.loads(printed_by(notebook).strip().splitlines()[-1])
 
 
-@pytest.mark.slow
-def test_the_weight_mirror_does_as_its_equations_say(tmp_path):
-    shown = numbers(execute("fig1_weight_mirror", tmp_path))
+def the_weight_mirror_does_as_its_equations_say(folder):
+    """In ``notebooks/fig1_weight_mirror.ipynb`` of the folder, as executed."""
+    shown = numbers(folder / "notebooks/fig1_weight_mirror.ipynb")
     for name in ("hidden_by_samples", "output_by_samples"):
         measured, predicted = shown[name]
         np.testing.assert_allclose(measured, predicted, rtol=0.1, err_msg=name)
@@ -60,14 +64,14 @@ def test_the_weight_mirror_does_as_its_equations_say(tmp_path):
         measured, predicted = shown[name]
         np.testing.assert_allclose(measured, predicted, rtol=0.1, err_msg=name)
     assert all(
-        (tmp_path / f"figures/fig1_weight_mirror.{kind}").stat().st_size > 10_000
+        (folder / f"figures/fig1_weight_mirror.{kind}").stat().st_size > 10_000
         for kind in ("svg", "png")
     )
 
 
-@pytest.mark.slow
-def test_kolen_pollack_does_as_its_law_says(tmp_path):
-    shown = numbers(execute("fig2_kolen_pollack", tmp_path))
+def kolen_pollack_does_as_its_law_says(folder):
+    """In ``notebooks/fig2_kolen_pollack.ipynb`` of the folder, as executed."""
+    shown = numbers(folder / "notebooks/fig2_kolen_pollack.ipynb")
     assert max(shown["law"].values()) < 0.01
     assert max(shown["momentum"].values()) < 0.01
     assert shown["mismatch"]["0"] == pytest.approx(1, abs=1e-4)  # without decay it stays
@@ -77,7 +81,7 @@ def test_kolen_pollack_does_as_its_law_says(tmp_path):
     # the price of a large decay
     assert shown["test_error"]["0.0005"] < 8 < shown["test_error"]["0.005"]
     assert all(
-        (tmp_path / f"figures/fig2_kolen_pollack.{kind}").stat().st_size > 10_000
+        (folder / f"figures/fig2_kolen_pollack.{kind}").stat().st_size > 10_000
         for kind in ("svg", "png")
     )
 

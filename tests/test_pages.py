@@ -1,6 +1,7 @@
 """Executed notebooks as pages: they fetch nothing, equations are MathML, failures show their
 traceback."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,17 +15,18 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=", re.I)
 
 
-def converted(path):
+def converted(*paths):
+    """The pages of notebooks, by one process."""
     code = (
-        "import sys, execute; html, _ = execute.OfflinePage().from_filename(sys.argv[1]); "
-        "sys.stdout.write(html)"
+        "import sys, json, execute; page = execute.OfflinePage(); "
+        "print(json.dumps([page.from_filename(path)[0] for path in sys.argv[1:]]))"
     )
-    command = [sys.executable, "-W", "error", "-c", code, str(path)]
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, paths)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT / "workflow/scripts", check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return json.loads(done.stdout)
 
 
 def notebook(path, *cells, parameters=""):
@@ -34,10 +36,15 @@ def notebook(path, *cells, parameters=""):
     return path
 
 
+@pytest.fixture(scope="module")
+def pages():
+    return dict(zip(NOTEBOOKS, converted(*NOTEBOOKS), strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_page_of_a_notebook_fetches_nothing_and_leaves_no_latex(path):
-    html = converted(path)
+def test_the_page_of_a_notebook_fetches_nothing_and_leaves_no_latex(path, pages):
+    html = pages[path]
     assert not FETCHED.search(html)
     body = html[html.index("<main") :]
     text = re.sub(r"<div class=\"[^\"]*highlight.*?</div>", "", body, flags=re.S)
@@ -55,7 +62,7 @@ def test_every_kind_of_equation_is_mathml_and_unknown_latex_stays_text(tmp_path)
     cells = [nbformat.v4.new_markdown_cell(text) for text in [*kinds, r"$\nosuchmacro{1}$"]]
     output = nbformat.v4.new_output("display_data", {"text/latex": r"$\alpha$"})
     cells.append(nbformat.v4.new_code_cell("x", outputs=[output]))
-    html = converted(notebook(tmp_path / "n.ipynb", *cells))
+    (html,) = converted(notebook(tmp_path / "n.ipynb", *cells))
     assert html.count("<math") == 6
     assert r"<code>\nosuchmacro{1}</code>" in html and "α" in html
     assert not FETCHED.search(html)

@@ -41,16 +41,18 @@ def jobs(tmp_path_factory, without_batch_norm):
     """Runs for the processes, by the name of their folders, and when each ends before its end."""
     images = image_folder(tmp_path_factory.mktemp("images"))
 
-    def config(method, **settings):
+    def config(method, network="resnet18", **settings):
         options = (
             {"noise": "orthogonal", "noise_fraction": 0.5, "mirror_before": 8}
             if method == "weight_mirror"
             else {}
         )
+        if network == "resnet18":
+            settings["network_options"] = {"width": 16}  # instead of 64
         return RunConfig(
             method=method, options=options, data="image_folder", data_root=str(images),
-            image_size=8, epochs=2, batch_size=12, lr=0.004, weight_decay=0.1, delta_examples=6,
-            **settings,
+            image_size=8, epochs=2, batch_size=12, lr=0.002, weight_decay=0.1, delta_examples=6,
+            network=network, **settings,
         )  # fmt: skip
 
     return {
@@ -75,7 +77,7 @@ def by_two(tmp_path_factory, jobs):
         [*command, str(HERE / "data_parallel.py"), str(folder), str(folder / "jobs.pickle")],
         env=os.environ | {"OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in (0, 1)], folder

@@ -60,9 +60,10 @@ def test_nothing_is_imported_before_it_is_needed(code, absent):
     assert not loaded & absent
 
 
-def test_help_and_import_take_less_than_they_may():
-    assert steps.processor_seconds(steps.HELP) < 0.5
-    assert steps.processor_seconds(steps.IMPORT) < 0.3
+@pytest.mark.parametrize(("code", "seconds"), [(steps.HELP, 0.5), (steps.IMPORT, 0.3)])
+def test_help_and_import_take_less_than_they_may(code, seconds):
+    """Once in five tries, for a busy machine takes longer."""
+    assert any(steps.processor_seconds(code, best_of=1) < seconds for _ in range(5))
 
 
 @pytest.mark.slow
@@ -84,7 +85,7 @@ def test_the_first_step_comes_within_three_seconds_of_the_imports():
 @pytest.mark.parametrize("method", methods.names())
 def test_resnet18_compiles_to_one_graph(method):
     torch.compiler.reset()
-    model = wtkit.convert(build_resnet("resnet18", num_classes=10), method)
+    model = wtkit.convert(build_resnet("resnet18", num_classes=10, width=16), method)
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # a graph break would raise
     with torch.autocast("cpu", torch.bfloat16):
         compiled(torch.randn(2, 3, 32, 32)).float().sum().backward()

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 
@@ -16,6 +15,7 @@ import numpy as np
 import pipeline
 import psutil
 import pytest
+import test_live_notebooks
 import yaml
 from pipeline import ROOT, experiment, planned, snakemake
 
@@ -26,6 +26,12 @@ from wtkit.results import open_run, select
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "config").glob("*.yaml"))
 ABLATIONS = sorted(path.stem for path in (ROOT / "config" / "ablations").glob("*.yaml"))
 PROFILES = ("default", "slurm")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    with pipeline.planner(tmp_path_factory.mktemp("planner")) as plan:
+        yield plan
 
 
 def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
@@ -46,14 +52,14 @@ def test_a_plain_snakemake_plans_the_default_experiment(tmp_path):
     assert notebooks <= plan.keys()
 
 
-def test_a_misspelt_config_key_is_named(tmp_path):
-    done = snakemake(tmp_path, "-n", "--config", "experimnt=cifar10")
+def test_a_misspelt_config_key_is_named(plan, tmp_path):
+    done = plan(tmp_path, "-n", "--config", "experimnt=cifar10")
     assert done.returncode != 0
     assert "unknown config key 'experimnt' (did you mean 'experiment'?)" in done.stderr
 
 
-def test_no_rule_reads_the_reference_results(tmp_path):
-    done = snakemake(tmp_path, "-n", "-p")
+def test_no_rule_reads_the_reference_results(plan, tmp_path):
+    done = plan(tmp_path, "-n", "-p")
     inputs = [line for line in done.stdout.splitlines() if line.strip().startswith("input:")]
     assert len(inputs) > 7
     assert not any("reference" in line for line in inputs)
@@ -61,8 +67,8 @@ def test_no_rule_reads_the_reference_results(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_plans_its_own_runs_and_no_others_settings(tmp_path, name):
-    done = snakemake(tmp_path, "-n", "-p", "--config", f"experiment={name}")
+def test_every_experiment_plans_its_own_runs_and_no_others_settings(plan, tmp_path, name):
+    done = plan(tmp_path, "-n", "-p", "--config", f"experiment={name}")
     assert done.returncode == 0, done.stderr
     runs = expand(ROOT / "config" / f"{name}.yaml")
     assert planned(done)["train"] == len(runs)
@@ -76,8 +82,8 @@ def test_every_experiment_plans_its_own_runs_and_no_others_settings(tmp_path, na
     ("choice", "words"),
     [("digit", ["digit.yaml", "digits"]), ("nowhere/x.yaml", ["nowhere/x.yaml"])],
 )
-def test_an_unknown_experiment_is_said_in_a_line(tmp_path, choice, words):
-    done = snakemake(tmp_path, "-n", "--config", f"experiment={choice}")
+def test_an_unknown_experiment_is_said_in_a_line(plan, tmp_path, choice, words):
+    done = plan(tmp_path, "-n", "--config", f"experiment={choice}")
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("wtkit: ")]
     assert all(word in line for word in words)
@@ -110,8 +116,8 @@ def checkout(tmp_path):
         ("../config/digits", "wtkit: experiment '../config/digits': its results go to a folder"),
     ],
 )
-def test_an_experiment_is_known_by_its_name_whatever_snakemake_reads(checkout, choice, words):
-    done = snakemake(
+def test_an_experiment_is_known_by_its_name_whatever_snakemake_reads(plan, checkout, choice, words):
+    done = plan(
         checkout,
         "-n",
         "-p",
@@ -126,7 +132,7 @@ def test_an_experiment_is_known_by_its_name_whatever_snakemake_reads(checkout, c
 
 
 @pytest.mark.slow
-def test_from_an_experiment_to_its_figures(tmp_path):
+def test_from_an_experiment_to_its_figures(plan, tmp_path):
     """A whole experiment; the recorded numbers are those of the same runs trained by hand."""
     path = experiment(tmp_path, methods=["backprop", "kolen_pollack", "sign_symmetry"])
     arguments = ("--cores", "2", "--config", f"experiment={path}")
@@ -134,7 +140,7 @@ def test_from_an_experiment_to_its_figures(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
 
     results = tmp_path / "results" / "tiny"
-    node = wtkit.open_results(results / "results.nc", quiet=True)["resnet18"]
+    node = wtkit.open_results(results / "results.nc", quiet=True)["resnet18-width=16"]
     for run in expand(path):
         by_hand = wtkit.train(run, quiet=True)
         recorded = select(node, run.method).isel(run=0)
@@ -152,14 +158,16 @@ def test_from_an_experiment_to_its_figures(tmp_path):
     }.items():
         assert (folder / "figures" / f"{figure}.svg").stat().st_size > 10_000
         assert (folder / "notebooks" / f"{figure}.html").stat().st_size > 10_000
+    test_live_notebooks.the_weight_mirror_does_as_its_equations_say(once)
+    test_live_notebooks.kolen_pollack_does_as_its_law_says(once)
 
-    again = snakemake(tmp_path, "-n", *arguments)
+    again = plan(tmp_path, "-n", *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
 
     content = yaml.safe_load(path.read_text())
     content["overrides"] = [{"match": {"method": "sign_symmetry"}, "set": {"lr": 0.01}}]
     path.write_text(yaml.safe_dump(content))
-    changed = snakemake(tmp_path, "-n", *arguments)
+    changed = plan(tmp_path, "-n", *arguments)
     assert planned(changed)["train"] == 1  # the one run whose settings changed
 
     report = snakemake(tmp_path, *arguments, "--report", "report.html", "--rerun-triggers", "mtime")
@@ -174,7 +182,7 @@ def test_from_an_experiment_to_its_figures(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_notebook_is_executed_again_for_its_code_not_for_its_outputs(tmp_path):
+def test_a_notebook_is_executed_again_for_its_code_not_for_its_outputs(plan, tmp_path):
     """In a checkout whose notebook only writes its files."""
     for name in ("Snakefile", "config", "wtkit", "environment.yml"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -189,41 +197,24 @@ def test_a_notebook_is_executed_again_for_its_code_not_for_its_outputs(tmp_path)
     nbformat.write(notebook, path)
 
     figure = "results/circuits/figures/fig1_weight_mirror.svg"
-
-    def run(*more):
-        words = [*(more or [figure]), "--cores", "1"]
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--workflow-profile",
-            ROOT / "profiles/default",
-        ]
-        return subprocess.run(
-            list(map(str, [*command, *words])),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = run()
+    of_the_copy = ("--snakefile", tmp_path / "Snakefile", "--cores", "1")
+    done = snakemake(tmp_path, figure, *of_the_copy)
     assert done.returncode == 0, done.stderr[-4000:]
     page = tmp_path / "results/circuits/notebooks/fig1_weight_mirror.html"
     assert "write_text" in page.read_text()
     for name in ("digits", "smoke"):
-        plan = planned(run("-n", "--config", f"experiment={name}"))
-        assert "fig1_weight_mirror" not in plan, "it reads no results: once is enough"
-        assert plan["fig3_test_error"] == 1
+        of_all = planned(plan(tmp_path, "-n", *of_the_copy, "--config", f"experiment={name}"))
+        assert "fig1_weight_mirror" not in of_all, "it reads no results: once is enough"
+        assert of_all["fig3_test_error"] == 1
 
     notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="saved by JupyterLab")]
     notebook.cells[0].execution_count = 1
     nbformat.write(notebook, path)
-    again = run("-n", figure)
+    again = plan(tmp_path, "-n", figure, *of_the_copy)
     assert "Nothing to be done" in again.stdout + again.stderr
     notebook.cells[1].source += "\nprint(figures)"
     nbformat.write(notebook, path)
-    assert planned(run("-n", figure))["fig1_weight_mirror"] == 1
+    assert planned(plan(tmp_path, "-n", figure, *of_the_copy))["fig1_weight_mirror"] == 1
 
 
 @pytest.mark.slow
@@ -242,8 +233,8 @@ def test_an_ablation_from_its_file_to_its_figures(tmp_path):
 
 
 @pytest.mark.parametrize("target", [*ABLATIONS, "ablations"])
-def test_an_ablation_is_a_target(tmp_path, target):
-    done = snakemake(tmp_path, "-n", target)
+def test_an_ablation_is_a_target(plan, tmp_path, target):
+    done = plan(tmp_path, "-n", target)
     assert done.returncode == 0, done.stderr
     names = ABLATIONS if target == "ablations" else [target]
     assert planned(done)["train"] == sum(
@@ -253,7 +244,7 @@ def test_an_ablation_is_a_target(tmp_path, target):
 
 
 @pytest.mark.slow
-def test_a_failed_run_leaves_the_others_and_names_its_log(tmp_path):
+def test_a_failed_run_leaves_the_others_and_names_its_log(plan, tmp_path):
     path = experiment(
         tmp_path,
         methods=["backprop", "backprop:broken"],
@@ -262,13 +253,17 @@ def test_a_failed_run_leaves_the_others_and_names_its_log(tmp_path):
     arguments = ("results/tiny/results.nc", "--cores", "2", "--config", f"experiment={path}")
     done = snakemake(tmp_path, *arguments)
     assert done.returncode != 0
-    assert (tmp_path / "results/tiny/runs/resnet18-relu_bn-backprop-seed0/trajectory.nc").exists()
-    assert "results/tiny/logs/train/resnet18-relu_bn-backprop-broken-seed0.log" in done.stderr
+    assert (
+        tmp_path / "results/tiny/runs/resnet18-width=16-relu_bn-backprop-seed0/trajectory.nc"
+    ).exists()
+    assert (
+        "results/tiny/logs/train/resnet18-width=16-relu_bn-backprop-broken-seed0.log" in done.stderr
+    )
     assert "no images in nowhere" in done.stdout + done.stderr
-    assert planned(snakemake(tmp_path, "-n", *arguments))["train"] == 1
+    assert planned(plan(tmp_path, "-n", *arguments))["train"] == 1
 
 
-def test_a_cluster_asks_for_what_the_experiment_needs(tmp_path):
+def test_a_cluster_asks_for_what_the_experiment_needs(plan, tmp_path):
     """profiles/slurm without what only its plugin knows; make test-slurm tries the whole of it."""
     default, slurm = (
         yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in PROFILES
@@ -288,9 +283,7 @@ def test_a_cluster_asks_for_what_the_experiment_needs(tmp_path):
     for key in ("executor", "slurm-requeue"):
         slurm.pop(key)
     (tmp_path / "profile.yaml").write_text(yaml.safe_dump(slurm))
-    done = snakemake(
-        tmp_path, "-n", "--workflow-profile", tmp_path, "--config", "experiment=imagenet"
-    )
+    done = plan(tmp_path, "-n", "--workflow-profile", tmp_path, "--config", "experiment=imagenet")
     assert done.returncode == 0, done.stderr
     (asked,) = {line for line in done.stdout.splitlines() if "runtime=" in line}
     for words in (
@@ -303,7 +296,7 @@ def test_a_cluster_asks_for_what_the_experiment_needs(tmp_path):
         assert words in asked
 
 
-def test_no_more_runs_are_started_than_gpus_have_room_for(tmp_path):
+def test_no_more_runs_are_started_than_gpus_have_room_for(plan, tmp_path):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-a)'\necho 'GPU 1: X (UUID: GPU-b)'\n")
     program.chmod(0o755)
@@ -317,13 +310,13 @@ def test_no_more_runs_are_started_than_gpus_have_room_for(tmp_path):
         "experiment=smoke",
         "runs_per_gpu=3",
     )
-    done = snakemake(tmp_path, *arguments, PATH=path)
+    done = plan(tmp_path, *arguments, PATH=path)
     assert re.findall(r" gpu=(\d+)", done.stdout) == ["6"] * 6
 
 
 @pytest.mark.parametrize("number", ["0", "x"])
-def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path, number):
-    done = snakemake(tmp_path, "-n", "--config", f"runs_per_gpu={number}")
+def test_an_unusable_number_of_runs_a_gpu_is_named(plan, tmp_path, number):
+    done = plan(tmp_path, "-n", "--config", f"runs_per_gpu={number}")
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(
         f"wtkit: config key 'runs_per_gpu': expected a whole number of 1 or more, got '{number}'"
@@ -334,7 +327,7 @@ def test_an_unusable_number_of_runs_a_gpu_is_named(tmp_path, number):
 @pytest.mark.skipif(
     os.geteuid() == 0 and not shutil.which("setpriv"), reason="nothing is refused to root"
 )
-def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp_path):
+def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(plan, tmp_path):
     as_others = ["setpriv", "--bounding-set=-dac_override", "--"] if os.geteuid() == 0 else []
     path = experiment(tmp_path)
     first, second = expand(path)
@@ -367,12 +360,12 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_line_and_left_as_it_is(tmp
     assert (results / "runs" / first.name / "trajectory.nc").read_bytes() == kept
     for folder in (results, results / "runs"):
         folder.chmod(0o755)
-    done = snakemake(tmp_path, "-n", *arguments)
+    done = plan(tmp_path, "-n", *arguments)
     assert re.findall(r"output: results/tiny/runs/(\S+)/", done.stdout) == [second.name]
 
 
 @pytest.mark.slow
-def test_a_run_that_is_trained_elsewhere_is_left_alone(tmp_path):
+def test_a_run_that_is_trained_elsewhere_is_left_alone(plan, tmp_path):
     path = experiment(tmp_path)
     busy, idle = expand(path)
     runs = tmp_path / "results/tiny/runs"
@@ -386,7 +379,7 @@ def test_a_run_that_is_trained_elsewhere_is_left_alone(tmp_path):
     assert f"another process is training in results/tiny/runs/{busy.name}; wait for it" in line
     assert "Traceback" not in done.stdout + done.stderr
     assert (runs / idle.name / "trajectory.nc").exists()
-    again = snakemake(tmp_path, "-n", *arguments)
+    again = plan(tmp_path, "-n", *arguments)
     assert re.findall(r"output: results/tiny/runs/(\S+)/", again.stdout) == [busy.name]
 
 
@@ -396,7 +389,7 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
     completes the first."""
     path = experiment(
         tmp_path,
-        settings={"epochs": 4},
+        settings={"epochs": 20},  # more than pass while its first is noticed
         overrides=[{"match": {"method": "kolen_pollack"}, "set": {"epochs": 1}}],
     )
     first, second = expand(path)
@@ -461,7 +454,9 @@ def test_data_come_from_storage_and_results_go_there(tmp_path):
     arguments = (*words, f"archive={bucket}/mine.tar")
     done = snakemake(here, *arguments)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert list(wtkit.open_results(bucket / "results/tiny/results.nc", quiet=True)) == ["resnet18"]
+    assert list(wtkit.open_results(bucket / "results/tiny/results.nc", quiet=True)) == [
+        "resnet18-width=16"
+    ]
     assert not (here / "results").exists()
     again = snakemake(here, "-n", *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
@@ -472,7 +467,7 @@ def test_data_come_from_storage_and_results_go_there(tmp_path):
 def test_a_run_that_outlives_snakemake_is_not_trained_again(tmp_path, how):
     """Snakemake alone is ended, and its trainer finishes. The next call deletes the run's output,
     which is incomplete to Snakemake; finished.nc has it."""
-    path = experiment(tmp_path, methods=["backprop"], settings={"epochs": 2})
+    path = experiment(tmp_path, methods=["backprop"], settings={"epochs": 20})
     (run,) = expand(path)
     target = f"results/tiny/runs/{run.name}/trajectory.nc"
     arguments = (target, "--cores", "1", "--config", f"experiment={path}")
@@ -514,5 +509,5 @@ def test_a_run_that_outlives_snakemake_is_not_trained_again(tmp_path, how):
 
     forced = snakemake(tmp_path, *arguments, "-R", "train")
     assert forced.returncode == 0, forced.stderr[-4000:]
-    assert "epoch 2/2" in log.read_text()
+    assert "epoch 20/20" in log.read_text()
     assert (folder / "trajectory.nc").read_bytes() != written

@@ -112,8 +112,9 @@ def assert_equal(recorded, expected):
 
 def test_runs_that_are_disturbed_end_as_if_they_had_not_been(tmp_path):
     path = experiment(
-        tmp_path, methods=["weight_mirror"], seeds=[0, 1, 2, 3], settings={"epochs": 20}
-    )
+        tmp_path, methods=["weight_mirror"], seeds=[0, 1, 2, 3], networks=["resnet18"],
+        settings={"epochs": 20},
+    )  # fmt: skip
     disturbances = [
         lambda job: slurm("scontrol", "requeue", job),
         # as --signal=TERM@120 and --signal=USR1@120 have it sent before the time is over
@@ -140,7 +141,9 @@ def test_runs_that_are_disturbed_end_as_if_they_had_not_been(tmp_path):
 
 
 def test_a_run_on_several_gpus_is_disturbed_as_little(tmp_path):
-    path = experiment(tmp_path, methods=["kolen_pollack"], settings={"epochs": 20})
+    path = experiment(
+        tmp_path, methods=["kolen_pollack"], networks=["resnet18"], settings={"epochs": 20}
+    )
     (run,) = expand(path)
     name = run.name
     with Pipeline(tmp_path, path, "--set-resources", "train:gpu=2") as pipeline:
