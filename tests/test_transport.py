@@ -347,6 +347,22 @@ def test_values_that_leave_torch_or_the_saved_tensors_are_seen(act, expected):
     assert used(model, X).get("W", "no") == expected
 
 
+def test_outputs_may_be_an_object_of_the_models_own():
+    @dataclasses.dataclass
+    class Output:
+        logits: torch.Tensor
+
+    class Wraps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, x):
+            return Output(self.inner(x))
+
+    assert used(Wraps(), X) == {"inner.2.weight": "value", "inner.4.weight": "value"}
+
+
 # ------------------------------------------------------------------------------------------ errors
 
 

@@ -450,7 +450,7 @@ class _Measurement:
     ) -> list[Tensor]:
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, self._unpack)
         with _as_before(self.model), hooks, following or contextlib.nullcontext():
-            return list(tensors(call(self.model, inputs)))
+            return list(held_tensors(call(self.model, inputs)))
 
     def _unpack(self, number: int) -> Tensor:
         self._read.append(number)
