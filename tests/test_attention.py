@@ -333,6 +333,16 @@ def swin(version=1):
     return seeded(model.double())
 
 
+def video_swin():
+    """Of images that are cut into frames: (2, 3, 16, 16) to 16 frames of 4 by 4 pixels."""
+    from torchvision.models.video import SwinTransformer3d
+
+    model = SwinTransformer3d(
+        [4, 1, 1], 8, [2, 1], [2, 2], [2, 2, 2], stochastic_depth_prob=0.0, num_classes=3
+    )
+    return seeded(nn.Sequential(nn.Unflatten(3, (4, 4)), model).double())
+
+
 def seeded(model):
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -342,7 +352,7 @@ def seeded(model):
 
 
 IMAGES = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-VISION = {"vit": vit, "swin": swin, "swin v2": lambda: swin(2)}
+VISION = {"vit": vit, "swin": swin, "swin v2": lambda: swin(2), "video swin": video_swin}
 
 
 @pytest.mark.parametrize("make", VISION.values(), ids=VISION)
@@ -402,6 +412,19 @@ def test_swins_layers_send_delta_through_B(version):
         gradients.append(seen["below"])
     torch.testing.assert_close(gradients[1], 2 * gradients[0])
     assert not gradients[2].any() and gradients[0].any()
+
+
+def test_no_weight_of_a_video_swin_is_transported():
+    model = wtkit.convert(video_swin(), "feedback_alignment", normalisation="learned", seed=0)
+    assert wtkit.transport(model, IMAGES).transported == ()
+
+
+def test_the_position_encoding_of_videos_is_added():
+    from torchvision.models.video.mvit import PositionalEncoding
+
+    model = nn.Sequential(nn.Linear(8, 8), PositionalEncoding(8, (2, 2), 3, False), nn.Linear(8, 2))
+    wtkit.convert(model, "feedback_alignment")
+    assert wtkit.transport(model, torch.randn(2, 12, 8)).transported == ()
 
 
 def test_windows_are_parts_of_examples():

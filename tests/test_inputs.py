@@ -535,3 +535,15 @@ def test_calls_with_batches_of_different_sizes_are_named():
     model = wtkit.convert(Two(), "feedback_alignment")
     with pytest.raises(wtkit.WtkitError, match="batches of different sizes"):
         wtkit.delta_angles(model, torch.randn(5, 4), torch.arange(5) % 3)
+
+
+@pytest.mark.parametrize("method", ["feedback_alignment", "kolen_pollack", "weight_mirror"])
+def test_a_weight_of_another_shape_than_at_conversion_is_named(method):
+    model = wtkit.convert(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), method)
+    model[1].weight = nn.Parameter(torch.randn(4, 5))
+    model[1].bias = None
+    said = r"B of FeedbackLinear\(4, 5\) has the shape \(3, 5\).* or convert again"
+    with pytest.raises(wtkit.WtkitError, match=said):
+        model(torch.randn(2, 6))
+    wtkit.convert(model, method)
+    model(torch.randn(2, 6)).sum().backward()

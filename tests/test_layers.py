@@ -481,9 +481,10 @@ def test_the_output_layer_is_the_networks_last_even_if_that_stays_on_backprop():
     assert flags(keep_on_backprop=["7"]) == [False, False, False]
 
 
-def test_kolen_pollack_refuses_shared_weights():
+@pytest.mark.parametrize("share", [lambda W: W, lambda W: nn.Parameter(W.detach().t())])
+def test_kolen_pollack_refuses_shared_weights(share):
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    model[1].weight = model[0].weight
+    model[1].weight = share(model[0].weight)
     with pytest.raises(wtkit.WtkitError, match="'0' and '1' share one weight"):
         wtkit.convert(model, "kolen_pollack")
 

@@ -307,6 +307,62 @@ def test_a_network_of_parts_that_differ():
     assert used(model, X) == {"1.weight": "signs", "2.weight": "value", "4.weight": "value"}
 
 
+class SignsInAttribute(torch.autograd.Function):
+    """δ passes the signs of W, which are no saved tensor."""
+
+    @staticmethod
+    def forward(ctx, y, W):
+        ctx.signs = W.sign()
+        ctx.save_for_backward(y)
+        return y @ W.t()
+
+    @staticmethod
+    def backward(ctx, delta):
+        return delta @ ctx.signs, delta.t() @ ctx.saved_tensors[0]
+
+
+LEAVING = {
+    "number": (lambda y, W: y * W.mean().item(), "value"),
+    "slope": (lambda y, W: F.leaky_relu(y, W.detach().abs().mean().item()), "value"),
+    "threshold": (lambda y, W: y * (y > W.mean().item()), "no"),
+    "list": (lambda y, W: y @ torch.tensor(W.tolist()), "value"),
+    "array": (lambda y, W: y @ torch.from_numpy(W.detach().numpy().copy()), "value"),
+    "attribute": (SignsInAttribute.apply, "signs"),
+}
+
+
+class Leaving(nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        self.below, self.above, self.act = nn.Linear(5, 4), nn.Linear(4, 2), act
+        self.W = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return self.above(self.act(self.below(x).tanh(), self.W))
+
+
+@pytest.mark.parametrize(("act", "expected"), LEAVING.values(), ids=LEAVING)
+def test_values_that_leave_torch_or_the_saved_tensors_are_seen(act, expected):
+    model = wtkit.convert(Leaving(act), "feedback_alignment", keep_on_backprop="W", seed=0)
+    assert used(model, X).get("W", "no") == expected
+
+
+def test_outputs_may_be_an_object_of_the_models_own():
+    @dataclasses.dataclass
+    class Output:
+        logits: torch.Tensor
+
+    class Wraps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, x):
+            return Output(self.inner(x))
+
+    assert used(Wraps(), X) == {"inner.2.weight": "value", "inner.4.weight": "value"}
+
+
 # ------------------------------------------------------------------------------------------ errors
 
 

@@ -44,6 +44,15 @@ _ADDED = {
     "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": (
         "relative_position_bias_table",
     ),
+    "torchvision.models.video.swin_transformer.ShiftedWindowAttention3d": (
+        "relative_position_bias_table",
+    ),
+    "torchvision.models.video.mvit.PositionalEncoding": (
+        "class_token",
+        "class_pos",
+        "spatial_pos",
+        "temporal_pos",
+    ),
 }
 
 

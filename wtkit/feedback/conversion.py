@@ -348,10 +348,12 @@ def _strip(layer: FeedbackLayer) -> None:
 
 
 def _refuse_shared(chosen: dict[str, nn.Module]) -> None:
-    """Refuse layers that share one weight, for a method whose B learns with W."""
+    """Refuse layers that share one weight, for a method whose B learns with W. Two parameters may
+    share their memory, as a weight and its transpose."""
     first: dict[int, str] = {}
     for name, layer in chosen.items():
-        other = first.setdefault(id(layer.weight), name)
+        W = layer.get_parameter("weight")
+        other = first.setdefault(W.data_ptr() or id(W), name)  # 0 on the meta device
         if other != name:
             raise WtkitError(
                 f"{other!r} and {name!r} share one weight, which two Bs cannot both follow; untie "

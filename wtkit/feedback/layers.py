@@ -184,6 +184,8 @@ class FeedbackLayer(nn.Module):
         is_stored, sends = B is stored, B is not None
         B = None if B is W else B  # from here on None stands for W
         if B is not None and not self.method.direct:
+            if B.shape != W.shape:
+                raise self._has_another_shape(B)
             B = B.detach()
         device = y.device.type
         if not torch.is_autocast_enabled(device) or not autocast_casts(W):
@@ -312,6 +314,13 @@ class FeedbackLayer(nn.Module):
                 f"{self.method.name}: {self.sketch} takes dense inputs, got a {kind} tensor; "
                 f"give it {dense}"
             )
+
+    def _has_another_shape(self, B: Tensor) -> WtkitError:
+        """The error for a B that a later change of W has left behind."""
+        return WtkitError(
+            f"{self.method.name}: B of {self.sketch} has the shape {tuple(B.shape)}, as 'weight' "
+            "had at conversion; change shapes before wtkit.convert, or convert again"
+        )
 
     def _refuse_reducer(self) -> None:
         """Refuse a B that requires a gradient inside DistributedDataParallel, which would wait for

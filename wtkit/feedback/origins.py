@@ -53,18 +53,26 @@ class Origins(TorchDispatchMode):
     Attributes:
         uses: in how many operations each parameter, or a tensor computed from it, acted as a
             weight.
+        numbers: the parameters whose values, or what is computed from them, the model turned into
+            Python numbers.
     """
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any) -> None:
         super().__init__()
         self.model, self.parameters, self.inputs = model, parameters, inputs
         self.uses: Counter[str] = Counter()
+        self.numbers: set[str] = set()
+        self._alive: list[torch.UntypedStorage] = []  # else another tensor may get the same storage
         self._of: dict[int, _Origin] = {}  # by storage: a view is made of what its base is made of
         self._made: dict[int, Kind] = {}  # by the number of the operation's node in the graph
         self._recurrent = 0  # modules that are running now, which make h = 0 themselves
 
     def kind(self, tensor: Tensor) -> Kind:
         return self._get(tensor).kind
+
+    def names(self, tensor: Tensor) -> frozenset[str]:
+        """The parameters that ``tensor`` was computed from, if it is no activation."""
+        return self._get(tensor).names
 
     def kind_made(self, node: Any) -> Kind:
         """Of what the operation made that ``node`` of the graph goes back through."""
@@ -85,6 +93,7 @@ class Origins(TorchDispatchMode):
                 context.callback(enter.remove)
                 leave = module.register_forward_hook(self._leave, always_call=True)
                 context.callback(leave.remove)
+            context.callback(self._alive.clear)
             context.enter_context(self)
             yield
 
@@ -123,6 +132,8 @@ class Origins(TorchDispatchMode):
         made = _Origin() if _fills(func) else _joined(given)
         if not given and self._recurrent:
             made = _Origin(Kind.ACTIVITY)
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_floating_point():
+            self.numbers |= made.names
         self.uses.update(name for each in given if each.kind < made.kind for name in each.names)
         number = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
         self._made.setdefault(number, made.kind)  # operations that follow it are not recorded
@@ -139,6 +150,8 @@ class Origins(TorchDispatchMode):
         return self._of.get(_key(tensor), _Origin())
 
     def _set(self, tensor: Tensor, origin: _Origin) -> None:
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # a sparse tensor has none
+            self._alive.append(tensor.untyped_storage())
         self._of[_key(tensor)] = origin
 
 

@@ -10,12 +10,16 @@ computed from them, such as signs, a cast, or a spectral norm. So the forward pa
 backward pass gets the one that a forward pass with the changed weights computes. There is one
 exception. A tensor that an operation saved while it computed weights from weights is kept: how
 these parameters' gradients depend on each other does not count.
+
+A graph may also hold what is no saved tensor: a Python number, or an attribute that a function of
+the user's own keeps. If such a thing was computed from weights, the backward pass goes through the
+graph of the forward pass with the changed weights, with the saved activations of the kept pass.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +29,14 @@ from tqdm import tqdm
 
 from ..errors import WtkitError
 from .choosing import as_patterns
-from .inputs import call, out_of_inference_mode, refuse_other_than_tensors, tensors, usable
+from .inputs import (
+    call,
+    held_tensors,
+    out_of_inference_mode,
+    refuse_other_than_tensors,
+    tensors,
+    usable,
+)
 from .layers import FeedbackLayer, feedback_layers, unwrap
 from .origins import Kind, Origins
 from .report import Row, Transport
@@ -255,7 +266,7 @@ class _Measurement:
 
     Attributes:
         parameters: the parameters by name, without B.
-        reads_copies: whether the last effect was partly due to copies of weights.
+        reads_copies: whether the last effect may be partly due to copies of weights.
     """
 
     reads_copies: bool
@@ -276,6 +287,7 @@ class _Measurement:
         self._outputs = [out for out in found if out.requires_grad]
         if not self._outputs:
             raise WtkitError("transport: no output of the model depends on what it learns")
+        self._unsaved = self._origins.numbers | self._in_attributes()
         self._made_of_weights = {i for i, kind in enumerate(self._kinds) if kind < Kind.ACTIVITY}
         for number in self._no_weights():
             self._made_of_weights.discard(number)
@@ -336,6 +348,13 @@ class _Measurement:
             made[node] = max(self._origins.kind_made(node), *below, *saved, Kind.CONSTANT)
             yield from (n for n in numbers if made[node] <= self._kinds[n] < Kind.ACTIVITY)
 
+    def _in_attributes(self) -> set[str]:
+        """The parameters that attributes in the graph, of functions of the user's own, were
+        computed from; a parameter itself is changed in place."""
+        attributes = [getattr(node, "__dict__", {}) for node in _nodes(self._outputs)]
+        held = (each for each in held_tensors(attributes) if not isinstance(each, nn.Parameter))
+        return {name for each in held for name in self._origins.names(each)}
+
     def _saved_by(self, node: Any) -> list[int]:
         self._read = []
         for name in dir(node):
@@ -355,10 +374,11 @@ class _Measurement:
         try:
             for name, change in changes.items():
                 self.parameters[name].data.copy_(change(before[name], generator))
-            found = self._observed() if observed else {}
+            found, outputs = self._observed() if observed else ({}, [])
             self._replaced = {i: t for i, t in found.items() if i in self._made_of_weights}
-            self.reads_copies = bool(self._replaced)
-            gradients = self._backward()
+            is_unsaved = not self._unsaved.isdisjoint(changes)
+            self.reads_copies = bool(self._replaced) or is_unsaved
+            gradients = self._backward(outputs=outputs if is_unsaved else self._outputs)
         finally:
             self._replaced = {}
             for name, values in before.items():
@@ -380,11 +400,13 @@ class _Measurement:
         precision = torch.finfo(self._gradients[q].dtype).eps
         return ROUNDING * (self._noise[q] + precision * self._sizes[q.rpartition(".")[0]])
 
-    def _backward(self, factor: float = 1.0) -> dict[str, Tensor]:
+    def _backward(
+        self, factor: float = 1.0, outputs: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         self._in_backward = True
         try:
             found = torch.autograd.grad(
-                self._outputs,
+                self._outputs if outputs is None else outputs,
                 list(self._learning.values()),
                 [factor * delta for delta in self._deltas],
                 retain_graph=True,
@@ -399,9 +421,9 @@ class _Measurement:
         self._kinds.append(self._origins.kind(tensor))
         return len(self._kept) - 1
 
-    def _observed(self) -> dict[int, Tensor]:
+    def _observed(self) -> tuple[dict[int, Tensor], list[Tensor]]:
         """The tensors that a forward pass with changed weights saves and that differ from the kept
-        ones, by their number."""
+        ones, by their number; and its outputs."""
         differing: dict[int, Tensor] = {}
         number = 0
 
@@ -410,15 +432,15 @@ class _Measurement:
             if number < len(self._kept) and not _same(tensor, self._kept[number]):
                 differing[number] = tensor
             number += 1
-            return number
+            return number - 1
 
-        self._forward(self.inputs, compare)
+        found = self._forward(self.inputs, compare)
         if number != len(self._kept):
             raise WtkitError(
                 "transport: the model takes another way for other weights, so its passes cannot be "
                 "compared; ask for its parts"
             )
-        return differing
+        return differing, [out for out in found if out.requires_grad]
 
     def _forward(
         self,
@@ -428,7 +450,7 @@ class _Measurement:
     ) -> list[Tensor]:
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, self._unpack)
         with _as_before(self.model), hooks, following or contextlib.nullcontext():
-            return list(tensors(call(self.model, inputs)))
+            return list(held_tensors(call(self.model, inputs)))
 
     def _unpack(self, number: int) -> Tensor:
         self._read.append(number)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import cached
 from torch.overrides import TorchFunctionMode
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from .layers import FeedbackLayer
 from .parts import Owner
@@ -56,10 +57,11 @@ def _linear_arguments(
 
 
 class _Windows(Owner):
-    """The common part of both versions; the layers are ``qkv`` and ``proj``."""
+    """The common part of all versions; the layers are ``qkv`` and ``proj``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As in the plain module: (N, height, width, features) to the same shape."""
+        """As in the plain module: (N, height, width, features), of videos (N, frames, height,
+        width, features), to the same shape."""
         if not torch.is_grad_enabled():
             return super().forward(x)
         layers = [each for each in self.children() if isinstance(each, FeedbackLayer)]
@@ -89,4 +91,14 @@ class FeedbackWindowAttentionV2(_Windows, ShiftedWindowAttentionV2):
         )
 
 
-TWINS: tuple[type[Owner], ...] = (FeedbackWindowAttention, FeedbackWindowAttentionV2)
+class FeedbackWindowAttention3d(_Windows, ShiftedWindowAttention3d):
+    """``ShiftedWindowAttention3d``, of videos, with a feedback path."""
+
+    plain = ShiftedWindowAttention3d
+
+
+TWINS: tuple[type[Owner], ...] = (
+    FeedbackWindowAttention,
+    FeedbackWindowAttentionV2,
+    FeedbackWindowAttention3d,
+)
