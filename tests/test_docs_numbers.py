@@ -9,12 +9,21 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from wtkit import methods
 from wtkit.claims import claim_table
 from wtkit.figures import save_table
 from wtkit.plan import expected_angles, mismatch, time_constant
-from wtkit.results import anchors_of, config_of, error_table, open_results, select
+from wtkit.results import (
+    anchors_of,
+    config_of,
+    error_table,
+    method_label,
+    open_results,
+    select,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 REPRODUCTION, ABLATIONS, README = "docs/reproduction.md", "docs/ablations.md", "README.md"
@@ -774,6 +783,28 @@ LAYERS = {
     "`nn.Conv1d`": "conv1d-float32",
     "`nn.Conv3d`": "conv3d-float32",
 }
+
+
+def test_all_methods():
+    table = rows(ABLATIONS, "How do all methods compare? (`methods`)")
+    by_label = {method_label(name): name for name in methods.names()}
+    assert by_label.keys() == table.keys()
+    network = "resnet18-width=16"
+    found = []
+    for column, decay in enumerate((0.0, 0.15)):
+        measured = {}
+        for label, cells in table.items():
+            runs = of("methods", by_label[label], f"weight_decay={decay}", network=network)
+            assert runs.sizes["run"] == 3
+            angle = mean(runs, "delta_angle")
+            agree(cells[column], *mean_and_error(runs), *[angle] * (label != "FZ"))
+            measured[label] = {"error": mean(runs, "test_error"), "angle": angle}
+        found.append(pd.DataFrame.from_dict(measured, "index"))
+    assert found[0]["error"].is_monotonic_increasing
+    correlations = [each.drop(index="FZ").corr("spearman").loc["error", "angle"] for each in found]
+    says(ABLATIONS, "is 0.99 without decay and 0.96 with it", *correlations)
+    runs = of("methods", by_label["PFA"], "weight_decay=0.15", network=network)
+    says(ABLATIONS, "matrix angle is 17.5°", mean(runs, "matrix_angle"))
 
 
 @functools.cache
