@@ -18,7 +18,8 @@ from wtkit.networks import by_name
 
 
 class Own(nn.Linear):
-    pass
+    def forward(self, y):
+        return super().forward(y)
 
 
 METHODS = names()

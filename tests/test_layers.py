@@ -18,6 +18,7 @@ import wtkit
 from wtkit import methods
 from wtkit.feedback import ConvMaps, FeedbackConv2d, FeedbackLinear, feedback_layers
 from wtkit.feedback.convolution_maps import _used_taps
+from wtkit.feedback.layers import twin_of_kind
 
 METHODS = methods.names()
 
@@ -360,7 +361,8 @@ class PositionEmbedding(nn.Module):
 
 
 class Own(nn.Linear):
-    pass
+    def forward(self, y):
+        return 2 * super().forward(y)
 
 
 class OwnAttention(nn.MultiheadAttention):
@@ -878,3 +880,72 @@ def test_a_training_that_goes_on_from_a_state_dict_draws_other_numbers(name):
     for each in (layer, other):
         step(each)
     assert torch.equal(layer.B, other.B)
+
+
+class Square(nn.Linear):
+    """Differs from its base in what it is made with alone."""
+
+    def __init__(self, size):
+        super().__init__(size, size, bias=False)
+        self.size = size
+
+    def reset_parameters(self):
+        nn.init.orthogonal_(self.weight)
+
+    def trace(self):
+        return self.weight.trace()
+
+
+class Doubled:
+    def forward(self, y):
+        return 2 * y
+
+
+OVERRIDING = {
+    "forward": type("Own", (nn.Linear,), {"forward": lambda self, y: y}),
+    "a mixin": type("Own", (Doubled, nn.Linear), {}),
+    "a part of forward": type("Own", (nn.Conv2d,), {"_conv_forward": lambda self, y, *_: y}),
+    "call": type("Own", (nn.Linear,), {"__call__": lambda self, y: y}),
+    "attributes": type("Own", (nn.Linear,), {"__getattr__": nn.Module.__getattr__}),
+    "weight": type("Own", (nn.Linear,), {"weight": property(lambda self: 1)}),
+}
+
+
+@pytest.mark.parametrize("kind", OVERRIDING.values(), ids=OVERRIDING)
+def test_a_subclass_that_overrides_something_is_of_no_known_kind(kind):
+    assert twin_of_kind(kind) is None
+
+
+def test_a_subclass_that_inherits_all_is_converted_as_its_base(tmp_path):
+    torch.manual_seed(0)
+    plain = nn.Sequential(Square(4), nn.Tanh(), Square(4))
+    model = wtkit.convert(copy.deepcopy(plain), "feedback_alignment", seed=0)
+    assert isinstance(model[0], Square) and type(model[0]).__name__ == "FeedbackSquare"
+    assert model[0].size == 4 and model[0].trace() == plain[0].trace()
+    like = wtkit.convert(
+        nn.Sequential(*[nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4, bias=False)]),
+        "feedback_alignment",
+        seed=0,
+    )
+    like.load_state_dict(model.state_dict())
+    y = torch.randn(3, 4)
+    for each in (model, like):
+        each(y).sum().backward()
+    assert torch.equal(model[0].weight.grad, like[0].weight.grad)
+
+    torch.save(model, tmp_path / "model.pt")
+    for again in (
+        copy.deepcopy(model),
+        torch.load(tmp_path / "model.pt", weights_only=False),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        assert type(again[0]) is type(model[0]) and torch.equal(again[0].B, model[0].B)
+    assert [type(module) for module in wtkit.export(model)] == [Square, nn.Tanh, Square]
+
+
+def test_torchvisions_video_resnets_are_converted_whole():
+    from torchvision.models.video import mc3_18, r3d_18
+
+    for make in (r3d_18, mc3_18):
+        model = wtkit.convert(make(num_classes=2), "feedback_alignment", normalisation="none")
+        assert wtkit.transport(model, torch.randn(2, 3, 2, 8, 8), quiet=True).transported == ()

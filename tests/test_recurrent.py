@@ -629,3 +629,14 @@ def test_a_module_moves_as_a_whole(kind):
     model.float().requires_grad_(False)
     assert not model(torch.randn(2, 1, 3))[0].requires_grad
     assert all(isinstance(child, FeedbackLayer) for child in model.children())
+
+
+def test_biases_leave_an_angle_unless_they_are_blocked():
+    """The numbers of docs/methods.md."""
+    angles = {}
+    for blocked in (False, True):
+        torch.manual_seed(0)
+        model = wtkit.convert(nn.LSTM(3, 4), "weight_mirror", seed=0, bias_blocking=blocked)
+        wtkit.mirror(model, 2000)
+        angles[blocked] = float(wtkit.matrix_angles(model).sel(layer="ih_l0"))
+    assert angles[False] > 15 and angles[True] < 1

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import WtkitError
 from ..validation import nearest
-from .layers import PLAIN, TWINS, unwrap
+from .layers import PLAIN, TWINS, twin_of_kind, unwrap
 from .normalisation import SCALE_PLAIN, SCALE_TWINS
 from .owners import base_of, held_by, parts_of
 from .parts import FeedbackPart, Held, Owner
@@ -62,7 +62,7 @@ def convertible(module: nn.Module) -> bool:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return type(module) in TWINS or type(module) in PLAIN
+    return type(module) in PLAIN or twin_of_kind(type(module)) is not None
 
 
 def choose(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import WtkitError
-from .layers import PLAIN, TWINS, FeedbackLayer, add_kind
+from .layers import PLAIN, TWINS, FeedbackLayer, MadeLater, add_kind
 from .maps import FeaturesFirst, FeaturesLast, Maps, Taps
 from .normalisation import SCALE_TWINS
 from .owners import has_twin
@@ -48,7 +48,8 @@ def register(kind: type[nn.Module], maps: type[tuple]) -> None:
     compiled.
 
     Args:
-        kind: a subclass of ``nn.Module``; its own subclasses are other kinds.
+        kind: a subclass of ``nn.Module``. Its own subclasses are other kinds, unless they override
+            nothing but ``__init__``.
         maps: its maps. Whoever registers a class again replaces them.
 
     Raises:
@@ -187,7 +188,7 @@ def _without_hooks() -> Iterator[None]:
         yield
 
 
-class FeedbackDeclared(FeedbackLayer):
+class FeedbackDeclared(MadeLater, FeedbackLayer):
     """The common part of the feedback layers of registered classes."""
 
     fields: tuple[str, ...]
@@ -228,21 +229,6 @@ class FeedbackDeclared(FeedbackLayer):
     ) -> Tensor:
         maps = type(maps)(*[_in_precision(field, dtype) for field in maps])  # as under autocast
         return super()._apply_engaged(y, W, B, bias, maps, dtype)
-
-    def __reduce_ex__(self, protocol):  # the class is made by register(): found by the plain one
-        _, arguments, *state = super().__reduce_ex__(protocol)
-        return _empty, (PLAIN[type(self)], *arguments[1:]), *state
-
-
-def _empty(kind: type[nn.Module], *arguments: Any) -> FeedbackLayer:
-    """A feedback layer before its state is set, for copies and pickles."""
-    twin = TWINS.get(kind)
-    if twin is None:
-        raise WtkitError(
-            f"{kind.__name__} is not registered here; before loading, call "
-            f"wtkit.feedback.register({kind.__name__}, its maps)"
-        )
-    return twin.__new__(twin, *arguments)
 
 
 def _in_precision(field: Any, dtype: torch.dtype) -> Any:

@@ -432,9 +432,54 @@ def add_kind(plain: type[nn.Module], twin: type[FeedbackLayer]) -> None:
     TWINS[plain], PLAIN[twin] = twin, plain
 
 
+_HARMLESS = frozenset({"__init__", "reset_parameters", "extra_repr", "__repr__"})
+"""What a subclass may define otherwise than its base, and still multiply by its weights alike."""
+
+
+def inherits(kind: type[nn.Module], base: type[nn.Module]) -> bool:
+    """Whether modules of ``kind``, a subclass of ``base``, are called as those of ``base`` are:
+    whether it overrides nothing but how a module is made and shown."""
+    added = [each for each in kind.__mro__ if each not in base.__mro__]
+    names = {name for each in added for name in vars(each)} - vars(type("", (), {})).keys()
+    own = names - _HARMLESS - {"__orig_bases__", "__parameters__"}
+    return not any(hasattr(base, name) or name in ("weight", "bias") for name in own)
+
+
+def twin_of_kind(kind: type[nn.Module]) -> type[FeedbackLayer] | None:
+    """The feedback layer of a plain ``kind``; None for a kind that has none. A subclass that
+    inherits all from its base has one like its base."""
+    if kind in TWINS or issubclass(kind, FeedbackLayer):
+        return TWINS.get(kind)
+    base = next((each for each in kind.__mro__ if each in TWINS), None)
+    if base is not None and inherits(kind, base):
+        body = {"__module__": kind.__module__}
+        add_kind(kind, type(f"Feedback{kind.__name__}", (MadeLater, TWINS[base], kind), body))
+    return TWINS.get(kind)
+
+
+class MadeLater:
+    """The common part of feedback layers whose class is made while a program runs: copies and
+    pickles find it by the plain class."""
+
+    def __reduce_ex__(self, protocol):
+        _, arguments, *state = super().__reduce_ex__(protocol)
+        return _empty, (PLAIN[type(self)], *arguments[1:]), *state  # type: ignore[index]
+
+
+def _empty(kind: type[nn.Module], *arguments: Any) -> FeedbackLayer:
+    """A feedback layer before its state is set."""
+    twin = twin_of_kind(kind)
+    if twin is None:
+        raise WtkitError(
+            f"{kind.__name__} is not registered here; before loading, call "
+            f"wtkit.feedback.register({kind.__name__}, its maps)"
+        )
+    return twin.__new__(twin, *arguments)
+
+
 def maps_of(layer: nn.Module) -> Maps:
     """The maps of a layer, converted or not."""
-    kind = TWINS.get(type(layer), type(layer))
+    kind = twin_of_kind(type(layer)) or type(layer)
     return kind.maps.fget(layer)  # type: ignore[attr-defined]  # it reads a plain layer's attributes
 
 
