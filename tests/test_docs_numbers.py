@@ -267,6 +267,18 @@ def test_errors_at_each_methods_own_best_settings():
     )
 
 
+def test_trials_on_cifar10():
+    trials = pd.read_csv(ROOT / "docs/tuning/cifar10_resnet20-short.csv")
+    trials = trials.set_index(["trial", "method"])
+    for decay, cells in rows(TUNING, "CIFAR-10, ResNet-20").items():
+        found = trials.loc[f"lr=0.1,weight_decay={decay}"]
+        for cell, method in zip(cells, FIVE, strict=True):
+            agree(cell, found.loc[method, "validation_error"])
+    says(TUNING, "matrix angle is still 37° at the end", found.loc[KP, "matrix_angle_mean"])
+    counts = trials.groupby("trial").size()
+    assert (counts == 5).sum() == 3, "the page says how many trials are finished"
+
+
 def test_equal_counts_are_said_where_an_error_bar_is_zero():
     for name, method, variant, order, sentence in (
         (
