@@ -230,3 +230,8 @@ def diverge(method: str, *seeds: int, epoch: int = 4) -> Callable[[xr.Dataset], 
                 node[name][{"run": np.flatnonzero(runs), "epoch": slice(epoch + 1, None)}] = np.nan
 
     return change
+
+
+def note(fig):
+    """A figure's note; where its lines break depends on their length."""
+    return " ".join(fig._supxlabel.get_text().split())

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.colors import to_hex
-from synthetic import labels_of, layers, records
+from synthetic import labels_of, layers, note, records
 
 import wtkit
 from wtkit.experiments import expand
@@ -315,8 +315,7 @@ def test_a_note_says_what_was_run(shape, network, means, results):
     ):  # fmt: skip
         fig = draw(nodes)
         fig.draw_without_rendering()
-        note = " ".join(fig._supxlabel.get_text().split())
-        assert note == f"{network}; digits; 4 epochs; {counted}"
+        assert note(fig) == f"{network}; digits; 4 epochs; {counted}"
         for ax in fig.axes:
             for label in (ax.xaxis.label, ax.yaxis.label):
                 extent = label.get_window_extent()
@@ -329,11 +328,11 @@ def test_a_run_that_diverged_is_marked(results):
     (node,) = results(ONE | {"methods": ["backprop"], "seeds": [0]})
     node["status"][1] = "diverged"
     fig = ablation.draw([node])
-    assert "1 of 3 runs diverged (×)" in fig._supxlabel.get_text()
+    assert "1 of 3 runs diverged (×)" in note(fig)
     for ax in fig.axes:
         (cross,) = (line for line in ax.get_lines() if line.get_marker() == "x")
         assert list(cross.get_xdata()) == [0.1]
-    assert "1 of 3 runs diverged" in ablation.draw_epochs([node])._supxlabel.get_text()
+    assert "1 of 3 runs diverged" in note(ablation.draw_epochs([node]))
 
 
 @pytest.mark.parametrize("offset", [0.0, -10.0])

@@ -823,6 +823,13 @@ def test_all_methods():
     says(ABLATIONS, "is 0.99 without decay and 0.96 with it", *correlations)
     runs = of("methods", by_label["PFA"], "weight_decay=0.15", network=network)
     says(ABLATIONS, "matrix angle is 17.5°", mean(runs, "matrix_angle"))
+    angles = [
+        mean(
+            of("methods", by_label["SI"], f"weight_decay={decay}", network=network), "matrix_angle"
+        )
+        for decay in (0.15, 0.0)
+    ]
+    says(ABLATIONS, "angle ends at 88° instead of 50°", *angles)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from synthetic import METHODS, altered, diverge, synthetic
+from synthetic import METHODS, altered, diverge, note, synthetic
 
 from wtkit import figures, methods
 from wtkit.claims import claim_table
@@ -54,11 +54,6 @@ def node(*changes):
 
 def texts(ax):
     return "\n".join(text.get_text() for text in ax.texts)
-
-
-def note(fig):
-    """The figure's note; where its lines break depends on their length."""
-    return " ".join(fig._supxlabel.get_text().split())
 
 
 def lightness(color):

@@ -440,7 +440,8 @@ def inherits(kind: type[nn.Module], base: type[nn.Module]) -> bool:
     """Whether modules of ``kind``, a subclass of ``base``, are called as those of ``base`` are:
     whether it overrides nothing but how a module is made and shown."""
     added = [each for each in kind.__mro__ if each not in base.__mro__]
-    names = {name for each in added for name in vars(each)} - vars(type("", (), {})).keys()
+    of_any_class = vars(type("", (), {})).keys()
+    names = {name for each in added for name in vars(each)} - of_any_class
     own = names - _HARMLESS - {"__orig_bases__", "__parameters__"}
     return not any(hasattr(base, name) or name in ("weight", "bias") for name in own)
 
