@@ -279,6 +279,17 @@ def test_trials_on_cifar10():
     assert (counts == 5).sum() == 3, "the page says how many trials are finished"
 
 
+def test_the_page_says_which_experiments_have_not_been_run():
+    sentence = re.search(
+        r"name\.\s+(.*?)\s+have\s+not been run", text("docs/howto/experiment.md"), re.S
+    )
+    not_run = set(re.findall(r"`(\w+)`", sentence[1]))
+    recorded = {path.parent.name for path in (ROOT / "results/reference").glob("*/results.nc")}
+    assert {path.stem for path in (ROOT / "config").glob("*.yaml")} - recorded == not_run | {
+        "smoke"
+    }
+
+
 def test_equal_counts_are_said_where_an_error_bar_is_zero():
     for name, method, variant, order, sentence in (
         (
