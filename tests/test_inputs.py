@@ -538,13 +538,33 @@ def test_calls_with_batches_of_different_sizes_are_named():
         wtkit.delta_angles(model, torch.randn(5, 4), torch.arange(5) % 3)
 
 
-@pytest.mark.parametrize("method", ["feedback_alignment", "kolen_pollack", "weight_mirror"])
-def test_a_weight_of_another_shape_than_at_conversion_is_named(method):
+STORING = [name for name in names() if wtkit.convert(nn.Linear(2, 2), name).feedback is not None]
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 6)], ids=["outputs", "inputs"])
+@pytest.mark.parametrize("method", STORING)
+def test_a_weight_of_another_shape_than_at_conversion_is_named(method, shape):
     model = wtkit.convert(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), method)
-    model[1].weight = nn.Parameter(torch.randn(4, 5))
+    model[1].weight = nn.Parameter(torch.randn(shape))
     model[1].bias = None
-    said = r"B of FeedbackLinear\(4, 5\) has the shape \(3, 5\).* or convert again"
+    said = rf"of FeedbackLinear\({shape[0]}, {shape[1]}\) .* 'weight' of \(3, 5\); .* convert again"
     with pytest.raises(wtkit.WtkitError, match=said):
         model(torch.randn(2, 6))
+    with pytest.raises(wtkit.WtkitError, match=said):
+        model[1].B  # noqa: B018
+    model[0].weight, model[0].bias = nn.Parameter(torch.randn(shape[1], 6)), None
     wtkit.convert(model, method)
     model(torch.randn(2, 6)).sum().backward()
+
+
+@pytest.mark.parametrize("method", ["feedback_alignment", "kolen_pollack", "sign_symmetry_fixed"])
+def test_both_sides_may_be_changed_together(method):
+    model = wtkit.convert(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), method)
+    rest = model[1].feedback.detach()[:, :4]
+    model[1].feedback = (
+        nn.Parameter(rest, requires_grad=False) if method == "kolen_pollack" else rest
+    )
+    model[1].weight = nn.Parameter(model[1].weight.detach()[:, :4])
+    x = torch.randn(2, 4, requires_grad=True)
+    model[1](x).sum().backward()
+    torch.testing.assert_close(x.grad, model[1].B.sum(0).expand(2, 4))

@@ -42,6 +42,7 @@ from .transporting import measure
 
 _ATTRIBUTES = (
     *("method", "seed", "is_output", "mirror_count", "update_count", "taps", "outputs", "drawn"),
+    "converted_shape",
     "steps_first",
     "examples_first",
     "checked",
@@ -323,6 +324,7 @@ def _make_twin(
     layer.method, layer.seed, layer.is_output = method, seed, is_output
     layer.mirror_count = layer.update_count = 0
     layer.taps, layer.outputs, layer.drawn = ..., outputs, not layer.weight.is_meta
+    layer.converted_shape = tuple(layer.weight.shape)
     layer.store(stored)
     watch(layer)
 

@@ -55,6 +55,7 @@ class FeedbackLayer(nn.Module):
         update_count: the number of updates of W in which the method drew random numbers or followed
             W; the draws depend on it.
         outputs: the number of outputs of the network, for direct feedback.
+        converted_shape: the shape of ``weight`` at conversion.
         drawn: whether ``feedback`` has values; False while the weights are on the meta device.
         examples_first: whether inputs are known to have examples before positions, because no
             module of the model expects the reverse.
@@ -74,6 +75,7 @@ class FeedbackLayer(nn.Module):
     update_count: int
     taps: Taps
     outputs: int | None = None
+    converted_shape: tuple[int, ...] = ()
     drawn: bool = True
     steps_first: bool = False
     examples_first: bool = True
@@ -114,6 +116,8 @@ class FeedbackLayer(nn.Module):
         return self._B(W, None if stored is None else whole(stored))
 
     def _B(self, W: Tensor, stored: Tensor | None) -> Tensor | None:
+        if stored is not None and W.shape != self.converted_shape and not self._fits(W, stored):
+            raise self._does_not_fit(stored)
         B = self.method.feedback_weights(W, stored)
         return B if B is None or B.dtype == W.dtype else B.to(W.dtype)
 
@@ -185,7 +189,7 @@ class FeedbackLayer(nn.Module):
         B = None if B is W else B  # from here on None stands for W
         if B is not None and not self.method.direct:
             if B.shape != W.shape:
-                raise self._has_another_shape(B)
+                raise self._does_not_fit(stored)
             B = B.detach()
         device = y.device.type
         if not torch.is_autocast_enabled(device) or not autocast_casts(W):
@@ -315,11 +319,21 @@ class FeedbackLayer(nn.Module):
                 f"give it {dense}"
             )
 
-    def _has_another_shape(self, B: Tensor) -> WtkitError:
-        """The error for a B that a later change of W has left behind."""
+    def _fits(self, W: Tensor, stored: Tensor) -> bool:
+        """Whether ``stored`` was changed together with W, which has no longer the shape that it had
+        at conversion."""
+        if not self.method.direct:
+            return stored.shape == W.shape
+        inputs, outputs = self.maps.features(W)
+        return stored.shape == (outputs if self.is_output else self.outputs, inputs)
+
+    def _does_not_fit(self, stored: Tensor | None) -> WtkitError:
+        """The error for feedback weights that a later change of W has left behind."""
+        shape = None if stored is None else tuple(stored.shape)
         return WtkitError(
-            f"{self.method.name}: B of {self.sketch} has the shape {tuple(B.shape)}, as 'weight' "
-            "had at conversion; change shapes before wtkit.convert, or convert again"
+            f"{self.method.name}: 'feedback' of {self.sketch} has the shape {shape}, made for a "
+            f"'weight' of {self.converted_shape}; change shapes before wtkit.convert, or convert "
+            "again"
         )
 
     def _refuse_reducer(self) -> None:
