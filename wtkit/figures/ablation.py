@@ -43,6 +43,19 @@ ANGLE_LABELS = {  # no longer than an axis is high
 PREDICTED = {"steps": "steps to 1/e\nof the mismatch", "angle": "matrix angle (°)"}
 """The quantities that :mod:`wtkit.plan` predicts, with their axis labels; no line is longer than an
 axis."""
+SWEPT_LABELS = {
+    "lr": r"learning rate $\eta_W$",
+    "mirror_lr": r"mirror rate $\eta_B$",
+    "mirror_before": "mirror steps before training",
+    "mirror_steps": "mirror steps per mirror phase",
+    "mirror_every": "engaged steps per mirror phase",
+    "noise_fraction": "noise samples / inputs",
+    "noise_std": r"$\sigma$ of the noise",
+    "phi": r"$\phi$ of the mirror",
+    "normalisation": r"factor in place of $\gamma$",
+    "scale": "initial scale of B",
+}
+"""The axis labels of swept settings and options whose names do not read as words."""
 GROUP = ["network", "method", "norm_order"]
 MAX_COLUMNS = 5  # of panels by epoch
 DASHES = [(4, 1), (1, 1), (6, 1, 2, 1), (2, 1)]  # of lines by epoch, after the solid one
@@ -415,7 +428,7 @@ def _lines(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 def _points(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
     """The label of each row's point of the ablation."""
     words = table[list(keys)].astype(str).agg(", ".join, axis=1)
-    return words.map(_readable) if list(keys) == ["variant"] else words
+    return words.str.replace("_", " ") if list(keys) == ["variant"] else words
 
 
 def _panels(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
@@ -434,4 +447,4 @@ def _title(group: Sequence[str], lines: pd.DataFrame) -> str:
 
 
 def _readable(key: str) -> str:
-    return key.replace("_", " ")
+    return SWEPT_LABELS.get(key, key.replace("_", " "))
