@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--shared", default="digits", help="experiment, or results.nc, at the shared settings"
     )
+    parser.add_argument("--variant", default="", help="of these runs: normalisation=exact")
     parser.add_argument(
         "--own", default="digits_own_best", help="the same at each method's own best settings"
     )
@@ -49,6 +50,10 @@ def main() -> None:
     table = trials(given.trials)
     fig, ax = plt.subplots(figsize=(4.6, 3.2))
     shared = wtkit.open_results(given.shared)[given.network].to_dataset()
+    shared = shared.isel(run=shared["variant"].values == given.variant)
+    if not shared.sizes["run"]:
+        sys.exit(f"{given.shared}: no run of variant {given.variant!r}; name one with --variant")
+    shared["variant"][:] = ""  # here they are the main line
     title = f"{network_label(given.network)}, {data_label(shared)}: validation error, one seed"
     error_against_trials(ax, table, title)
     save_figure(fig, given.folder / "trials")
