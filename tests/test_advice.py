@@ -360,6 +360,31 @@ def test_a_run_takes_about_what_a_few_steps_foretell(method, tmp_path, monkeypat
     assert min(predicted) / 3 < taken < 3 * max(predicted)
 
 
+@pytest.mark.parametrize(
+    ("used", "threads", "said"),
+    [
+        (0.0, 4, None),
+        (10.0, 4, None),
+        (90.0, 1, "keep 3.6 of 4 cores busy; on a quiet machine runs are faster"),
+        (50.0, 4, "keep 2.0 of 4 cores busy; on a quiet machine runs are faster, and one thread"),
+        (75.0, 1, None),
+        (50.0, 2, None),
+    ],
+)
+def test_a_plan_says_that_other_programs_slow_its_measurement(used, threads, said, monkeypatch):
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: used)
+    monkeypatch.setattr("psutil.cpu_count", lambda: 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("wtkit.plan.measuring.PATIENCE", 0.0)
+    settings = {"network": "mlp", "data": "digits", "image_size": 8, "method": "backprop"}
+    config = run_config(BASE | settings | {"options": {}})
+    ((_, found),) = plan.survey([config], device="cpu")
+    busy = [text for text in plan.warnings(config, found) if "cores busy" in text]
+    assert len(busy) == (said is not None) and all(said in text for text in busy)
+    ((_, unmeasured),) = plan.survey([config], measured=False)
+    assert unmeasured.busy == ""
+
+
 @pytest.mark.slow
 def test_runs_that_cannot_be_made_are_said_and_the_others_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("wtkit.plan.measuring.PATIENCE", 0.0)

@@ -135,7 +135,7 @@ def warnings(config: RunConfig, inspection: Inspection) -> list[str]:
     """One sentence for each reason why B cannot align in this schedule, with the setting that fixes
     it."""
     method, steps = config.loaded_method(), inspection.facts.steps(config)
-    sentences = [sentence for sentence in (inspection.problem, inspection.slow) if sentence]
+    sentences = [text for text in (inspection.problem, inspection.slow, inspection.busy) if text]
     if steps == 0:  # the inspection's problem says so
         return sentences
     if config.warmup_epochs >= config.epochs:

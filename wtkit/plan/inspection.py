@@ -61,6 +61,7 @@ class Inspection:
             (:func:`wtkit.plan.stability.tolerates_lag`); True for methods without lag.
         slow: warning that the precision is slow on this device, from
             :func:`wtkit.training.precision_warning`.
+        busy: warning that other programs kept the cores busy while the cost was measured.
     """
 
     facts: Facts
@@ -71,6 +72,7 @@ class Inspection:
     problem: str = ""
     tolerates_lag: bool = True
     slow: str = ""
+    busy: str = ""
 
 
 def groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:

@@ -87,6 +87,7 @@ class _Surveyor:
 
     def __init__(self, device: torch.device | None) -> None:
         self.device = device
+        self.busy = busy_warning() if device is not None and device.type == "cpu" else ""
         self.costs: dict[str, Cost] = {}
         self.loaded: dict[str, tuple[Data, float] | WtkitError] = {}
 
@@ -116,6 +117,7 @@ class _Surveyor:
     def _measure(self, config: RunConfig, device: torch.device, fields: dict[str, Any]) -> None:
         """Add the measured fields, as far as the run can start."""
         fields["slow"] = precision_warning(config.precision, device.type, cpu_name())
+        fields["busy"] = self.busy
         images, reading = self._load(config, device)
         fields["facts"] = _facts(images, config)
         settings = dataclasses.asdict(config)
@@ -205,6 +207,23 @@ def measure(config: RunConfig, device: torch.device, images: Data) -> Cost:
         checkpoint = clock.lap()
     name = _device_name(json.loads(run.provenance), device)
     return Cost(start, step, mirror, evaluation, alignment, checkpoint, peak.bytes, name)
+
+
+def busy_warning() -> str:
+    """Warning that other programs keep cores busy that the measured threads need; otherwise empty.
+    Takes 0.3 s.
+
+    Threads that wait for each other on busy cores can be tens of times slower than a single one.
+    """
+    cores, threads = psutil.cpu_count() or 1, torch.get_num_threads()
+    used = cores * psutil.cpu_percent(interval=0.3) / 100
+    if cores - used > threads - 0.5:
+        return ""
+    single = ", and one thread may be faster than several: set OMP_NUM_THREADS=1"
+    return (
+        f"other programs keep {used:.1f} of {cores} cores busy; on a quiet machine runs are "
+        f"faster{single if threads > 1 else ''}"
+    )
 
 
 def _device_name(provenance: dict[str, Any], device: torch.device) -> str:
