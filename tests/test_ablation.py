@@ -143,6 +143,16 @@ def test_the_axis_says_which_layers_a_mean_is_over(results):
     plt.close(fig)
 
 
+@pytest.mark.parametrize(
+    ("names", "label"), [(["0.25", "4"], "variant"), (["as_it_is", "4"], ""), (["fast", "slow"], "")]
+)
+def test_named_points_have_an_axis_label_if_the_names_are_numbers(names, label, results):
+    variants = {name: {"lr": 0.1 * (1 + number)} for number, name in enumerate(names)}
+    fig = ablation.draw(results({"variants": variants}))
+    assert {ax.get_xlabel() for ax in fig.axes[:3]} == {label}
+    plt.close(fig)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_drawn(shape, results):

@@ -355,7 +355,8 @@ def plot_against(
             rotation=90 if vertical else 30,
             ha="center" if vertical else "right",
         )
-        named = list(keys) == ["variant"]  # names need no axis label
+        words = pd.to_numeric(pd.Series(names), errors="coerce").isna().any()
+        named = list(keys) == ["variant"] and words  # numbers need an axis label, words do not
         ax.set_xlabel("" if named else ", ".join(map(_readable, keys)))
     _from_zero(ax)
     if quantity == "test_error":
