@@ -144,7 +144,8 @@ def test_the_axis_says_which_layers_a_mean_is_over(results):
 
 
 @pytest.mark.parametrize(
-    ("names", "label"), [(["0.25", "4"], "variant"), (["as_it_is", "4"], ""), (["fast", "slow"], "")]
+    ("names", "label"),
+    [(["0.25", "4"], "variant"), (["as_it_is", "4"], ""), (["fast", "slow"], "")],
 )
 def test_named_points_have_an_axis_label_if_the_names_are_numbers(names, label, results):
     variants = {name: {"lr": 0.1 * (1 + number)} for number, name in enumerate(names)}
