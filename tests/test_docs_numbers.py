@@ -264,6 +264,14 @@ def test_resnet50_on_digits_at_each_methods_own_best_settings():
     network = "resnet50-width=16"
     bp, wm, kp, ss = (of("digits_resnet50_own_best", m, network=network) for m in (BP, WM, KP, SS))
     shared = of("digits", WM, "", network=network)
+    for method in FIVE:
+        own, common = (
+            mean(of(name, method, "", network=network, norm_order="relu_bn"), "test_error")
+            for name in ("digits_resnet50_own_best", "digits")
+        )
+        assert own < common
+        if method == WM:
+            assert own / common == pytest.approx(1 / 4, abs=0.02)
     before = slice(1, 4)  # the epochs before the drop
     losses = [runs.train_loss.isel(epoch=before).max() for runs in (wm, shared)]
     says(TUNING, "loss before the drop is 4.2 at most, instead of 8.1", *losses)
