@@ -180,6 +180,11 @@ def test_final_error_is_the_last_epoch_of_complete_runs():
     assert (one_left.runs, one_left.diverged, np.isnan(one_left.error)) == (2, 1, True)
 
 
+def test_a_small_standard_error_is_not_printed_as_zero():
+    printed = {"10.33 ± 0.03": 0.031, "10.3 ± 0.1": 0.0501, "10.3 ± 0.0": 0.0, "10.3": np.nan}
+    assert [str(Estimate(10.331, error)) for error in printed.values()] == list(printed)
+
+
 def test_learning_rate_drops_are_found():
     assert lr_drops(base()["resnet18"].to_dataset()) == [12]
 

@@ -45,9 +45,11 @@ class Estimate:
     def __str__(self) -> str:
         if math.isnan(self.mean):
             return "diverged" if self.diverged else "–"
-        text = f"{self.mean:.1f}" if self.mean >= 10 else f"{self.mean:.2f}"
+        # a small error takes the second decimal too: "± 0.0" would say that the runs were equal
+        decimals = 2 if self.mean < 10 or 0 < self.error < 0.05 else 1
+        text = f"{self.mean:.{decimals}f}"
         if not math.isnan(self.error):
-            text += f" ± {self.error:.1f}" if self.mean >= 10 else f" ± {self.error:.2f}"
+            text += f" ± {self.error:.{decimals}f}"
         return text
 
 
