@@ -381,10 +381,13 @@ def test_errors_at_each_methods_own_best_settings(section, table, experiment, sh
     for method, name in zip(FIVE, ("BP", "FA", "SS", "WM", "KP"), strict=True):
         before, after, settings = written[name]
         common, variant = shared
-        errors(before, of(common, method, variant, network=network, norm_order="relu_bn"))
+        reference = of(common, method, variant, network=network, norm_order="relu_bn")
+        errors(before, reference)
         runs = of(experiment, method, network=network)
         errors(after, runs)
         config = config_of(runs.isel(run=0))
+        own = {"lr": config.lr, "weight_decay": config.weight_decay, "variant": ""}
+        assert config == dataclasses.replace(config_of(reference.isel(run=0)), **own)
         agree(settings, config.lr, config.weight_decay)
         lr, decay = (float(pair.split("=")[1]) for pair in chosen[method].split(","))
         assert (config.lr, config.weight_decay) == (lr, decay)
