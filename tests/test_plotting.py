@@ -189,6 +189,15 @@ def test_every_layer_is_a_line():
     assert "paper: < 12°" in texts(ax)
 
 
+@pytest.mark.parametrize("method", ["feedback_alignment", "kolen_pollack", "weight_mirror"])
+def test_words_in_a_panel_hide_no_line(method):
+    ax = Figure().subplots()
+    figures.angles(ax, node(diverge(method, 1)), method, "matrix_angle")
+    layers = [line for line in ax.lines if len(line.get_xdata()) == 17]
+    assert ax.texts and layers
+    assert max(text.get_zorder() for text in ax.texts) < min(line.get_zorder() for line in layers)
+
+
 def test_a_method_that_was_not_run_is_said_to_be_missing():
     ax = Figure().subplots()
     figures.angles(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -40,6 +41,14 @@ from .looks import GREY, LAYER_COLORS
 ANGLES = {"matrix_angle": "matrix angle", "delta_angle": "δ angle"}
 PANELS = {WM: "ab", KP: "cd", SS: "ef"}
 """The panels of Fig. 4: a method's matrix angles and δ angles."""
+
+WORDS: dict[str, Any] = {
+    "fontsize": 7,
+    "color": GREY,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1},
+    "zorder": 1.5,
+}
+"""Words inside a panel: their box hides the thin grey lines (1), but no line of data (2)."""
 
 
 def angle_columns(nodes: Iterable[xr.Dataset]) -> list[tuple[str, str]]:
@@ -118,7 +127,6 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
             f"{diverged} of {runs.sizes['run']} runs diverged, "
             f"{'shown' if shown is runs else 'left out'}"
         )
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         ax.text(
             0.98,
             0.77,
@@ -126,9 +134,7 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
             transform=ax.transAxes,
             ha="right",
             va="top",
-            fontsize=7,
-            color=GREY,
-            bbox=box,
+            **WORDS,
         )
     colors = LAYER_COLORS(np.linspace(0, 1, values.sizes["layer"]))
     ax.set_ylim(top=max(ax.get_ylim()[1], 1.05 * float(values.max())))
@@ -141,12 +147,16 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
         sign, angle = bound
         ax.axhline(angle, color=GREY, linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
         ax.annotate(
-            f"paper: {sign} "
-            f"{angle:g}°", (0.98, angle), xycoords=ax.get_yaxis_transform(), ha="right", fontsize=7,
-            xytext=(0, 3 if sign == "<" else -3), va="bottom" if sign == "<" else "top",
-            textcoords="offset points", color=GREY,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
-        )  # fmt: skip
+            f"paper: {sign} {angle:g}°",
+            (0.98, angle),
+            xycoords=ax.get_yaxis_transform(),
+            ha="right",
+            # on the side where the paper has no lines
+            xytext=(0, 3 if sign == "<" else -12),
+            va="bottom" if sign == "<" else "top",
+            textcoords="offset points",
+            **WORDS,
+        )
 
 
 def _angle_axes(ax: Axes, quantity: str) -> None:
