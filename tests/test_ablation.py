@@ -272,6 +272,17 @@ def test_networks_and_norm_orders_that_were_swept_stand_on_the_axis_of_one_panel
     assert list(lines["KP"][0]) == list(range(len(ticks)))
 
 
+def test_the_norm_order_that_is_not_the_papers_is_said_in_words(results):
+    nodes = results(ONE | {"norm_orders": ["relu_bn", "bn_relu"]})
+    ((_, lines),) = drawn(nodes)
+    names = ["BP", "BP, BatchNorm before ReLU", "KP", "KP, BatchNorm before ReLU"]
+    assert sorted(set(lines) - {"chance"}) == names
+    set_style()
+    fig = ablation.draw_epochs(nodes)
+    assert sorted(filter(None, (ax.get_title(loc="left") for ax in fig.axes))) == names
+    plt.close(fig)
+
+
 def test_networks_that_were_not_swept_have_a_row_each(results):
     assert len(drawn(results(SHAPES["two networks"]))) == 2
     both = {

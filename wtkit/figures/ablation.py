@@ -25,6 +25,7 @@ from ..experiments import own_options
 from ..plan import predicted_and_measured
 from ..results import (
     ANGLE_MEANS,
+    ORDERS,
     data_label,
     is_own_loop,
     measure_label,
@@ -437,8 +438,9 @@ def _panels(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]
 
 
 def _name(method: str, norm_order: str, lines: pd.DataFrame) -> str:
-    """The method's label, with its norm order if there are several."""
-    return method_label(method) + (f" {norm_order}" if lines["norm_order"].nunique() > 1 else "")
+    """The method's label, with its norm order if there are several and it is not the paper's."""
+    other = norm_order == "bn_relu" and lines["norm_order"].nunique() > 1
+    return method_label(method) + (f", BatchNorm {ORDERS[norm_order]}" if other else "")
 
 
 def _title(group: Sequence[str], lines: pd.DataFrame) -> str:
