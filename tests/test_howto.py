@@ -38,7 +38,7 @@ LONG = (
     "snakemake --",
     "python -m wtkit.processes ",
     "torchrun ",
-    ".venv/bin/pip ",
+    "pip ",
     "WTKIT_RESULTS=",
 )
 
@@ -156,6 +156,12 @@ def test_the_method_learns_through_signs_of_one_size(random_sign):
     torch.testing.assert_close(size, size.mean().expand_as(size))
     torch.testing.assert_close(model[2].B.abs(), size)
     assert 0.25 < size.mean() / before < 1  # the size of W's weights, drawn anew, times the gain
+
+
+def test_the_second_mirror_is_the_one_of_the_package():
+    source = (ROOT / "wtkit/methods/weight_mirror_delta_rule.py").read_text()
+    shown = [line for line in blocks("method", "python")[1].splitlines() if "def " not in line]
+    assert len(shown) > 5 and all(line in source for line in shown)
 
 
 def test_a_misspelt_option_of_the_method_is_named(random_sign):

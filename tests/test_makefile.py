@@ -105,8 +105,10 @@ def test_lab_opens_copies_and_keeps_their_changes(lab, tmp_path, capsys):
 def test_lab_shows_the_newest_results_of_any_experiment(lab, tmp_path, monkeypatch):
     assert lab.newest_results(tmp_path) is None
     (tmp_path / "config/ablations").mkdir(parents=True)
-    (tmp_path / "config/ablations/decay.yaml").touch()
-    for age, name in enumerate(["decay", "mine", "digits", "reference/digits"]):
+    for name in ("ablations/decay", "difficulty"):
+        (tmp_path / f"config/{name}.yaml").write_text("base: digits")
+    (tmp_path / "config/broken.yaml").write_text("base: [")
+    for age, name in enumerate(["decay", "difficulty", "mine", "digits", "reference/digits"]):
         path = tmp_path / "results" / name / "results.nc"
         path.parent.mkdir(parents=True)
         path.touch()

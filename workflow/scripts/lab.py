@@ -9,6 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from wtkit import WtkitError
+from wtkit.experiments import is_ablation
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -23,10 +26,17 @@ def copy(source: Path, target: Path) -> None:
             print(f"{own.name}: notebooks/ has a newer version; delete lab/{own.name} to open it")
 
 
+def names_base(path: Path) -> bool:
+    try:
+        return is_ablation(path)
+    except WtkitError:  # reported where the file is used
+        return False
+
+
 def newest_results(root: Path) -> Path | None:
     """The results.nc that was written last, of any experiment; not of ablations, which have a
     notebook of their own."""
-    ablations = {path.stem for path in (root / "config/ablations").glob("*.yaml")}
+    ablations = {path.stem for path in (root / "config").rglob("*.yaml") if names_base(path)}
     found = [p for p in root.glob("results/*/results.nc") if p.parent.name not in ablations]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 

@@ -23,7 +23,8 @@ from ..methods.weight_mirror import WeightMirror
 def time_constant(config: RunConfig) -> float:
     """Steps at the peak rate in which the decay shrinks W's past, or a mismatch, to 1/e.
 
-    (1 − m) / (η · wd) for small rates. With momentum it never falls below −2 / ln m.
+    (1 − m) / (η · wd) for small rates. With momentum that is not Nesterov's it never falls below
+    −2 / ln m.
     """
     m, decay = config.momentum, config.lr * config.weight_decay
     if not decay:
