@@ -29,6 +29,14 @@ SHAPES = {
     "one seed": ONE | {"seeds": [0]},
     "other networks": ONE | {"networks": ["resnet18", "vgg11"]},
     "layers on backprop": {"sweep": {"backprop": [[], ["fc"]]}},
+    "an option of mlp": {
+        "networks": ["mlp"], "methods": ["backprop"], "sweep": {"activation": ["tanh", "relu"]},
+    },
+    "layers kept on backprop": {"sweep": {"keep_on_backprop": [[], ["fc"]]}},
+    "of a variant": {"methods": ["weight_mirror:fast"], "sweep": {"lr": [0.1, 0.01]}},
+    "names with a sign": {
+        "variants": {"rate=low": {"lr": 0.1}, "rate=high": {"lr": 1}},
+    },
     "networks swept": {"sweep": {"network": ["resnet50", "vgg11", "resnet18"]}},
     "norm orders swept": {"sweep": {"norm_order": ["relu_bn", "bn_relu"]}},
     "networks and a quantity": {"sweep": {"network": ["resnet50", "resnet18"], "lr": [0.1, 0.01]}},
@@ -87,11 +95,22 @@ def results(tmp_path):
         ("names", ["variant"]),
         ("norm orders swept", ["norm_order"]),
         ("difficulty", ["variant"]),
+        ("layers kept on backprop", ["keep_on_backprop"]),
+        ("of a variant", ["variant"]),
+        ("names with a sign", ["variant"]),
     ],
 )
 def test_what_was_swept_is_read_off_the_runs(shape, keys, results):
     (node,) = results(SHAPES[shape])
     assert ablation.swept(node) == keys
+    points = ablation.runs(node)[keys].drop_duplicates()
+    assert len(points) == len(np.unique(node["variant"])), "each point has a label of its own"
+
+
+def test_an_option_of_mlp_has_its_name_and_value_in_every_record(results):
+    nodes = results(SHAPES["an option of mlp"])
+    assert [ablation.swept(node) for node in nodes] == [["activation"]] * 2
+    assert [set(ablation.runs(node)["activation"]) for node in nodes] == [{"tanh"}, {"relu"}]
 
 
 def test_the_table_has_a_row_a_run_with_what_it_ended_with(results):
@@ -303,6 +322,32 @@ def test_the_error_of_guessing_is_a_step_where_it_is_known_and_near(results):
     ((_, lines),) = drawn([node])
     assert list(lines["chance"][0]) == [0, 1, 2, 3]
     np.testing.assert_allclose(lines["chance"][1], [90, 90, np.nan, 99])
+
+
+def test_the_legend_has_the_methods_of_all_networks(results):
+    nodes = results(SHAPES["two networks"])
+    nodes[0] = nodes[0].isel(run=nodes[0]["method"].values == "backprop")
+    fig = ablation.draw(nodes)
+    assert {"BP", "KP"} <= {text.get_text() for text in fig.legends[0].get_texts()}
+    nodes[0] = nodes[0].isel(run=nodes[0]["seed"].values == 0)
+    assert "standard error of 1 or 2 seeds" in note(ablation.draw(nodes))
+    plt.close("all")
+
+
+def test_many_points_have_a_legend_that_fits(results):
+    rates = [round(0.1 + 0.01 * number, 2) for number in range(40)]
+    fig = ablation.draw_epochs(results({"sweep": {"lr": rates}, "methods": ["backprop"]}))
+    fig.draw_without_rendering()
+    box = fig.legends[0].get_window_extent()
+    assert box.height <= fig.bbox.height and box.width < 0.7 * fig.bbox.width
+    plt.close(fig)
+
+
+def test_a_selection_without_runs_is_refused(results):
+    (node,) = results(ONE)
+    for draw in (ablation.draw, ablation.draw_epochs, ablation.draw_predicted):
+        with pytest.raises(wtkit.WtkitError, match="no run of ResNet-18"):
+            draw([node.isel(run=[])])
 
 
 def test_a_point_is_drawn_at_the_mean_of_its_seeds(results):

@@ -111,6 +111,18 @@ def test_only_epochs_with_angles_are_drawn_and_diverged_runs_are_not_averaged_in
     assert [g.epochs for g in groups_of(lost) if g.method == "WM"] == [[0, 1]] * 2
 
 
+def test_a_mean_leaves_out_the_run_that_diverged(tree):
+    def one(node):
+        runs = np.flatnonzero(node["method"].values == "weight_mirror")
+        node["matrix_angle"][{"run": runs[0]}] = 2.0
+        node["matrix_angle"][{"run": runs[1], "epoch": slice(0, 2)}] = 90.0
+
+    lost = altered(altered(tree, one), diverge("weight_mirror", 1, epoch=1))
+    for group in groups_of(lost):
+        if group.method == "WM":
+            assert (group.mean("matrix_angle") == 2).all()
+
+
 def test_a_method_without_one_kind_of_angle_is_drawn(tree):
     def without(node):
         node["matrix_angle"][:] = np.nan

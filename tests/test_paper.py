@@ -645,3 +645,65 @@ def test_angles_without_a_difference_are_seldom_above_zero(seeds):
     )
     found = rates(claim.all_of("", one) for one in compared)
     assert max(found["holds"], found["fails"]) <= ALLOWED
+
+
+# ---------------------------------------------------------------------------- runs that differ
+
+
+def cut(method, run, epochs, angle):
+    """One run of a method has this angle in all layers, and ends after so many epochs."""
+
+    def change(node):
+        index = int(np.flatnonzero(node["method"].values == method)[run])
+        for name in ("matrix_angle", "delta_angle"):
+            node[name][{"run": index}] = angle
+        for name in ("test_error", "matrix_angle", "delta_angle"):
+            node[name][{"run": index, "epoch": slice(epochs + 1, None)}] = np.nan
+
+    return change
+
+
+def test_a_short_run_counts_at_its_own_end():
+    assert judged(base(), "A2").outcome == "holds"
+    assert judged(altered(base(), cut(WM, 0, 5, 8.0)), "A2").outcome == "fails"
+    assert judged(base(), "A6").outcome == "holds"
+    assert judged(altered(base(), cut(KP, 0, 5, 40.0)), "A6").outcome == "fails"
+
+
+def test_a_sweep_compares_runs_that_differ_in_nothing_else():
+    kp = np.flatnonzero(base(4)["resnet18"]["method"].values == KP)
+    decay = with_option('"weight_decay": 0.1', '"weight_decay": 0.01', kp[:2])
+    rate = with_option('"lr": 0.05', '"lr": 0.2', kp[2:3])
+    name = "with another learning rate"
+
+    def of_a_variant(node):
+        node["matrix_angle"].values[kp[2]] = 80.0
+        names = node["variant"].values.astype(object)
+        names[kp[2]] = name
+        return node.assign_coords(variant=("run", names))
+
+    tree = altered(base(4), both(decay, rate, of_a_variant))
+    (other,) = [n for n, v in enumerate(tree["resnet18"]["variant"].values) if v == name]
+    assert '"lr": 0.2' in tree["resnet18"]["settings"].values[other]
+    without = judged(altered(tree, lambda node: node.isel(run=node["variant"] != name)), "Q1")
+    assert judged(tree, "Q1") == without
+
+
+def test_a_method_without_an_error_is_named():
+    def unmeasured(node):
+        node["test_error"][{"run": node["method"].values == KP}] = np.nan
+
+    finding = judged(altered(base(), unmeasured), "E3")
+    assert (finding.outcome, finding.why) == (
+        "cannot be tested here",
+        "no test error was recorded: KP",
+    )
+
+
+def test_claims_about_a_data_set_that_is_not_installed():
+    tree = altered(base(), with_option('"data": "cifar10"', '"data": "unheard_of"', slice(None)))
+    assert judged(tree, "A6").outcome == "holds"
+    assert judged(tree, "A3").outcome == "holds"
+    assert (
+        NO_SIZE in judged(altered(tree, lambda node: node.drop_vars("held_out_images")), "E3").why
+    )

@@ -347,10 +347,17 @@ def test_published_errors_stand_in_their_methods_column():
     assert "et al." not in texts(ax), "nobody published errors on digits"
 
 
-@pytest.mark.parametrize(("data", "drawn"), [("digits", False), ("imagenet", True)])
-def test_the_value_of_xiao_is_drawn_at_imagenet_scale_only(data, drawn):
+@pytest.mark.parametrize(
+    ("data", "classes", "drawn"),
+    [("digits", "null", False), ("imagenet", "null", True), ("imagenet", "100", False)],
+)
+def test_the_value_of_xiao_is_drawn_for_all_classes_of_imagenet_only(data, classes, drawn):
+    made = synthetic(networks=("resnet18",), seeds=(0,), data=data)["resnet18"].to_dataset()
+    words = [
+        text.replace('"classes": null', f'"classes": {classes}') for text in made["settings"].values
+    ]
     ax = Figure().subplots()
-    figures.norm_order(ax, node(lambda n: n.attrs.update(data=data)))
+    figures.norm_order(ax, made.assign_coords(settings=("run", words)))
     assert any("37.91" in text.get_text() for text in ax.get_legend().get_texts()) == drawn
 
 
@@ -409,3 +416,105 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WtkitError, match=r"cannot write .*file/fig"):
         save_figure(Figure(), tmp_path / "file" / "fig")
+
+
+def shortened(method, epochs):
+    """The first run of a method ends after so many epochs."""
+
+    def change(node):
+        run = int(np.flatnonzero(node["method"].values == method)[0])
+        for name in ("test_error", "matrix_angle", "delta_angle"):
+            node[name][{"run": run, "epoch": slice(epochs + 1, None)}] = np.nan
+
+    return change
+
+
+def test_a_mean_ends_where_the_shortest_run_does():
+    shown = node(shortened("kolen_pollack", 5))
+    ax = Figure().subplots()
+    figures.test_error(ax, shown)
+    assert [len(line.get_xdata()) for line in ax.lines].count(6) == 1
+    ax = Figure().subplots()
+    figures.angles(ax, shown, "kolen_pollack", "matrix_angle")
+    layers = [line for line in ax.lines if len(line.get_xdata()) == 6]
+    assert len(layers) == shown.sizes["layer"]
+
+
+def test_an_error_that_is_measured_every_other_epoch_is_a_line():
+    def sparse(node):
+        node["test_error"][{"epoch": slice(1, None, 2)}] = np.nan
+
+    ax = Figure().subplots()
+    figures.test_error(ax, node(sparse))
+    curves = [line for line in ax.lines if len(line.get_xdata()) == 9]
+    assert len(curves) == len(METHODS) + 1
+    assert all(np.isfinite(line.get_ydata()).all() for line in curves)
+
+
+def test_published_errors_are_not_drawn_beside_another_measure():
+    made = synthetic(networks=("resnet18",), seeds=(0, 1), data="cifar10")["resnet18"].to_dataset()
+    accuracy = made["test_error"].assign_attrs(units="%", long_name="accuracy")
+    made = made.assign(accuracy=accuracy, test_error=made["test_error"] * np.nan)
+    made.attrs["metrics"] = "accuracy"
+    ax = Figure().subplots()
+    figures.test_error(ax, made)
+    assert "accuracy" in ax.get_ylabel()
+    assert not any(line.get_marker() == "+" for line in ax.lines)
+
+
+def test_a_final_error_of_zero_is_in_the_margin():
+    def zero(node):
+        node["test_error"][{"run": node["method"].values == "backprop", "epoch": -1}] = 0
+
+    def small(node):
+        return node.assign(test_error=node["test_error"] / 20)
+
+    last, counts = float(node()["epoch"].max()), []
+    for changes in ([small], [small, zero]):
+        ax = Figure().subplots()
+        figures.test_error(ax, node(*changes))
+        assert ax.get_yscale() == "log"
+        beyond = [line for line in ax.lines if (np.asarray(line.get_xdata()) > 1.05 * last).any()]
+        counts.append([line.get_marker() for line in beyond].count("v"))
+    assert counts[1] == counts[0] + 1, "BP's; the others are FA's"
+
+
+def test_long_names_of_variants_leave_the_axes_their_size():
+    variant = "lr=0.02,momentum=0.9,weight_decay=0.0001"
+    made = synthetic(
+        networks=("resnet18",), seeds=(0,), methods=(*METHODS, f"weight_mirror:{variant}")
+    )["resnet18"].to_dataset()
+    fig = Figure(figsize=(5.2, 3.6), layout="constrained")
+    ax = fig.subplots()
+    figures.test_error(ax, made)
+    method_legend(fig, [made])
+    fig.draw_without_rendering()  # a layout that cannot be met is a warning, and so an error
+    assert ax.get_window_extent().height > 0.25 * fig.bbox.height
+    assert variant not in texts(ax) and "…" in texts(ax)
+
+
+def test_methods_of_ones_own_and_many_variants_can_be_told_apart():
+    own = [look_of(name) for name in ("mine", "yours", "theirs")]
+    assert len({how.color for how in own}) == 3
+    variants = [look_of("backprop", number) for number in range(40)]
+    assert len(set(map(repr, variants))) == 40
+
+
+def test_a_method_of_ones_own_that_one_network_lacks_was_not_run():
+    made = node(lambda n: n.isel(run=n["method"].values == "backprop"))
+    own = made.assign_coords(method=("run", ["mine"] * made.sizes["run"]))
+    axes = Figure().subplots(2, 1, squeeze=False)
+    angle_grid(axes, made, angle_columns([own]))
+    assert all("not run" in texts(ax) for ax in axes.flat)
+
+
+def test_runs_of_several_experiments_have_no_mean():
+    made = node()
+    names = ["a", "b"] * (made.sizes["run"] // 2)
+    joined = made.assign_coords(experiment=("run", np.array(names, dtype=object)))
+    for draw in (
+        lambda ax: figures.test_error(ax, joined),
+        lambda ax: figures.angles(ax, joined, "weight_mirror", "matrix_angle"),
+    ):
+        with pytest.raises(WtkitError, match=r"several experiments, a, b.*experiment='a'"):
+            draw(Figure().subplots())

@@ -1,6 +1,8 @@
 """``wtkit.Recorder``: any training loop's records are results like all others."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -782,3 +784,26 @@ def test_a_recorder_that_another_replaced_says_so(tmp_path):
     with pytest.raises(wtkit.WtkitError, match="this recorder was left; make a new one"):
         first(test_error=1)
     second(test_error=1)
+
+
+def test_a_finished_run_of_fewer_epochs_says_so(tmp_path, capsys):
+    trained(tmp_path / "mine", epochs=3)
+    capsys.readouterr()
+    with wtkit.Recorder(
+        tmp_path / "mine", network(), seed=0, network="small", data="made_up", epochs=5
+    ) as record:
+        assert record.finished
+    printed = capsys.readouterr().out
+    assert "finished after 3 of 5 epochs; to record it anew, delete the folder" in printed
+
+
+def test_finished_runs_that_are_older_than_the_results_are_gathered(tmp_path):
+    trained(tmp_path / "mine", seed=0)
+    trained(tmp_path / "other", seed=1)
+    path = next((tmp_path / "other").glob("runs/*"))
+    copy = tmp_path / "mine/runs" / path.name
+    shutil.copytree(path, copy)
+    os.utime(copy / "trajectory.nc", (0, 0))
+    trained(tmp_path / "mine", seed=0)
+    gathered = wtkit.open_results(tmp_path / "mine", quiet=True)["small"]
+    assert sorted(gathered.seed.values) == [0, 1]

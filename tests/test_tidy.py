@@ -178,3 +178,15 @@ def test_a_run_may_not_be_opened_twice_and_a_name_may_not_be_empty():
 def test_what_holds_no_results_is_named(given):
     with pytest.raises(WtkitError, match="expected results"):
         tidy(given)
+
+
+def test_joined_results_can_be_saved_and_joined_again(first, tmp_path):
+    tree = wtkit.open_results(first, quiet=True)
+    for name in "abc":
+        tree.attrs["experiment"] = name
+        results.save(tree, tmp_path / f"{name}.nc")
+    joined = wtkit.open_results(tmp_path / "a.nc", tmp_path / "b.nc", quiet=True)
+    results.save(joined, tmp_path / "joined.nc")
+    again = wtkit.open_results(tmp_path / "joined.nc", tmp_path / "c.nc", quiet=True)
+    for node in again.children.values():
+        assert set(node["experiment"].values.tolist()) == set("abc")

@@ -38,6 +38,7 @@ from .judging import (
     by_layer,
     is_below,
     largest_angle,
+    last_epoch,
     late_part,
     mean_angle,
     why_misaligned,
@@ -187,7 +188,8 @@ def _(node: xr.Dataset) -> Finding:
         angles = by_layer(node, KP, quantity)
         away = angles["epoch"].values[(angles.max(["run", "layer"]) >= NEAR_ZERO).values]
         last = int(angles["epoch"].max())
-        if away.size and (away[-1] >= 20 or away[-1] == last):
+        ends = angles.where(angles["epoch"] == last_epoch(angles))
+        if away.size and (away[-1] >= 20 or ends.max() >= NEAR_ZERO):
             where = f"{name} at epoch {away[-1]} {largest_angle(angles.sel(epoch=[away[-1]]))}"
             parts.append(
                 Finding("fails", where, f"{name} not below {NEAR_ZERO:g}° (our threshold)")

@@ -6,7 +6,7 @@ import xarray as xr
 
 from ..results import FA, WM
 from .claim import ClaimList, Finding, all_of, decide
-from .judging import NORM_BOUND, above_zero, after_start, by_layer
+from .judging import NORM_BOUND, above_zero, after_start, by_layer, last_epoch
 
 CLAIMS = ClaimList()
 
@@ -23,7 +23,7 @@ CLAIMS.shown_by(
 )
 def _(node: xr.Dataset) -> Finding:
     angle = by_layer(node, FA).isel(layer=-1)
-    final = angle.isel(epoch=-1)
+    final = angle.where(angle["epoch"] == last_epoch(angle)).max("epoch")
     return all_of(
         f"{float(angle[:, 0].mean()):.1f}° at first",
         above_zero(90 - final, "output layer below 90°"),

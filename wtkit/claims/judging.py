@@ -19,14 +19,14 @@ from ..results import (
     MAIN_ORDER,
     METHODS,
     Estimate,
+    check_one_experiment,
     complete,
-    config_of,
     data_label,
     evaluated_on,
     final_error,
     full_data_sets,
     held_out_images,
-    is_own_loop,
+    known_config_of,
     main_order,
     matching_runs,
     mean_and_error,
@@ -62,6 +62,13 @@ def errors_of(
     missing = [method_label(method) for method, error in errors.items() if not error.runs]
     if missing:
         raise CannotTestError(f"not run with {norm_order}: {', '.join(missing)}")
+    unmeasured = [
+        method_label(method)
+        for method, error in errors.items()
+        if math.isnan(error.mean) and error.diverged < error.runs
+    ]
+    if unmeasured:
+        raise CannotTestError(f"no test error was recorded: {', '.join(unmeasured)}")
     return errors
 
 
@@ -124,12 +131,9 @@ def why_misaligned(node: xr.Dataset) -> str:
     runs = complete(matching_runs(node, KP, norm_order=main_order(node)))
     if not runs.sizes["run"]:
         return ""
-    run = runs.isel(run=0)
-    if is_own_loop(run):
-        return ""
-    config = config_of(run)
-    steps = known_facts(config).steps(config)
-    if steps is None:
+    config = known_config_of(runs.isel(run=0))
+    steps = None if config is None else known_facts(config).steps(config)
+    if config is None or steps is None:
         return ""
     foldings = -math.log(max(float(mismatch(config, steps)[-1]), 1e-300))
     if foldings >= MIN_FOLDINGS:
@@ -177,6 +181,7 @@ def by_layer(
         raise CannotTestError(
             f"{method_label(method)} was not run" + f" with {order}" * (order == MAIN_ORDER)
         )
+    check_one_experiment(runs)
     if not complete(runs).sizes["run"]:
         raise CannotTestError(f"all runs of {method_label(method)} diverged")
     values = complete(runs)[quantity].dropna("epoch", how="all").transpose("run", "epoch", "layer")
@@ -198,9 +203,16 @@ def after_start(angles: xr.DataArray) -> xr.DataArray:
     return angles.sel(epoch=angles["epoch"] >= 1)
 
 
+def last_epoch(values: xr.DataArray) -> xr.DataArray:
+    """Each run's last measured epoch; runs may differ in length."""
+    others = [dim for dim in values.dims if dim not in ("run", "epoch")]
+    return values["epoch"].where(values.notnull().any(others)).max("epoch")
+
+
 def late_part(angles: xr.DataArray) -> xr.DataArray:
-    last = angles["epoch"].max()
-    return angles.sel(epoch=angles["epoch"] > LATE * last)
+    """The last tenth of each run; NaN at epochs that are late in other runs only."""
+    late = angles["epoch"] > LATE * last_epoch(angles)
+    return angles.where(late).sel(epoch=late.any("run"))
 
 
 def largest_angle(angles: xr.DataArray) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,7 +21,7 @@ from ..results import (
     main_order,
     matching_runs,
     mean_and_error,
-    settings,
+    shared_settings,
 )
 from .claim import CannotTestError, ClaimList, Finding, all_of
 from .judging import by_layer, is_below, late_part, mean_angle
@@ -31,18 +32,28 @@ CLAIMS = ClaimList()
 def _sweep(
     node: xr.Dataset,
     method: str,
-    amount: Callable[[xr.Dataset], float],
+    parted: Callable[[xr.Dataset], tuple[float, dict[str, Any]]],
     period: Callable[[xr.DataArray], xr.DataArray] = late_part,
 ) -> dict[float, tuple[Estimate, Estimate]]:
-    """Mean matrix angle in degrees over a period, and final error, by increasing amount."""
+    """Mean matrix angle in degrees over a period, and final error, by increasing amount.
+
+    Args:
+        parted: a run's amount, and its other settings. Only runs count whose other settings are
+            those of a main run.
+    """
     by_layer(node, method)  # raises if angles of the main runs were not measured
     runs = complete(matching_runs(node, method, norm_order=main_order(node), variant=None))
-    if any(is_own_loop(runs.isel(run=index)) for index in range(runs.sizes["run"])):
+    each = [runs.isel(run=index) for index in range(runs.sizes["run"])]
+    if any(map(is_own_loop, each)):
         raise CannotTestError("these runs are of a training loop of its user's")
-    amounts = np.array([amount(runs.isel(run=index)) for index in range(runs.sizes["run"])])
+    amounts = np.array([parted(run)[0] for run in each])
+    others = [parted(run)[1] | {"variant": ""} for run in each]
+    is_main = runs["variant"].values == ""
+    main = [other for other, chosen in zip(others, is_main, strict=True) if chosen]
+    alike = np.array([other in main for other in others])
     by_amount = {}
-    for value in sorted(set(amounts.tolist())):
-        selected = runs.isel(run=amounts == value)
+    for value in sorted(set(amounts[alike].tolist())):
+        selected = runs.isel(run=alike & (amounts == value))
         angle = mean_angle(period(selected["matrix_angle"].dropna("epoch", how="all")), method)
         mean, error = mean_and_error(last_errors(selected))
         by_amount[value] = (angle, Estimate(float(mean), float(error), selected.sizes["run"]))
@@ -68,7 +79,7 @@ def _falls(sweep: Mapping[float, tuple[Estimate, Estimate]], symbol: str, missin
     "A larger λ aligns KP faster, but too large a λ may hamper learning; the best λ is open.",
 )
 def _(node: xr.Dataset) -> Finding:
-    sweep = _sweep(node, KP, lambda run: settings(run)["weight_decay"])
+    sweep = _sweep(node, KP, _decay)
     return _falls(
         sweep,
         "weight decay",
@@ -78,31 +89,24 @@ def _(node: xr.Dataset) -> Finding:
 
 @CLAIMS.of_runs("Q2", "Sec. 7", "If WM's angles are too large, more mirroring reduces them.")
 def _(node: xr.Dataset) -> Finding:
-    noise = {
-        _mirroring(run)[1] for run in _runs(matching_runs(node, WM, norm_order=main_order(node)))
-    }
-    runs = matching_runs(node, WM, norm_order=main_order(node), variant=None)
-    alike = [_mirroring(run)[1] in noise for run in _runs(runs)]
     # over all of training: late in a run W is constant, and more steps do not reduce the noise
-    sweep = _sweep(
-        runs.isel(run=alike),
-        WM,
-        lambda run: _mirroring(run)[0],
-        lambda angles: angles.isel(epoch=slice(1, None)),
-    )
+    sweep = _sweep(node, WM, _mirroring, lambda angles: angles.isel(epoch=slice(1, None)))
     missing = "config/ablations/mirror_steps.yaml; all runs of WM here mirror equally often"
     return _falls(sweep, "all of training, mirror steps per engaged step", missing)
 
 
-def _runs(runs: xr.Dataset) -> list[xr.Dataset]:
-    return [runs.isel(run=index) for index in range(runs.sizes["run"])]
+def _decay(run: xr.Dataset) -> tuple[float, dict[str, Any]]:
+    """The weight decay, and the other settings."""
+    others = shared_settings(run)
+    return others.pop("weight_decay"), others
 
 
-def _mirroring(run: xr.Dataset) -> tuple[float, str]:
-    """Mirror steps per engaged step, and WM's other options as text."""
-    options = dataclasses.asdict(methods.load(WM, **settings(run)["options"]))  # type: ignore[call-overload]
+def _mirroring(run: xr.Dataset) -> tuple[float, dict[str, Any]]:
+    """Mirror steps per engaged step, and the other settings and options."""
+    others = shared_settings(run)
+    options = dataclasses.asdict(methods.load(WM, **others.pop("options")))  # type: ignore[call-overload]
     amount = options.pop("mirror_steps") / options.pop("mirror_every")
-    return amount, repr(options)
+    return amount, others | options
 
 
 CLAIMS.shown_by(

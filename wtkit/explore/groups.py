@@ -14,6 +14,7 @@ from ..figures import look_of
 from ..results import (
     METHODS,
     ORDERS,
+    complete,
     mean_and_error,
     measure_label,
     measure_of,
@@ -49,8 +50,10 @@ class Group:
     measure_label: str
 
     def mean(self, quantity: str) -> np.ndarray:
-        """The mean over seeds in degrees, epochs × layers; NaN where nothing was measured."""
-        mean, _ = mean_and_error(self.runs[quantity])
+        """The mean over complete runs in degrees, epochs × layers; NaN where nothing was measured.
+        If all runs diverged, they are shown."""
+        runs = complete(self.runs) if (self.runs["status"] == "complete").any() else self.runs
+        mean, _ = mean_and_error(runs[quantity])
         return mean.transpose("epoch", "layer").values
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import textwrap
@@ -21,7 +22,7 @@ from matplotlib.lines import Line2D
 from .. import data_sets
 from ..arguments import checked
 from ..errors import WtkitError
-from ..experiments import own_options
+from ..experiments import OLD_MLP_OPTIONS, OLD_SETTINGS, RunConfig, own_options
 from ..plan import predicted_and_measured
 from ..results import (
     ANGLE_MEANS,
@@ -59,18 +60,27 @@ SWEPT_LABELS = {
 """The axis labels of swept settings and options whose names do not read as words."""
 GROUP = ["network", "method", "norm_order"]
 MAX_COLUMNS = 5  # of panels by epoch
-DASHES = [(4, 1), (1, 1), (6, 1, 2, 1), (2, 1)]  # of lines by epoch, after the solid one
+# of lines by epoch, after the solid one
+DASHES = [
+    *((4, 1), (1, 1), (6, 1, 2, 1), (2, 1), (8, 3), (1, 3), (5, 1, 1, 1, 1, 1), (3, 3), (10, 1)),
+    *((8, 2, 2, 2), (2, 4)),
+]
 
 
 def swept(node: xr.Dataset) -> list[str]:
     """The settings or options that were swept, in the ablation's order; ``["variant"]`` if its
-    points are named."""
+    points are named, also by words such as ``rate=1`` that name no setting."""
     points = [
         [part.partition("=") for part in str(word).split(",")] for word in node["variant"].values
     ]
     keys = {tuple(key for key, _, _ in point) for point in points}
     named = len(keys) > 1 or any(not equals for point in points for _, equals, _ in point)
-    return ["variant"] if named else list(keys.pop())
+    if named:
+        return ["variant"]
+    settings_of_runs = [_chosen(node.isel(run=index)) for index in range(node.sizes["run"])]
+    (swept_keys,) = keys
+    known = all(any(key in chosen for chosen in settings_of_runs) for key in swept_keys)
+    return list(swept_keys) if known else ["variant"]
 
 
 def quantities(node: xr.Dataset) -> dict[str, str]:
@@ -117,21 +127,32 @@ def epochs(node: xr.Dataset) -> pd.DataFrame:
 def _refuse_none(nodes: Sequence[xr.Dataset]) -> None:
     if not len(nodes):
         raise WtkitError("nodes: expected the results of one network or more, got an empty list")
+    for node in nodes:
+        if not node.sizes["run"]:
+            network = network_label(str(node.attrs["network"]))
+            raise WtkitError(f"nodes: no run of {network} is in them; select other labels")
+
+
+def _chosen(run: xr.Dataset) -> dict[str, Any]:
+    """A run's settings and options by name, old and new."""
+    chosen = settings(run)
+    if not is_own_loop(run):
+        # options that are the network's own are not recorded, nor some settings that are empty
+        unset = {field.name: [] for field in dataclasses.fields(RunConfig)}
+        chosen = unset | own_options(chosen["network"]) | chosen
+        chosen |= chosen["network_options"]
+        mlp = OLD_MLP_OPTIONS if chosen["network"] == "mlp" else {}
+        for old, new in (OLD_SETTINGS | mlp).items():
+            chosen[old] = chosen[new] = chosen.get(old, chosen[new])
+    return chosen | chosen["options"] | {"variant": str(run["variant"].values)}
 
 
 def _labels(run: xr.Dataset, keys: Sequence[str]) -> dict[str, Any]:
-    chosen = settings(run)
-    own_loop = is_own_loop(run)
-    if not own_loop:
-        # options that are the network's own are not recorded
-        chosen = own_options(chosen["network"]) | chosen
-        chosen |= chosen.get("network_options", {})
-    chosen |= chosen["options"]
+    chosen, own_loop = _chosen(run), is_own_loop(run)
     labels: dict[str, Any] = {
         name: str(run[name].values) for name in ("method", "norm_order", "status")
     }
     labels |= {"network": run.attrs["network"], "seed": int(run["seed"])}
-    # some settings are recorded only if they are not empty
     labels |= {key: _value(chosen.get(key, [])) for key in keys}
     classes = None if own_loop else chosen["classes"] or data_sets.classes(chosen["data"])
     return labels | {"chance": 100 * (1 - 1 / classes) if classes else np.nan}
@@ -180,15 +201,19 @@ def draw(nodes: Sequence[xr.Dataset]) -> Figure:
         for ax, (quantity, label) in zip(row, drawn.items(), strict=True):
             plot_against(ax, rows, keys, quantity, label)
         row[0].set_title(network_label(network))
-    chance_last = sorted(
-        zip(*axes[0, 0].get_legend_handles_labels(), strict=True), key=lambda it: it[1] == "chance"
-    )
+    handles = {  # of all networks: they may differ in their methods
+        label: handle
+        for ax in axes[:, 0]
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    names = sorted(handles, key=lambda name: name == "chance")
     fig.legend(
-        *zip(*chance_last, strict=True),
+        [handles[name] for name in names],
+        names,
         loc="outside upper center",
-        ncols=min(6, len(chance_last)),
+        ncols=min(6, len(names)),
     )
-    _note(fig, nodes, seeds(nodes[0]), " (×)")
+    _note(fig, nodes, seeds(*nodes), " (×)")
     return fig
 
 
@@ -237,7 +262,10 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
     columns = min(MAX_COLUMNS, len(groups))
     fig, axes = _panels(2 * math.ceil(len(groups) / columns), columns, height=2.4)
-    fig.set_figwidth(fig.get_figwidth() + 1.9)  # for the legend
+    points = table.drop_duplicates("point")
+    # for the legend, with as many entries in a column as the figure is high
+    legend_columns = math.ceil(len(points) / max(1, int(4.5 * fig.get_figheight()) - 2))
+    fig.set_figwidth(fig.get_figwidth() + 1.9 * legend_columns)
     pairs = [
         pair for rows in zip(axes[::2], axes[1::2], strict=True) for pair in zip(*rows, strict=True)
     ]
@@ -264,13 +292,16 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
             ax.xaxis.set_major_locator(WHOLE_NUMBERS)
             ax.set_ylabel(label)
             _from_zero(ax)
-    points = table.drop_duplicates("point")
     handles = [
         Line2D([], [], color=colors[value], linestyle=(0, dashes[rest]) if dashes[rest] else "-")
         for value, rest in zip(points[by_color], points["by_dash"], strict=True)
     ]
     fig.legend(
-        handles, points["point"], title=", ".join(map(_readable, keys)), loc="outside right upper"
+        handles,
+        points["point"],
+        title=", ".join(map(_readable, keys)),
+        loc="outside right upper",
+        ncols=legend_columns,
     )
     _note(fig, nodes)
     return fig

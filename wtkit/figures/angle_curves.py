@@ -22,6 +22,7 @@ from ..results import (
     METHODS,
     SS,
     WM,
+    check_one_experiment,
     complete,
     data_label,
     is_papers,
@@ -77,7 +78,11 @@ def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, 
     lettered = set(PANELS) <= {method for method, variant in columns if not variant}
     for row, (quantity, name) in enumerate(ANGLES.items()):
         for ax, (method, variant) in zip(axes[row], columns, strict=True):
-            angles(ax, node, method, quantity, variant)
+            there = node["method"].values == method
+            if there.any():
+                angles(ax, node, method, quantity, variant)
+            else:  # a method of the user's own would be unknown here
+                _empty(ax, node, quantity, "not run")
             title = method_label(method, variant)
             if lettered and method in PANELS and not variant:
                 ax.set_title(f"$\\bf{{{PANELS[method][row]}}}$   {title}")
@@ -87,7 +92,7 @@ def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, 
             if row == 1:  # networks may differ in their epochs
                 ax.tick_params(labelbottom=True)
                 ax.set_xlabel("epoch")
-            ax.set_visible(not variant or variant in variants_of(node, method))
+            ax.set_visible(not variant or variant in node["variant"].values[there])
         # a row is about as high as so many letters are wide
         network = textwrap.fill(network_label(node.attrs["network"]), 26)
         axes[row, 0].set_ylabel(f"{network}\n{name} (°)")
@@ -103,24 +108,21 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
         quantity: ``matrix_angle`` or ``delta_angle``.
 
     Raises:
-        WtkitError: for an unknown method or quantity.
+        WtkitError: for an unknown method or quantity, or runs of several experiments.
     """
     known(quantity, ANGLES, "quantity")
+    runs = matching_runs(node, method, norm_order=main_order(node), variant=variant)
+    check_one_experiment(runs)
+    shown = complete(runs) if (runs["status"] == "complete").any() else runs
+    measured = shown[quantity].dropna("epoch", how="all")
+    if not measured.size:
+        _empty(ax, node, quantity, "not run" if not runs.sizes["run"] else "not measured")
+        return
+    # where all runs were measured: a mean over fewer runs would jump
+    count = measured.notnull().any("layer").sum("run")
+    values = measured.sel(epoch=count == count.max()).mean("run").transpose("epoch", "layer")
     epoch_axis(ax, node)
     _angle_axes(ax, quantity)
-    runs = matching_runs(node, method, norm_order=main_order(node), variant=variant)
-    shown = complete(runs) if (runs["status"] == "complete").any() else runs
-    values = shown[quantity].mean("run").dropna("epoch", how="all").transpose("epoch", "layer")
-    if not values.size:
-        ax.text(
-            0.5,
-            0.5,
-            "not run" if not runs.sizes["run"] else "not measured",
-            transform=ax.transAxes,
-            ha="center",
-            color=GREY,
-        )
-        return
     diverged = int((runs["status"] == "diverged").sum())
     if diverged:
         text = (
@@ -157,6 +159,12 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
             textcoords="offset points",
             **WORDS,
         )
+
+
+def _empty(ax: Axes, node: xr.Dataset, quantity: str, why: str) -> None:
+    epoch_axis(ax, node)
+    _angle_axes(ax, quantity)
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=GREY)
 
 
 def _angle_axes(ax: Axes, quantity: str) -> None:

@@ -53,9 +53,9 @@ def note_below(fig: Figure, text: str) -> None:
     fig.supxlabel(textwrap.fill(text, letters), x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 
-def seeds(runs: xr.Dataset) -> str:
-    """How many seeds the means over these runs have, in words."""
-    count = seed_counts(runs)
+def seeds(*nodes: xr.Dataset) -> str:
+    """How many seeds the means over these runs have, in words; several nodes may differ in it."""
+    count = " or ".join(dict.fromkeys(map(seed_counts, nodes)))
     return (
         "one seed: no standard error" if count == "1" else f"mean ± standard error of {count} seeds"
     )

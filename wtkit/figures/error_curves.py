@@ -32,6 +32,7 @@ from ..results import (
     complete,
     data_label,
     final_error,
+    full_data_sets,
     learned_from_jpeg,
     main_order,
     matching_runs,
@@ -63,8 +64,9 @@ def test_error(ax: Axes, node: xr.Dataset, norm_order: str | None = None) -> Non
         runs = matching_runs(node, method, norm_order=norm_order, variant=variant)
         _trajectory(ax, runs, measure_of(node), look, offset=index)
     finals = [(m, v, final_error(node, m, norm_order, v), look) for (m, v), look in drawn.items()]
-    printed = FINAL_ERRORS.get((str(node.attrs["network"]), norm_order), {})
-    others = _other_anchors(node, norm_order)
+    is_error = measure_of(node) == "test_error"  # published values are errors
+    printed = FINAL_ERRORS.get((str(node.attrs["network"]), norm_order), {}) if is_error else {}
+    others = _other_anchors(node, norm_order)[: None if is_error else 0]
     finals += [
         (m, "", Estimate(np.nan), look_of(m))
         for m in others["method"].unique()
@@ -148,7 +150,7 @@ def norm_order(ax: Axes, node: xr.Dataset, method: str = SS) -> None:
             _trajectory(ax, runs, measure_of(node), how, label=label, offset=index)
             printed = FINAL_ERRORS.get((network, order), {}).get(method)
             margin.append((name.split()[0], final_error(node, method, order), printed, how))
-    if node.attrs["data"] == "imagenet" and network == "resnet18" and method == SS:
+    if full_data_sets(node) == {"imagenet"} and network == "resnet18" and method == SS:
         text = f"SS, BatchNorm before ReLU, Xiao et al.: {XIAO_ERROR} %"
         ax.axhline(XIAO_ERROR, color=GREY, linewidth=1, linestyle=(0, (6, 2)), zorder=1, label=text)
     _error_axes(ax, node, [ours.mean for _, ours, _, _ in margin])
@@ -171,7 +173,10 @@ def _trajectory(
 ) -> None:
     """Draw the mean of ``measure`` over complete runs with a band of one standard error, and each
     diverged run as a thin line that ends in a cross."""
-    mean, error = mean_and_error(complete(runs)[measure])
+    values = complete(runs)[measure]
+    # where all runs were measured: a mean over fewer runs would jump
+    count = values.count("run")
+    mean, error = mean_and_error(values.sel(epoch=(count == count.max()) & (count > 0)))
     epochs = mean["epoch"].values
     every = max(1, len(epochs) // 6)
     ax.plot(
@@ -249,7 +254,7 @@ def _margin(
     left, right = 1.05 * last, (1.05 + max(0.4, 0.12 * len(finals) - 0.2)) * last
     edges = np.linspace(left, right, len(finals) + 1)
     columns = (edges[:-1] + edges[1:]) / 2
-    longest = max((len(name) for name, *_ in finals), default=0)
+    longest = max((len(_shortened(name)) for name, *_ in finals), default=0)
     upright = longest > 6  # names of variants, which would run into each other
     for x, (name, ours, printed, how) in zip(columns, finals, strict=True):
         mark: dict[str, Any] = {
@@ -257,14 +262,18 @@ def _margin(
             "marker": how.marker,
             "linestyle": "none",
             "elinewidth": 1,
+            "clip_on": False,  # errors near 100 % are at the edge of the axes
         }
         if np.isfinite(ours.mean):
             error = None if np.isnan(ours.error) else ours.error
-            ax.errorbar(x - 0.015 * last, ours.mean, yerr=error, markersize=5, **mark)
+            place, filled = ours.mean, mark
+            if ours.mean == 0 and ax.get_yscale() == "log":
+                place, error, filled = 1.1 * ax.get_ylim()[0], None, mark | {"marker": "v"}
+            ax.errorbar(x - 0.015 * last, place, yerr=error, markersize=5, **filled)
         if printed:
             where = (x + 0.015 * last, printed.mean)
             ax.errorbar(*where, yerr=printed.error, markersize=5.5, markerfacecolor="white", **mark)
-        text_below(ax, x, name, 4, 7.5, rotation=90 if upright else 0)
+        text_below(ax, x, _shortened(name), 4, 7.5, rotation=90 if upright else 0)
     spine = ax.spines["bottom"]
     spine.set_bounds(-0.02 * last, 1.02 * last)
     rule = Line2D([left, right], [0, 0], transform=ax.get_xaxis_transform(), clip_on=False)
@@ -280,6 +289,11 @@ def _margin(
     return columns
 
 
+def _shortened(name: str) -> str:
+    """At most 14 letters; the legend has the whole name."""
+    return name if len(name) <= 14 else f"{name[:13]}…"
+
+
 def _remarks(ax: Axes, runs: xr.Dataset, key: Sequence[str] = ()) -> None:
     """Write below the axes how many seeds the means have, which runs diverged, and the ``key`` of
     further marks."""
@@ -293,6 +307,15 @@ def _remarks(ax: Axes, runs: xr.Dataset, key: Sequence[str] = ()) -> None:
                     "not in the mean"
                 )
     text_below(ax, ax.get_xlim()[0], "\n".join([*lines, *key]), 36, 7.5, color=GREY, ha="left")
+
+
+def _columns(letters: Sequence[int], width: float) -> int:
+    """The number of columns of a legend of these names that fit into ``width`` inches."""
+    for count in range(len(letters), 1, -1):
+        columns = np.array_split(np.array(letters), count)  # as matplotlib fills a legend
+        if sum(0.66 + 0.075 * column.max() for column in columns) <= width:
+            return count
+    return 1
 
 
 def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | None = None) -> None:
@@ -316,11 +339,10 @@ def method_legend(fig: Figure, nodes: Iterable[xr.Dataset], norm_order: str | No
         )
         line.set_label(method_label(method, variant))
         lines.append(line)
-    longest = max((len(str(line.get_label())) for line in lines), default=0)
     fig.legend(
         handles=lines,
         loc="outside upper center",
-        ncols=min(len(lines), max(1, int(fig.get_figwidth() / (0.55 + 0.075 * longest)))),  # inches
+        ncols=_columns([len(str(line.get_label())) for line in lines], fig.get_figwidth()),
         handlelength=3.2,
         columnspacing=1.5,
     )

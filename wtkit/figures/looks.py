@@ -42,6 +42,10 @@ SPARE = (
 )  # fmt: skip
 """For methods beyond the paper's five, in order of their names."""
 VARIANT_LINES: tuple[Any, ...] = ((0, (4, 1)), (0, (2, 1)), (0, (1, 1)), (0, (6, 1, 2, 1)))
+VARIANT_MARKERS = ("$1$", "$2$", "$3$", "$4$", "$5$", "$6$", "$7$", "$8$", "$9$")
+"""For variants after the twelfth, whose colours and lines repeat."""
+_OWN_METHODS: dict[str, int] = {}
+"""Methods of a user's own in the order in which they were drawn first."""
 LAYER_COLORS: Colormap = ListedColormap(
     mpl.colormaps["viridis"](np.linspace(0.0, 0.92, 256)), "layers"
 )
@@ -87,11 +91,16 @@ def look_of(method: str, number: int = 0) -> Look:
         return look
     share = 0.35 + 0.2 * (number % 3)  # of white
     red, green, blue = (share + (1 - share) * part for part in to_rgb(look.color))
-    return Look((red, green, blue), VARIANT_LINES[number % len(VARIANT_LINES)], look.marker)
+    rounds = number // (3 * len(VARIANT_LINES))  # colours and lines repeat, markers do not
+    marker = VARIANT_MARKERS[rounds % len(VARIANT_MARKERS)] if rounds else look.marker
+    return Look((red, green, blue), VARIANT_LINES[number % len(VARIANT_LINES)], marker)
 
 
 def _main_look(method: str) -> Look:
     if method in LOOKS:
         return LOOKS[method]
     others = [name for name in methods.names() if name not in LOOKS]
-    return SPARE[others.index(method) % len(SPARE) if method in others else -1]
+    if method in others:
+        return SPARE[others.index(method) % len(SPARE)]
+    place = _OWN_METHODS.setdefault(method, len(_OWN_METHODS))
+    return SPARE[-1 - place % len(SPARE)]

@@ -275,6 +275,7 @@ def _noise_warnings(
         return []
     # a lower rate must not make B lag too far behind W
     allowed_lag = min(time_constant(config), math.inf if steps is None else config.epochs * steps)
+    allowed_lag = max(allowed_lag, 1.0)  # a decay that forgets in one step
     lowest_rate = method.mirror_every / method.mirror_steps / allowed_lag
     return [
         f"noise leaves {angles[worst]:.0f}° in {worst.name} ({worst.inputs:,} inputs, "

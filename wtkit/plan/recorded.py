@@ -13,7 +13,7 @@ import xarray as xr
 from .. import methods
 from ..experiments import RunConfig, known_facts, learning_rate
 from ..methods.weight_mirror import WeightMirror
-from ..results import config_of, is_own_loop, method_of
+from ..results import is_own_loop, known_config_of, method_of
 from .formulas import Layer, learns_as_W, mirrors, mismatch, sampling_angle
 
 
@@ -53,14 +53,14 @@ def measured_mismatch(run: xr.Dataset) -> xr.DataArray:
 
 def time_constants(run: xr.Dataset) -> tuple[float, float]:
     """Steps at the peak rate in which a recorded run's mismatch falls to 1/e: predicted and
-    measured, or NaN; also NaN for a run in a loop of its user's, whose settings say no rates.
+    measured, or NaN; also NaN for a run without :func:`wtkit.results.known_config_of`.
 
     Both come from a linear fit of the mismatch's logarithm to Σ η_W / η_peak. The fit uses the
     epochs whose prediction is above 1/1000 of the start; below that, rounding dominates.
     """
-    if is_own_loop(run):
+    config = known_config_of(run)
+    if config is None:
         return math.nan, math.nan
-    config = config_of(run)
     steps = known_facts(config).steps(config)
     # gathering pads shorter runs with NaN
     measured = measured_mismatch(run).values[: config.epochs + 1]

@@ -4,7 +4,7 @@ Imports no torch.
 """
 
 from ..arguments import check_arguments
-from .agreement import check_together, run_labels
+from .agreement import check_together, run_labels, shared_settings
 from .graph import GRAPH_COORDS, downstream
 from .incomplete import say_what_is_missing
 from .names import (
@@ -36,7 +36,14 @@ from .paper import (
     error_table,
     is_papers,
 )
-from .recorded import OWN_LOOP, config_of, is_own_loop, method_of, settings
+from .recorded import (
+    OWN_LOOP,
+    config_of,
+    is_own_loop,
+    known_config_of,
+    method_of,
+    settings,
+)
 from .schema import (
     ALL_WEIGHTS,
     LAYER_COORDS,
@@ -51,7 +58,7 @@ from .schema import (
     dataset,
     metrics_of,
 )
-from .selection import matching_runs, select
+from .selection import check_one_experiment, matching_runs, select
 from .store import gather, is_gathered, open_results, open_run, save
 from .summary import (
     Estimate,
@@ -104,6 +111,7 @@ __all__ = [
     "Estimate",
     "anchors_of",
     "check",
+    "check_one_experiment",
     "check_together",
     "complete",
     "config_of",
@@ -119,6 +127,7 @@ __all__ = [
     "is_gathered",
     "is_own_loop",
     "is_papers",
+    "known_config_of",
     "last_errors",
     "learned_from_jpeg",
     "lr_drops",
@@ -142,6 +151,7 @@ __all__ = [
     "say_what_is_missing",
     "select",
     "settings",
+    "shared_settings",
     "tidy",
     "variants_of",
 ]

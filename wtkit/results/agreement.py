@@ -65,8 +65,8 @@ def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
     check_labels(sourced_runs)
     first: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
     for source, run in sourced_runs:
-        other, expected = first.setdefault(run_labels(run)[:-1], (source, _shared_settings(run)))
-        found = _shared_settings(run)
+        other, expected = first.setdefault(run_labels(run)[:-1], (source, shared_settings(run)))
+        found = shared_settings(run)
         for key in sorted(expected.keys() | found.keys()):
             if expected.get(key) != found.get(key):
                 raise WtkitError(
@@ -76,7 +76,7 @@ def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
                 )
 
 
-def _shared_settings(run: xr.Dataset) -> dict[str, Any]:
+def shared_settings(run: xr.Dataset) -> dict[str, Any]:
     """The settings that a run shares with those of other seeds: without those on which its numbers
     do not depend. A folder of images may have moved."""
     found = {key: value for key, value in settings(run).items() if key not in _OWN}

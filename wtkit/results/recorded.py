@@ -45,10 +45,26 @@ def method_of(run: xr.Dataset) -> Method:
     """The method of one recorded run (an element of the dimension ``run``) with its options."""
     if is_own_loop(run):
         return methods.load(str(run["method"].values), **settings(run)["options"])
-    return config_of(run).loaded_method()
+    # the method does not depend on the data set, which may not be installed here
+    return _as_config(settings(run) | {"data": "digits", "classes": None}).loaded_method()
 
 
 def config_of(run: xr.Dataset) -> RunConfig:
     """The settings of one recorded run (an element of the dimension ``run``) as a RunConfig; not
     for a run of :func:`is_own_loop`, which has none."""
-    return run_config({name: value for name, value in settings(run).items() if name != "numerics"})
+    return _as_config(settings(run))
+
+
+def _as_config(recorded: dict[str, Any]) -> RunConfig:
+    return run_config({name: value for name, value in recorded.items() if name != "numerics"})
+
+
+def known_config_of(run: xr.Dataset) -> RunConfig | None:
+    """:func:`config_of`; None for a run of :func:`is_own_loop`, or of a data set, network or method
+    that is not installed here."""
+    if is_own_loop(run):
+        return None
+    try:
+        return config_of(run)
+    except WtkitError:
+        return None

@@ -78,6 +78,21 @@ def matching_runs(
     return runs.isel(run=mask)
 
 
+def check_one_experiment(runs: xr.Dataset) -> None:
+    """Check before a mean over seeds that the runs are of one experiment: those of another have
+    the same labels, but other settings.
+
+    Raises:
+        WtkitError: if they are of several.
+    """
+    names = dict.fromkeys(runs["experiment"].values.tolist()) if "experiment" in runs.coords else {}
+    if len(names) > 1:
+        raise WtkitError(
+            f"these runs are of several experiments, {', '.join(names)}, which have no mean; open "
+            f"one, or select one: results.wt.select(experiment={next(iter(names))!r})"
+        )
+
+
 def _dataset(node: xr.Dataset | xr.DataTree) -> xr.Dataset:
     dataset = node.to_dataset() if isinstance(node, xr.DataTree) else node
     if "run" not in dataset.sizes:

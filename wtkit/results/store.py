@@ -277,6 +277,8 @@ def _join_experiments(trees: list[xr.DataTree]) -> xr.DataTree:
 
 
 def _with_experiment(node: xr.Dataset, experiment: str) -> xr.Dataset:
+    if "experiment" in node.coords:  # joined before
+        return node
     values = [experiment] * node.sizes["run"]
     attrs = {"long_name": "name of the experiment"}
     return node.assign_coords(

@@ -12,9 +12,9 @@ from ..errors import WtkitError
 from ..experiments import known_facts
 from ..validation import known
 from .names import MAIN_ORDER, METHODS, method_label
-from .recorded import config_of, is_own_loop, settings
+from .recorded import is_own_loop, known_config_of, settings
 from .schema import ALL_WEIGHTS, metrics_of
-from .selection import matching_runs
+from .selection import check_one_experiment, matching_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +111,12 @@ def final_error(
     """Error at the last epoch, over a method's complete runs, with the number of diverged runs.
 
     It is the :func:`measure_of` all runs of ``node``: the methods of a table have one unit.
+
+    Raises:
+        WtkitError: if the method's runs are of several experiments.
     """
     runs = matching_runs(node, method, norm_order=norm_order or main_order(node), variant=variant)
+    check_one_experiment(runs)
     values = last_errors(complete(runs), measure_of(node))
     mean, error = mean_and_error(values)
     diverged = int((runs["status"].values == "diverged").sum())
@@ -174,10 +178,11 @@ def held_out_images(runs: xr.Dataset) -> int:
 
 
 def _held_out(run: xr.Dataset) -> int:
-    recorded = float(run["held_out_images"]) if "held_out_images" in run.variables else math.nan
-    if recorded > 0 or is_own_loop(run):
-        return max(0, int(recorded))
-    return known_facts(config_of(run)).held_out or 0
+    recorded = float(run["held_out_images"]) if "held_out_images" in run.variables else 0.0
+    if recorded > 0:
+        return int(recorded)
+    config = known_config_of(run)
+    return 0 if config is None else known_facts(config).held_out or 0
 
 
 def over_all_weights(node: xr.Dataset) -> bool:

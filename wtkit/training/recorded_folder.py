@@ -101,13 +101,11 @@ class RecordedFolder:
         if path.exists():
             # a run whose folder was deleted is recorded anew
             there = {run_labels(other) for other in (run, *finished.values())}
-            for network, node in open_results(path, quiet=True).children.items():
-                for number in range(node.sizes["run"]):
-                    if run_labels(node.to_dataset().isel(run=number)) not in there:
-                        raise WtkitError(
-                            f"{path} holds runs of {network} that {self.experiment}/runs lacks, "
-                            "and they would be lost; choose another folder, or delete that file"
-                        )
+            if lost := _labels_in(path) - there:
+                raise WtkitError(
+                    f"{path} holds runs of {min(lost)[0]} that {self.experiment}/runs lacks, "
+                    "and they would be lost; choose another folder, or delete that file"
+                )
         network = run.attrs["network"]
         alike = [(source, r) for source, r in finished.items() if r.attrs["network"] == network]
         check_together([*alike, (f"Recorder: {self._name}", run)])
@@ -187,12 +185,21 @@ class RecordedFolder:
         if not self._writes:
             return
         assert self.experiment is not None
-        gathered, runs = self.experiment / GATHERED, self._finished_runs()
-        if gathered.is_file() and all(_time(run) < _time(gathered) for run in runs):
-            return
+        gathered = self.experiment / GATHERED
         with held(self.experiment, None):  # another process may be gathering
-            tree = gather(self._finished_runs(), self.experiment.resolve().name)
-            results.save(tree, gathered)
+            runs = self._finished_runs()
+            # a copied run may be older than the results
+            if not (
+                gathered.is_file()
+                and all(_time(run) < _time(gathered) for run in runs)
+                and {run_labels(open_run(run)) for run in runs} <= _labels_in(gathered)
+            ):
+                results.save(gather(runs, self.experiment.resolve().name), gathered)
+
+
+def _labels_in(gathered: Path) -> set[tuple[str, ...]]:
+    nodes = [node.to_dataset() for node in open_results(gathered, quiet=True).children.values()]
+    return {run_labels(node.isel(run=n)) for node in nodes for n in range(node.sizes["run"])}
 
 
 def _time(path: Path) -> int:

@@ -165,7 +165,7 @@ class Recorder:
             if self._finished is not None:
                 self._closed, self._status = True, str(self._finished["status"].values)
                 self._files.release()
-                say(f"{self.folder} holds this run already, finished.", self._quiet)
+                say(f"{self.folder} holds this run already, finished{self._early()}.", self._quiet)
                 return
             self._entries = [self._probe.measures()]
             self._files.check(self.trajectory())
@@ -188,6 +188,13 @@ class Recorder:
         if self.finished:
             return max(self.trajectory().sizes["epoch"], 1 + (self._labels.epochs or 0))
         return len(self._entries)
+
+    def _early(self) -> str:
+        """How many of the epochs a finished run has, if fewer than are wanted now."""
+        count, wanted = self.trajectory().sizes["epoch"] - 1, self._labels.epochs or 0
+        if self._status == "diverged" or count >= wanted:
+            return ""
+        return f" after {count} of {wanted} epochs; to record it anew, delete the folder"
 
     @property
     def finished(self) -> bool:
