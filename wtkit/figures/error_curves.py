@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -310,11 +311,13 @@ def _remarks(ax: Axes, runs: xr.Dataset, key: Sequence[str] = ()) -> None:
 
 
 def _columns(letters: Sequence[int], width: float) -> int:
-    """The number of columns of a legend of these names that fit into ``width`` inches."""
+    """The number of columns of a legend of these names in as few rows as fit into ``width`` inches,
+    filled evenly."""
     for count in range(len(letters), 1, -1):
         columns = np.array_split(np.array(letters), count)  # as matplotlib fills a legend
         if sum(0.66 + 0.075 * column.max() for column in columns) <= width:
-            return count
+            rows = math.ceil(len(letters) / count)
+            return math.ceil(len(letters) / rows)
     return 1
 
 
