@@ -161,6 +161,9 @@ def test_several_experiments_are_one_tree(first, tmp_path):
     assert results.select(node, "FA", experiment="second_and_longer").sizes["run"] == 1
     with pytest.raises(WtkitError, match="mean 'first'"):
         results.select(node, "WM", experiment="frist")
+    variants = write(tmp_path, "only_variants", [{"variant": "fast"}])
+    with pytest.raises(WtkitError, match=r"no runs with variant ''.*variant=None selects all"):
+        wtkit.open_results(first, variants, quiet=True).wt.select(experiment="only_variants")
     assert set(wtkit.tidy(tree)["experiment"]) == {"first", "second_and_longer"}
     path = tmp_path / "both.nc"
     results.save(tree, path)

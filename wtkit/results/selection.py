@@ -42,12 +42,12 @@ def select(
     runs = _dataset(node)
     if method is not None:
         method, variant = _split_label(runs, method, variant)
-    wanted = {
+    wanted = {  # the variant last: an error then says that its default leaves nothing
+        "experiment": experiment,
         "method": method,
         "norm_order": norm_order,
-        "variant": variant,
         "seed": seed,
-        "experiment": experiment,
+        "variant": variant,
     }
     for name, value in wanted.items():
         if value is not None:
@@ -89,7 +89,7 @@ def check_one_experiment(runs: xr.Dataset) -> None:
     if len(names) > 1:
         raise WtkitError(
             f"these runs are of several experiments, {', '.join(names)}, which have no mean; open "
-            f"one, or select one: results.wt.select(experiment={next(iter(names))!r})"
+            f"one, or select one: results.wt.select(experiment={next(iter(names))!r}, variant=None)"
         )
 
 
