@@ -138,7 +138,7 @@ def _chosen(run: xr.Dataset) -> dict[str, Any]:
     chosen = settings(run)
     if not is_own_loop(run):
         # options that are the network's own are not recorded, nor some settings that are empty
-        unset = {field.name: [] for field in dataclasses.fields(RunConfig)}
+        unset: dict[str, Any] = {field.name: [] for field in dataclasses.fields(RunConfig)}
         chosen = unset | own_options(chosen["network"]) | chosen
         chosen |= chosen["network_options"]
         mlp = OLD_MLP_OPTIONS if chosen["network"] == "mlp" else {}
