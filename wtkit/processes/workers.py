@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing.util
 import os
 import tempfile
 import textwrap
+import traceback
 from collections.abc import Iterator
 
 from ..errors import WtkitError
@@ -49,6 +51,10 @@ def killed_workers() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         reason = textwrap.shorten(str(error), 120)
+        # PyTorch reports the dead process again as long as its loader exists, so also to the run
+        # that resumes in this process
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
         raise WtkitError(
             f"a process that decodes images was killed: {reason}; if memory is short take fewer "
             "workers, then run the same command again: it resumes from the last checkpoint"
