@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -13,7 +14,9 @@ import pytest
 import wtkit
 from wtkit import files
 from wtkit.experiments import RunConfig
-from wtkit.processes import is_first
+from wtkit.processes import Share, is_first
+from wtkit.training import run
+from wtkit.training.run import Run
 
 OURS = ["-m", "wtkit.processes", "2"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -76,11 +79,26 @@ def test_a_launcher_that_is_killed_takes_its_processes_with_it(tmp_path, launche
     gone, alive = psutil.wait_procs(ours, timeout=30)
     assert (len(gone), alive) == (2, [])
     # they had time to say it, and to write a checkpoint
-    (line,) = process.stderr.read().splitlines()
+    lines = process.stderr.read().splitlines()
     process.stderr.close(), process.wait()
-    assert line.startswith("wtkit: run: stopped by SIGTERM after step ")
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("wtkit: run: stopped by SIGTERM after step ")
     with files.held(tmp_path / "run", "is held still"):
         pass
+
+
+def test_a_signal_that_comes_after_all_processes_have_agreed_waits_for_the_next_check(monkeypatch):
+    signals = []
+
+    def agreed_just_before_the_signal(share, flag):
+        signals.append("SIGTERM")
+        return flag
+
+    monkeypatch.setattr(run, "any_of", agreed_just_before_the_signal)
+    state = SimpleNamespace(share=Share(rank=0, world=2), step=10, steps=100)
+    # otherwise this process would stop and the other would wait for it in vain
+    assert not Run.stops(state, signals)
+    assert Run.stops(state, signals)
 
 
 @pytest.mark.slow

@@ -181,12 +181,15 @@ class Run:
 
     def stops(self, stop_signals: list[str]) -> bool:
         """Whether any process received a stop signal; the answer is the same in all of them."""
-        if self.share.world > 1:
-            if self.step % STOP_CHECK_EVERY and self.step != self.steps:
-                return False
-            if any_of(self.share, bool(stop_signals)) and not stop_signals:
-                stop_signals.append("a signal to another process")
-        return bool(stop_signals)
+        if self.share.world == 1:
+            return bool(stop_signals)
+        if self.step % STOP_CHECK_EVERY and self.step != self.steps:
+            return False
+        # not from the list: a signal may arrive here after the others were told of none
+        stopped = any_of(self.share, bool(stop_signals))
+        if stopped and not stop_signals:
+            stop_signals.append("a signal to another process")
+        return stopped
 
     def record(self, start: float) -> None:
         """Add a record after an epoch, or before the first. Measuring changes nothing in the
