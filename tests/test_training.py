@@ -15,6 +15,7 @@ import pytest
 import torch
 import xarray as xr
 from images import image_folder
+from torch.utils.data._utils import signal_handling
 
 import wtkit
 from wtkit import results
@@ -473,8 +474,11 @@ def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, t
 
     with pytest.raises(
         wtkit.WtkitError, match=r"decodes images was killed: DataLoader worker .* resumes"
-    ):
+    ) as raised:
         wtkit.train(settings, tmp_path, quiet=True, on_epoch=kill)
+    # a notebook keeps the error, and with it what its frames hold
+    assert raised.value.__context__ is not None
+    signal_handling._error_if_any_worker_fails()
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
 
 

@@ -23,6 +23,8 @@ from .run import Run
 from .watchers import Watchers
 
 
+# around the whole call: PyTorch may notice a killed process while this one closes its files
+@killed_workers()
 def train(
     config: RunConfig,
     folder: str | Path | None = None,
@@ -75,8 +77,7 @@ def train(
     """
     folder = None if folder is None else Path(folder)
     live = Live() if watch and in_notebook() else None
-    # outermost: PyTorch may notice a killed process while this one closes its files
-    with killed_workers(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         target = find_device(device)
         stack.enter_context(own_modes(target))
         share = stack.enter_context(joined(target))
