@@ -32,6 +32,7 @@ from ..results import (
     mean_and_error,
     measure_label,
     measure_of,
+    measured,
     method_label,
 )
 from .claim import CannotTestError, Finding, all_of, joined
@@ -132,8 +133,10 @@ def why_misaligned(node: xr.Dataset) -> str:
     if not runs.sizes["run"]:
         return ""
     config = known_config_of(runs.isel(run=0))
-    steps = None if config is None else known_facts(config).steps(config)
-    if config is None or steps is None:
+    if config is None:
+        return ""
+    steps = known_facts(config).steps(config)
+    if steps is None:
         return ""
     foldings = -math.log(max(float(mismatch(config, steps)[-1]), 1e-300))
     if foldings >= MIN_FOLDINGS:
@@ -205,8 +208,7 @@ def after_start(angles: xr.DataArray) -> xr.DataArray:
 
 def last_epoch(values: xr.DataArray) -> xr.DataArray:
     """Each run's last measured epoch; runs may differ in length."""
-    others = [dim for dim in values.dims if dim not in ("run", "epoch")]
-    return values["epoch"].where(values.notnull().any(others)).max("epoch")
+    return values["epoch"].where(measured(values)).max("epoch")
 
 
 def late_part(angles: xr.DataArray) -> xr.DataArray:

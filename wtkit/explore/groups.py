@@ -14,10 +14,11 @@ from ..figures import look_of
 from ..results import (
     METHODS,
     ORDERS,
-    complete,
+    complete_if_any,
     mean_and_error,
     measure_label,
     measure_of,
+    measured_in_all,
     method_label,
     network_label,
     nodes_of,
@@ -50,10 +51,10 @@ class Group:
     measure_label: str
 
     def mean(self, quantity: str) -> np.ndarray:
-        """The mean over complete runs in degrees, epochs × layers; NaN where nothing was measured.
-        If all runs diverged, they are shown."""
-        runs = complete(self.runs) if (self.runs["status"] == "complete").any() else self.runs
-        mean, _ = mean_and_error(runs[quantity])
+        """The mean over complete runs in degrees, epochs × layers; NaN where not all of them were
+        measured. If all runs diverged, they are shown."""
+        values = complete_if_any(self.runs)[quantity]
+        mean, _ = mean_and_error(values.where(measured_in_all(values)))
         return mean.transpose("epoch", "layer").values
 
     @property

@@ -60,11 +60,10 @@ SWEPT_LABELS = {
 """The axis labels of swept settings and options whose names do not read as words."""
 GROUP = ["network", "method", "norm_order"]
 MAX_COLUMNS = 5  # of panels by epoch
-# of lines by epoch, after the solid one
-DASHES = [
-    *((4, 1), (1, 1), (6, 1, 2, 1), (2, 1), (8, 3), (1, 3), (5, 1, 1, 1, 1, 1), (3, 3), (10, 1)),
-    *((8, 2, 2, 2), (2, 4)),
-]
+DASHES = [  # of lines by epoch, after the solid one
+    (4, 1), (1, 1), (6, 1, 2, 1), (2, 1), (8, 3), (1, 3), (5, 1, 1, 1, 1, 1), (3, 3), (10, 1),
+    (8, 2, 2, 2), (2, 4),
+]  # fmt: skip
 
 
 def swept(node: xr.Dataset) -> list[str]:

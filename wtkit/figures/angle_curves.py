@@ -23,12 +23,13 @@ from ..results import (
     SS,
     WM,
     check_one_experiment,
-    complete,
+    complete_if_any,
     data_label,
     is_papers,
     lr_drops,
     main_order,
     matching_runs,
+    measured_in_all,
     method_label,
     methods_of,
     network_label,
@@ -113,14 +114,12 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
     known(quantity, ANGLES, "quantity")
     runs = matching_runs(node, method, norm_order=main_order(node), variant=variant)
     check_one_experiment(runs)
-    shown = complete(runs) if (runs["status"] == "complete").any() else runs
-    measured = shown[quantity].dropna("epoch", how="all")
-    if not measured.size:
+    shown = complete_if_any(runs)
+    values = shown[quantity]
+    values = values.sel(epoch=measured_in_all(values)).mean("run").transpose("epoch", "layer")
+    if not values.size:
         _empty(ax, node, quantity, "not run" if not runs.sizes["run"] else "not measured")
         return
-    # where all runs were measured: a mean over fewer runs would jump
-    count = measured.notnull().any("layer").sum("run")
-    values = measured.sel(epoch=count == count.max()).mean("run").transpose("epoch", "layer")
     epoch_axis(ax, node)
     _angle_axes(ax, quantity)
     diverged = int((runs["status"] == "diverged").sum())

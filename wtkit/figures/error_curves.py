@@ -40,6 +40,7 @@ from ..results import (
     mean_and_error,
     measure_label,
     measure_of,
+    measured_in_all,
     method_label,
     methods_of,
     network_label,
@@ -175,9 +176,7 @@ def _trajectory(
     """Draw the mean of ``measure`` over complete runs with a band of one standard error, and each
     diverged run as a thin line that ends in a cross."""
     values = complete(runs)[measure]
-    # where all runs were measured: a mean over fewer runs would jump
-    count = values.count("run")
-    mean, error = mean_and_error(values.sel(epoch=(count == count.max()) & (count > 0)))
+    mean, error = mean_and_error(values.sel(epoch=measured_in_all(values)))
     epochs = mean["epoch"].values
     every = max(1, len(epochs) // 6)
     ax.plot(

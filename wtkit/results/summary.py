@@ -72,6 +72,23 @@ def complete(runs: xr.Dataset) -> xr.Dataset:
     return runs.isel(run=runs["status"].values == "complete")
 
 
+def complete_if_any(runs: xr.Dataset) -> xr.Dataset:
+    """The runs that did not diverge; if all did, all of them, to be shown as they are."""
+    return complete(runs) if (runs["status"] == "complete").any() else runs
+
+
+def measured(values: xr.DataArray) -> xr.DataArray:
+    """Whether a run has any value at an epoch, over ``run`` and ``epoch``."""
+    return values.notnull().any([dim for dim in values.dims if dim not in ("run", "epoch")])
+
+
+def measured_in_all(values: xr.DataArray) -> xr.DataArray:
+    """The epochs at which no run lacks a value that another one has; a mean over fewer runs, where
+    one was shorter, would jump."""
+    count = measured(values).sum("run")
+    return (count == count.max()) & (count > 0) if count.size else count > 0
+
+
 def measure_of(node: xr.Dataset) -> str:
     """What these runs are judged by: ``test_error``; of runs that measured none, the first of their
     own metrics, such as ``bits_per_character``."""
