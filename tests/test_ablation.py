@@ -187,15 +187,35 @@ def test_every_shape_is_drawn(shape, results):
         plt.close(fig)
 
 
+def looks_of(fig):
+    """The colour and dashes of every point in the legend."""
+    (legend,) = fig.legends
+    return {
+        text.get_text(): (to_hex(line.get_color()), line._unscaled_dash_pattern)
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    }
+
+
+def test_of_named_points_the_word_is_shown_by_colour_and_the_number_by_dashes(results):
+    variants = {
+        "matched": {},
+        **{f"lr_{factor}": {"lr": 0.02 * factor} for factor in (1.5, 3)},
+        **{f"decay_{factor}": {"weight_decay": 0.1 * factor} for factor in (1.5, 3)},
+    }
+    fig = ablation.draw_epochs(results({"methods": ["backprop"], "variants": variants}))
+    looks = looks_of(fig)
+    assert len(set(looks.values())) == len(looks) == 5
+    assert len({color for color, _ in looks.values()}) == 3
+    assert looks["lr 1.5"][0] == looks["lr 3"][0] != looks["decay 3"][0]
+    assert looks["lr 3"][1] == looks["decay 3"][1] != looks["decay 1.5"][1]
+    plt.close(fig)
+
+
 def test_of_two_swept_quantities_one_is_shown_by_colour_and_one_by_dashes(results):
     noises, rates = ["gaussian", "uniform"], [0.02, 0.04, 0.08]
     sweep = {"noise": noises, "mirror_lr": rates}
     fig = ablation.draw_epochs(results({"methods": ["weight_mirror"], "sweep": sweep}))
-    (legend,) = fig.legends
-    looks = {
-        text.get_text(): (to_hex(line.get_color()), line._unscaled_dash_pattern)
-        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
-    }
+    looks = looks_of(fig)
     for noise in noises:
         assert len({looks[f"{noise}, {rate}"][0] for rate in rates}) == 3
         assert len({looks[f"{noise}, {rate}"][1] for rate in rates}) == 1

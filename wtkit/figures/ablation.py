@@ -246,16 +246,16 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     """Draw test error and, below it, matrix angle by epoch: one line per point of the ablation, one
     pair of panels per method and network.
 
-    Colour shows the swept quantity with the most values, dashes show the others.
+    Colour shows the swept quantity with the most values, dashes show the others. Of points named
+    like ``decay_3`` colour shows the word, dashes show the number.
     """
     _refuse_none(nodes)
     table, keys = pd.concat([epochs(node) for node in nodes], ignore_index=True), swept(nodes[0])
     measure, label = next(iter(quantities(nodes[0]).items()))
     shown = {measure: label, "matrix_angle": ANGLE_LABELS["matrix_angle"]}
     table["point"], lines = _points(table, keys), _lines(table, keys)
-    by_color = max(keys, key=lambda key: table[key].nunique())
-    table["by_dash"] = [str(rest) for rest in table[keys].drop(columns=by_color).values]
-    values, rests = table[by_color].unique(), table["by_dash"].unique()
+    table["by_color"], table["by_dash"] = _colored_and_dashed(table[keys])
+    values, rests = table["by_color"].unique(), table["by_dash"].unique()
     colors = dict(zip(values, LAYER_COLORS(np.linspace(0, 1, len(values))), strict=True))
     dashes: dict[str, Any] = dict(zip(rests, itertools.cycle(["", *DASHES]), strict=False))
     groups = list(table.groupby([lines[name] for name in GROUP], sort=False))
@@ -280,7 +280,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
                 rows,
                 x="epoch",
                 y=quantity,
-                hue=by_color,
+                hue="by_color",
                 palette=colors,
                 style="by_dash",
                 dashes=dashes,
@@ -293,7 +293,7 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
             _from_zero(ax)
     handles = [
         Line2D([], [], color=colors[value], linestyle=(0, dashes[rest]) if dashes[rest] else "-")
-        for value, rest in zip(points[by_color], points["by_dash"], strict=True)
+        for value, rest in zip(points["by_color"], points["by_dash"], strict=True)
     ]
     fig.legend(
         handles,
@@ -304,6 +304,16 @@ def draw_epochs(nodes: Sequence[xr.Dataset]) -> Figure:
     )
     _note(fig, nodes)
     return fig
+
+
+def _colored_and_dashed(points: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """What colour and dashes of a point's lines show, from its swept values, by row."""
+    if list(points) == ["variant"]:
+        parts = points["variant"].str.extract(r"^(.*?)(?:[ _]([\d.]+))?$").fillna("")
+        ranks = {word: list(dict.fromkeys(rows)) for word, rows in parts.groupby(0)[1]}
+        return parts[0], [str(ranks[word].index(number)) for word, number in parts.values]
+    by_color = max(points, key=lambda key: points[key].nunique())
+    return points[by_color], [str(rest) for rest in points.drop(columns=by_color).values]
 
 
 @checked
