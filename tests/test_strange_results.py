@@ -203,3 +203,21 @@ def test_a_small_file_that_claims_much_memory_is_refused(tmp_path):
         file.create_dataset("huge", (10**11,), "f8", chunks=(1000,)).make_scale("huge")
     assert path.stat().st_size < 10**5
     assert "it would take 800 GB of memory" in refused(open_run, path)
+
+
+def test_a_file_of_another_kind_is_called_what_it_is(tmp_path):
+    other, run, gathered = (tmp_path / f"{name}.nc" for name in ("other", "run", "gathered"))
+    xr.Dataset({"a": ("x", [1, 2])}).to_netcdf(other, engine="h5netcdf")
+    results.save(results.gather([save(run)], "small"), gathered)
+    for opened, path, words in [
+        (open_results, other, "no attribute 'schema_version', so not a data set of wtkit"),
+        (open_results, run, "a single run; open it with wtkit.results.open_run"),
+        (open_run, gathered, "the gathered runs of an experiment; open it with open_results"),
+    ]:
+        assert refused(opened, path) == f"{path}: {words}"
+
+
+def test_every_committed_file_of_results_has_a_checksum():
+    files = sorted(RUN.parents[2].glob("results/reference/*/results.nc"))
+    assert len(files) > 30
+    assert [path for path in files if b"SHA-256 of all bytes" not in path.read_bytes()[-120:]] == []

@@ -61,6 +61,8 @@ def open_run(path: str | Path) -> xr.Dataset:
         raise WtkitError(f"no run at {path}; train it first: wtkit train --help")
     fix = "delete it and give the run's command again" if path.suffix == ".nc" else _NAME_A_RUN
     run = _loaded(path, xr.open_dataset, fix).drop_encoding()
+    if "experiment" in run.attrs:
+        raise WtkitError(f"{path}: the gathered runs of an experiment; open it with open_results")
     return check(upgraded(run), str(path))
 
 
@@ -202,12 +204,15 @@ def _open(name: str | Path, quiet: bool) -> xr.DataTree:
     if path.suffix != ".nc":
         inside = path / "results.nc"
         # a single word is a name, also in the folder of the reference results
+        if path.is_file():
+            raise WtkitError(f"{path}: not a file of results; expected netCDF, such as results.nc")
         path = inside if len(path.parts) > 1 and inside.exists() else _find(str(name))
     if not path.exists():
         raise WtkitError(f"no results at {path}; make them with 'snakemake', or name another file")
     tree = _loaded(path, xr.open_datatree, "gather it again, or name another file")
     if not tree.children:
-        raise WtkitError(f"{path}: no network in it; open a single run with wtkit.results.open_run")
+        check(tree.to_dataset(), str(path))  # what is not wtkit's says so
+        raise WtkitError(f"{path}: a single run; open it with wtkit.results.open_run")
     for network, node in tree.children.items():
         content = check(upgraded(node.to_dataset().drop_encoding()), f"{path} ({network})")
         check_runs([(f"{path} ({network}, run {n})", run) for n, run in _runs_of(content)])
