@@ -12,7 +12,7 @@ import pytest
 from wtkit.__main__ import main
 from wtkit.errors import WtkitError
 from wtkit.experiments import run_config
-from wtkit.files import held, write_whole
+from wtkit.files import held, replacing, write_whole
 from wtkit.processes import gpus
 from wtkit.results import open_run
 from wtkit.training.checkpoint import claim_folder, finish
@@ -174,3 +174,17 @@ def test_a_finished_run_whose_output_was_deleted_is_written_again(run, tmp_path)
     with contextlib.ExitStack() as stack:
         assert claim_folder(folder, config, stack).identical(open_run(folder / "finished.nc"))
     assert (folder / "trajectory.nc").read_bytes() == written
+
+
+def test_of_two_writers_of_one_file_no_part_is_seen(tmp_path):
+    path = tmp_path / "results.nc"
+    first, second = replacing(path), replacing(path)
+    first.__enter__().write(b"first")
+    with second as file:
+        file.write(b"sec")
+        with pytest.raises(OSError, match="another process writes it at the same time"):
+            first.__exit__(None, None, None)
+        assert not path.exists()
+        file.write(b"ond")
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]

@@ -414,7 +414,7 @@ def test_a_run_that_is_killed_is_said_to_be_and_goes_on(tmp_path):
         output = process.stdout.read()
     assert process.returncode != 0
     said = (
-        "wtkit: killed (SIGKILL), perhaps for lack of memory; the same command continues from "
+        "wtkit: killed (SIGKILL), perhaps for lack of memory; the same command resumes from "
         "what was saved"
     )
     assert said in output.splitlines()

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from images import image_folder
 
 import wtkit
 from wtkit import files
@@ -20,8 +21,9 @@ from wtkit.training.run import Run
 
 OURS = ["-m", "wtkit.processes", "2"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-TRAIN = ["-m", "wtkit", "train", "--device=cpu", "--method=backprop"]
-LONG = [*TRAIN, "--network=mlp", "--network-option=hidden=[8]", "--image-size=8", "--epochs=100000"]
+TRAIN = ["-m", "wtkit", "train", "--method=backprop"]
+SMALL = [*TRAIN, "--device=cpu", "--network=mlp", "--network-option=hidden=[8]", "--epochs=100000"]
+LONG = [*SMALL, "--image-size=8"]
 
 
 def begun(launcher, words, folder, **pipes):
@@ -41,6 +43,7 @@ def said(words, folder):
     ("words", "status", "text"),
     [
         (["--option", "scale=2"], 1, "wtkit: unknown option of backprop 'scale'"),
+        (["--device=nonsense"], 1, "wtkit: no device 'nonsense' here"),
         (
             ["--metod", "frozen"],
             2,
@@ -60,14 +63,17 @@ def test_what_all_processes_find_wrong_is_said_once(tmp_path, words, status, tex
     assert lines[0].startswith(text)
 
 
-def train_until_saved(launcher, folder):
-    """A launcher and its two processes, of which one has written a checkpoint."""
-    process = begun(
-        launcher, [*LONG, "--output=run"], folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+def wait_until_saved(process, folder):
     while not (folder / "run/checkpoint.pt").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
+
+
+def train_until_saved(launcher, folder, **options):
+    """A launcher and its two processes, of which one has written a checkpoint."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = begun(launcher, [*LONG, "--output=run"], folder, **pipes, **options)
+    wait_until_saved(process, folder)
     return process, psutil.Process(process.pid).children()
 
 
@@ -85,6 +91,32 @@ def test_a_launcher_that_is_killed_takes_its_processes_with_it(tmp_path, launche
     assert lines[0].startswith("wtkit: run: stopped by SIGTERM after step ")
     with files.held(tmp_path / "run", "is held still"):
         pass
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_leaves_those_that_decode_images_to_the_run(tmp_path):
+    root = image_folder(tmp_path / "images", size=72)
+    words = [*SMALL, "--data=image_folder", f"--data-root={root}", "--image-size=72"]
+    words += ["--workers=1", "--batch-size=12", "--output=run"]
+    with begun([], words, tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+               start_new_session=True) as process:  # fmt: skip
+        wait_until_saved(process, tmp_path)
+        os.killpg(process.pid, signal.SIGTERM)
+        lines = process.stderr.read().splitlines()
+    assert (process.returncode, len(lines)) == (os.EX_TEMPFAIL, 1), lines
+    assert lines[0].startswith("wtkit: run: stopped by SIGTERM after step ")
+
+
+@pytest.mark.slow
+def test_what_nohup_ignores_stays_ignored(tmp_path):
+    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process, ours = train_until_saved(OURS, tmp_path, **ignored)
+    process.send_signal(signal.SIGHUP)
+    assert psutil.wait_procs([*ours, psutil.Process(process.pid)], timeout=1)[0] == []
+    process.send_signal(signal.SIGTERM)
+    (line,) = process.stderr.read().splitlines()
+    process.stderr.close()
+    assert process.wait() == os.EX_TEMPFAIL and "stopped by SIGTERM" in line
 
 
 def test_a_signal_that_comes_after_all_processes_have_agreed_waits_for_the_next_check(monkeypatch):

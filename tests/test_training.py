@@ -309,7 +309,7 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_overwritten(conf
         on_epoch=lambda run: pytest.fail("trained"),
     )
     assert again.sizes["epoch"] == 2
-    with pytest.raises(wtkit.WtkitError, match="other settings"):
+    with pytest.raises(wtkit.WtkitError, match=r"other settings \(\w+ is .*, not .*\); choose"):
         wtkit.train(config("backprop", epochs=2), tmp_path, quiet=True)
 
 
@@ -479,6 +479,20 @@ def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, t
     # a notebook keeps the error, and with it what its frames hold
     assert raised.value.__context__ is not None
     signal_handling._error_if_any_worker_fails()
+    assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
+
+
+def test_an_interrupt_leaves_no_loader(config, tmp_path):
+    settings = config("backprop", image_size=72, workers=1, epochs=2)
+
+    def interrupt(run):
+        if run.sizes["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:  # a notebook keeps it
+        wtkit.train(settings, tmp_path, quiet=True, on_epoch=interrupt)
+    assert raised.value.__traceback__ is not None
+    assert multiprocessing.active_children() == []
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
 
 

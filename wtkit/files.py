@@ -21,16 +21,24 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
     partial = path.with_name(f".{path.name}.partial")
     # what was left there goes, also a link, whose target stays as it is
     partial.unlink(missing_ok=True)
-    try:
-        with partial.open("xb") as file:
+    with partial.open("xb") as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+            if not _is_at(partial, file):
+                raise OSError(errno.EBUSY, "another process writes it at the same time")
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if _is_at(partial, file):
+                    partial.unlink()
+            raise
+
+
+def _is_at(path: Path, file: IO) -> bool:
+    """Whether ``path`` still is the open ``file``; another process may have replaced it."""
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
 
 
 def write_whole(

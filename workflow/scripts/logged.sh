@@ -6,7 +6,7 @@ logged() {
   trap : TERM
   "$@" 2>&1 | (trap '' INT TERM; exec tee "$log") || status=$?
   if [ "$status" = 137 ] && ! grep -q '(SIGKILL)' "$log"; then # the launcher reports which of several processes
-    echo "wtkit: killed (SIGKILL), perhaps for lack of memory; the same command continues from what was saved" | tee -a "$log"
+    echo "wtkit: killed (SIGKILL), perhaps for lack of memory; the same command resumes from what was saved" | tee -a "$log"
   fi
   return "$status"
 }

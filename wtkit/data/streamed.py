@@ -11,7 +11,12 @@ from torchvision.transforms import v2
 
 from ..experiments import RunConfig
 from ..images import Images
-from ..processes import at_most_a_core_each, killed_with_parent, workers_errors
+from ..processes import (
+    at_most_a_core_each,
+    killed_with_parent,
+    starting_workers,
+    workers_errors,
+)
 from ..seeds import stream_seed
 from .base import Batch, Data, batches_of, part_of, spread_over, validation_split
 
@@ -116,7 +121,9 @@ class _Reader:
         """Images (N, 3, H, W) of uint8, and labels; one pass at a time, a new one ends the last."""
         self.order.batches = batches
         with workers_errors():
-            for batch in self.loader:
+            with starting_workers():
+                loaded = iter(self.loader)
+            for batch in loaded:
                 yield batch
                 if self.order.batches is not batches:
                     raise RuntimeError(

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import gpus
-from .launcher import is_first, killed_with_parent, launch, said_once
+from .launcher import is_first, killed_with_parent, launch, said_once, starting_workers
 from .workers import at_most_a_core_each, killed_workers, workers_errors
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "launch",
     "refuse_differing",
     "said_once",
+    "starting_workers",
     "together",
     "workers_errors",
 ]

@@ -35,3 +35,6 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except WtkitError as error:
         sys.exit(f"wtkit: {error}")
+    except KeyboardInterrupt:  # while it waits for GPUs
+        print("wtkit: interrupted; nothing was started", file=sys.stderr)
+        sys.exit(130)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +19,7 @@ LAUNCHED = "WTKIT_LAUNCHED"  # set in processes whose launcher reports how each 
 # seconds after which the remaining processes of a failed group get SIGTERM, and SIGKILL
 LEAVE, GRACE = 3.0, 30.0
 POLL = 0.02  # seconds
+CAN_WAIT_FOR_SIGNALS = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
 def signalled_with_parent(number: signal.Signals) -> None:
@@ -27,8 +29,35 @@ def signalled_with_parent(number: signal.Signals) -> None:
 
 
 def killed_with_parent(_worker: int) -> None:
-    """Kill a DataLoader's process when its parent ends; on its own it may wait for ever."""
+    """Kill a DataLoader's process when its parent ends; on its own it may wait for ever.
+
+    It obeys no SIGTERM but its parent's. A scheduler sends one to every process of a job, and the
+    parent then needs images until the end of its step.
+    """
     signalled_with_parent(signal.SIGKILL)
+    if CAN_WAIT_FOR_SIGNALS:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_if_parent_says_so, daemon=True).start()
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Hold SIGTERM back, so that a process that starts within this context is not killed before
+    :func:`killed_with_parent`."""
+    if not CAN_WAIT_FOR_SIGNALS:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_if_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @contextlib.contextmanager
@@ -65,8 +94,11 @@ def launch(count: int, words: Sequence[str]) -> int:
         for process in processes:
             process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, forward)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(number, forward)
     # bound, not listening: no other program gets the port, and the group may use it
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

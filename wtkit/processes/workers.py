@@ -6,8 +6,10 @@ import contextlib
 import gc
 import multiprocessing.util
 import os
+import signal
 import tempfile
 import textwrap
+import threading
 import traceback
 from collections.abc import Iterator
 
@@ -44,21 +46,37 @@ def _make_short_folder() -> None:
 @contextlib.contextmanager
 def killed_workers() -> Iterator[None]:
     """Raise a WtkitError if a DataLoader's process was killed; PyTorch may notice that anywhere in
-    the main program."""
+    the main program. Also after an interrupt, no loader is left."""
     try:
         yield
+    except KeyboardInterrupt as error:
+        _release_loaders(error)
+        raise
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        _release_loaders(error)
         reason = textwrap.shorten(str(error), 120)
-        # PyTorch reports the dead process again as long as its loader exists, so also to the run
-        # that resumes in this process
-        traceback.clear_frames(error.__traceback__)
-        gc.collect()
         raise WtkitError(
             f"a process that decodes images was killed: {reason}; if memory is short take fewer "
             "workers, then run the same command again: it resumes from the last checkpoint"
         ) from None
+
+
+def _release_loaders(error: BaseException) -> None:
+    """Forget the loaders that the frames of ``error`` hold. As long as they exist, PyTorch reports
+    their dead processes again, also to the run that resumes in this process."""
+    # if another process dies meanwhile, PyTorch would raise from here
+    reports = signal.getsignal(signal.SIGCHLD)
+    silenced = callable(reports) and threading.current_thread() is threading.main_thread()
+    if silenced:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+    finally:
+        if silenced:
+            signal.signal(signal.SIGCHLD, reports)
 
 
 @contextlib.contextmanager

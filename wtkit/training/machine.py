@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import WtkitError, is_lack_of_memory
+from ..processes import said_once
 
 
 @contextlib.contextmanager
@@ -61,8 +62,13 @@ def find_device(name: str | torch.device | None) -> torch.device:
     """
     name = str(name or "") or ("cuda" if torch.cuda.is_available() else "cpu")
     # torchrun numbers the processes on this machine
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return _usable(f"cuda:{os.environ['LOCAL_RANK']}")
+    with said_once():  # the same device for all processes
+        return _usable(name)
+
+
+def _usable(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

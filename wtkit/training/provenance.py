@@ -85,7 +85,11 @@ def current_commit() -> str:
 
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "-C", here, *words], capture_output=True, text=True, check=True
+            # without a lock on the index, on which the user's own git would fail
+            ["git", "--no-optional-locks", "-C", here, *words],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout.strip()
 

@@ -60,8 +60,8 @@ class Recorder:
     Args:
         folder: of the experiment, such as ``results/mine``; None writes nothing.
         model: the converted model, possibly wrapped by ``torch.compile`` or
-            DistributedDataParallel. In several processes each makes a recorder and calls it; the
-            first one writes.
+            DistributedDataParallel. In several processes each makes a recorder and calls it with
+            the same values (average a loss over the processes first); the first one writes.
         seed: distinguishes runs of one method.
         batch: held-out inputs and targets for the δ angles, as :func:`wtkit.delta_angles` takes
             them, on the model's device. None measures matrix angles only.
@@ -139,7 +139,7 @@ class Recorder:
         }  # fmt: skip
         self._labels, options = checked_labels(model, given)
         self._revision = self._labels.revision(options)
-        self._model, self._quiet = model, quiet
+        self._model, self._quiet = model, quiet or not is_first_process()
         self._parts = None if checkpoint is None else list(checkpoint)
         self._probe = Probe(model, batch, loss)
         self._status = "running"
