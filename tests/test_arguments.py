@@ -201,6 +201,20 @@ def test_what_the_model_or_the_loss_refuse_is_said_to_be_theirs():
             lambda: wtkit.figures.angles(Figure().subplots(), NODE, "weight_mirror", "matrix"),
             "unknown quantity 'matrix' (did you mean 'matrix_angle'?)",
         ),
+        (
+            lambda: wtkit.figures.angles(
+                Figure().subplots(), NODE, "weight_mirror", "matrix_angle", variant="x"
+            ),
+            "unknown variant 'x'; accepted: ",
+        ),
+        (
+            lambda: wtkit.figures.test_error(Figure().subplots(), NODE, norm_order="bn_rel"),
+            "unknown norm_order 'bn_rel' (did you mean 'bn_relu'?)",
+        ),
+        (lambda: wtkit.results.methods_of(NODE, "x"), "unknown norm_order 'x'; accepted: "),
+        (lambda: wtkit.results.select(TREE, "WM"), "such as results['resnet18']; these are of res"),
+        (lambda: wtkit.results.select(NODE.isel(run=0), "WM"), "write isel(run=[0]), not isel(run"),
+        (lambda: wtkit.open_results(__file__), "not a file of results; expected netCDF, such as"),
     ],
 )
 def test_what_a_newcomer_gets_wrong_is_said_with_the_fix(call, words):

@@ -122,6 +122,8 @@ REFUSED = [
         {"network": "mlp", "stem": "small"},
         "setting 'stem': only resnet18, resnet34, resnet50, ",
     ),
+    ({"precision": "float16"}, ", got 'float16' (did you mean 'fp16'?)"),
+    ({"precision": "bfloat16"}, ", got 'bfloat16' (did you mean 'bf16'?)"),
     ({"norm_order": "own"}, "setting 'norm_order': resnet18 needs one of relu_bn, bn_relu"),
     ({"backprop": "fc"}, "setting 'keep_on_backprop': expected a list, got 'fc'"),
     (
@@ -444,7 +446,9 @@ BROKEN = [
         "'methods[0]': input should be a valid string, got {'backprop': 1}",
     ),
     (SMALL | {"seeds": []}, "'seeds': expected a list that is not empty, got []"),
-    (SMALL | {"seeds": 3}, "'seeds': expected a list, got 3"),
+    (SMALL | {"seeds": 3}, "'seeds': expected a list, got 3; write [3]"),
+    (SMALL | {"seeds": [-1]}, "'seeds[0]': input should be greater than or equal to 0, got -1"),
+    (SMALL | {"seeds": [0, 1, 0]}, "'seeds': 0 is given twice; leave one out"),
     (SMALL | {"seeds": [True]}, "'seeds[0]': input should be a valid integer, got True"),
     (SMALL | {"methods": ["bakprop"]}, "unknown method 'bakprop' (did you mean 'backprop'?)"),
     (SMALL | {"networks": ["resnet19"]}, "setting 'network': "),
@@ -556,7 +560,6 @@ BROKEN = [
         SMALL | {"methods": ["backprop", "backprop"]},
         "two runs are called resnet18-relu_bn-backprop-seed0; leave one out",
     ),
-    (SMALL | {"seeds": [1, 1]}, "two runs are called resnet18-relu_bn-backprop-seed1"),
     (
         "methods: [backprop]\nnetworks: [mlp]\nsettings: no",
         "'settings': expected a mapping, got False",

@@ -671,7 +671,11 @@ def test_runs_that_could_not_be_gathered_are_refused_before_training(tmp_path):
     trained(tmp_path / "mine", settings={"lr": 0.1})
     chosen = {"folder": tmp_path / "mine", "network": "small", "data": "made_up"}
     refused("'lr' is 0.2, that of the same method", seed=1, settings={"lr": 0.2}, **chosen)
-    refused("is a run with other settings", settings={"lr": 0.2}, **chosen)
+    refused(
+        r"is a run with other settings \(lr is 0\.1, not 0\.2\); give",
+        settings={"lr": 0.2},
+        **chosen,
+    )
     refused("its data are other", **chosen | {"data": "other", "seed": 1, "settings": {"lr": 0.1}})
     other = wtkit.convert(nn.Linear(4, 2), "feedback_alignment", seed=0)
     refused("its layers differ from those of the other small runs", model=other, **chosen)

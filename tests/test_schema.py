@@ -463,7 +463,7 @@ def test_missing_results_are_named_with_what_there_is(checkout, tmp_path):
         open_results("digts")
     with pytest.raises(WtkitError, match=r"no results at .*gone\.nc; make them"):
         open_results(tmp_path / "gone.nc")
-    with pytest.raises(WtkitError, match=r"run\.nc: no network .*open_run"):
+    with pytest.raises(WtkitError, match=r"run\.nc: a single run; .*open_run"):
         open_results(tmp_path / "run.nc")
     (tmp_path / "broken.nc").write_text("not netCDF")
     with pytest.raises(WtkitError, match=r"cannot read .*broken\.nc: "):

@@ -44,7 +44,7 @@ _LIBRARIES_WORDS = {  # by the name of the class, since importing it may take se
     "Module": "a model (torch.nn.Module)",
     "Method": "a Method",
     "ndarray": "a NumPy array",
-    "Dataset": "results of one network, such as wtkit.open_results()['resnet18'],",
+    "Dataset": "results of one network, such as wtkit.open_results()['resnet18-width=16'],",
     "DataTree": "results, such as wtkit.open_results(),",
     "DataFrame": "a pandas DataFrame",
     "device": "a torch.device",

@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 import pydantic
@@ -128,9 +129,21 @@ def shown(value: Any) -> str:
 
 
 def nearest(value: str, accepted: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"``, or nothing where nothing is near."""
-    match = difflib.get_close_matches(str(value)[:200], list(accepted), n=1)
+    """``" (did you mean 'x'?)"``, or nothing where nothing is near. Of near words with numbers,
+    those with the same numbers come first."""
+    word, words = str(value)[:200], list(accepted)
+    near = difflib.get_close_matches(word, words, n=len(words) or 1, cutoff=0.4)
+    alike = [other for other in near if NUMBER.findall(other) == NUMBER.findall(word) != []]
+    match = alike or difflib.get_close_matches(word, words, n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+NUMBER = re.compile(r"\d+")
+
+
+def nothing_in_here() -> str:
+    """What to say where a list of what is in the working directory is empty."""
+    return f"none in {Path.cwd()}; run this in the folder of the checkout"
 
 
 def described(cls: type) -> dict[str, str]:
@@ -165,6 +178,10 @@ def _sentence(error: pydantic.ValidationError, what: str = "") -> WtkitError:
     given = "" if first["type"] in _WITHOUT_VALUE else f", got {shown(first['input'])}"
     if first["type"] == "literal_error":
         given += nearest(first["input"], re.findall(r"'(.*?)'", first["ctx"]["expected"]))
+    if first["type"] in ("list_type", "tuple_type") and isinstance(
+        first["input"], str | int | float
+    ):
+        given += f"; write [{first['input']}]"
     if first["type"] == "string_type" and isinstance(first["input"], bool):
         given += "; YAML reads yes, no, on and off so: put names in quotes"
     return WtkitError(f"{where}{message[0].lower()}{message[1:]}{given}")

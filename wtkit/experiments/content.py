@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import pydantic
-from pydantic import BeforeValidator, Field, StrictInt
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
 
 from ..errors import WtkitError
 from ..validation import Typed, known, shown
@@ -39,7 +39,20 @@ NormOrders = Annotated[
     list[Literal[*NORM_ORDERS, OWN_ORDER]],  # type: ignore[valid-type]
     Field(min_length=1),
 ]
-Seeds = Annotated[list[StrictInt], Field(min_length=1)]
+
+
+def _without_repeats(seeds: list[int]) -> list[int]:
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise WtkitError(f"{seed} is given twice; leave one out")
+    return seeds
+
+
+Seeds = Annotated[
+    list[Annotated[StrictInt, Field(ge=0, lt=2**63)]],
+    Field(min_length=1),
+    AfterValidator(_without_repeats),
+]
 
 
 class Change(Settings):  # type: ignore[misc, valid-type]

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..errors import WtkitError
-from ..validation import nearest
+from ..validation import nearest, nothing_in_here
 from .yaml_loader import MOST_VALUES, TOO_MANY, PlainLoader, count_values
 
 
@@ -39,7 +39,8 @@ def read_file(path: Path) -> Any:
             else nearest(path.stem, others)
         )
         raise WtkitError(
-            f"no experiment file {path}{near}; in {folder}/: {', '.join(others) or 'none'}"
+            f"no experiment file {path}{near}; in {folder}/: "
+            f"{', '.join(others) or nothing_in_here()}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WtkitError(f"{path}: not a file of text that can be read ({error})") from None

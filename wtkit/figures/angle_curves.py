@@ -112,6 +112,7 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
         WtkitError: for an unknown method or quantity, or runs of several experiments.
     """
     known(quantity, ANGLES, "quantity")
+    known(variant, ["", *variants_of(node, method)], "variant")
     runs = matching_runs(node, method, norm_order=main_order(node), variant=variant)
     check_one_experiment(runs)
     shown = complete_if_any(runs)

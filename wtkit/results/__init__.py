@@ -4,7 +4,7 @@ Imports no torch.
 """
 
 from ..arguments import check_arguments
-from .agreement import check_together, run_labels, shared_settings
+from .agreement import check_together, differing, run_labels, shared_settings
 from .graph import GRAPH_COORDS, downstream
 from .incomplete import say_what_is_missing
 from .names import (
@@ -121,6 +121,7 @@ __all__ = [
     "config_of",
     "data_label",
     "dataset",
+    "differing",
     "downstream",
     "error_table",
     "evaluated_on",

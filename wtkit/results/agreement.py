@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from ..errors import WtkitError
+from ..validation import shown
 from .graph import GRAPH_COORDS
 from .recorded import settings
 from .schema import LAYER_COORDS, metrics_of
@@ -74,6 +76,19 @@ def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
                     f"method and variant in {other} {expected.get(key)!r}; give one a variant of "
                     "its own"
                 )
+
+
+def differing(found: str, wanted: str) -> str:
+    """The first setting in which two records of settings, as JSON, differ, in words; the method
+    first."""
+    try:
+        there, here = dict(json.loads(found)), dict(json.loads(wanted))
+    except (ValueError, TypeError, RecursionError):
+        raise WtkitError(f"differing: expected JSON, {{…}}, got {shown(found)}") from None
+    for key in sorted(there.keys() | here.keys(), key=lambda key: (key != "method", key)):
+        if there.get(key) != here.get(key):
+            return f" ({key} is {shown(there.get(key))}, not {shown(here.get(key))})"
+    return ""
 
 
 def shared_settings(run: xr.Dataset) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def _recorded(node: xr.Dataset | xr.DataArray) -> tuple[list[str], dict[str, lis
     """The layers and what each feeds."""
     if "layer" not in node.dims:
         raise WtkitError(
-            "downstream: expected one network's results, such as open_results()['resnet18']"
+            "downstream: expected one network's results, such as "
+            "open_results()['resnet18-width=16']"
         )
     if "feeds" not in node.coords:
         raise WtkitError(

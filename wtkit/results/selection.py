@@ -10,6 +10,7 @@ import xarray as xr
 from .. import methods
 from ..errors import WtkitError
 from ..validation import known, nearest
+from .names import ORDERS
 
 
 def select(
@@ -66,9 +67,11 @@ def matching_runs(
     themselves.
 
     Raises:
-        WtkitError: for a method that is neither recorded nor one of wtkit's.
+        WtkitError: for a method or norm order that is neither recorded nor one of wtkit's.
     """
     runs = _dataset(node)
+    if norm_order is not None and norm_order not in runs["norm_order"].values:
+        known(norm_order, ORDERS, "norm_order")
     if method is not None and method not in runs["method"].values:
         method = known(methods.names_by_label().get(method, method), methods.names(), "method")
     mask = np.ones(runs.sizes["run"], dtype=bool)
@@ -95,9 +98,15 @@ def check_one_experiment(runs: xr.Dataset) -> None:
 
 def _dataset(node: xr.Dataset | xr.DataTree) -> xr.Dataset:
     dataset = node.to_dataset() if isinstance(node, xr.DataTree) else node
+    if isinstance(node, xr.DataTree) and node.children:
+        raise WtkitError(
+            f"expected one network's results, such as results[{next(iter(node.children))!r}]; "
+            f"these are of {', '.join(node.children)}"
+        )
     if "run" not in dataset.sizes:
         raise WtkitError(
-            "select: expected one network's results, such as open_results()['resnet18']"
+            "expected one network's results along the dimension 'run', such as "
+            "open_results()['resnet18-width=16']; to keep it, write isel(run=[0]), not isel(run=0)"
         )
     return dataset
 

@@ -85,6 +85,10 @@ def measured(values: xr.DataArray) -> xr.DataArray:
 def measured_in_all(values: xr.DataArray) -> xr.DataArray:
     """The epochs at which no run lacks a value that another one has; a mean over fewer runs, where
     one was shorter, would jump."""
+    if not {"run", "epoch"} <= set(values.dims):
+        raise WtkitError(
+            f"measured_in_all: expected values over 'run' and 'epoch', got over {values.dims}"
+        )
     count = measured(values).sum("run")
     return (count == count.max()) & (count > 0) if count.size else count > 0
 

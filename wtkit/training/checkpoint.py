@@ -15,7 +15,7 @@ from ..errors import WtkitError
 from ..experiments import RunConfig
 from ..files import held, write_whole
 from ..processes import agreed
-from ..results import open_run
+from ..results import differing, open_run
 from ..seeds import stream_seed
 from .fitting import check_state
 from .machine import say
@@ -54,10 +54,10 @@ def _finished(folder: Path, config: RunConfig) -> xr.Dataset | None:
             return None
         write_whole(path, copy.read_bytes())
     run = open_run(path)
-    if str(run["settings"].values) != config.revision:
+    if (found := str(run["settings"].values)) != config.revision:
         raise WtkitError(
-            f"{path} is a run with other settings; choose another folder, or delete it to train "
-            "again"
+            f"{path} is a run with other settings{differing(found, config.revision)}; choose "
+            "another folder (--output), or delete it to train again"
         )
     return run
 

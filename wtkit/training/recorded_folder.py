@@ -14,7 +14,7 @@ import xarray as xr
 from .. import results
 from ..errors import WtkitError
 from ..files import held
-from ..results import check_together, gather, open_results, open_run, run_labels
+from ..results import check_together, differing, gather, open_results, open_run, run_labels
 from ..watching import Progress
 from .checkpoint import free_name
 from .stored import read_checkpoint, write_checkpoint
@@ -82,8 +82,8 @@ class RecordedFolder:
     def _check_revision(self, found: str, revision: str) -> None:
         if found != revision:
             raise WtkitError(
-                f"{self.folder} is a run with other settings; give this one another variant, or "
-                "delete the folder"
+                f"{self.folder} is a run with other settings{differing(found, revision)}; give "
+                "this one another variant, or delete the folder"
             )
 
     def check(self, run: xr.Dataset) -> None:

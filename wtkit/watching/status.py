@@ -16,7 +16,7 @@ import pandas as pd
 from ..errors import WtkitError
 from ..experiments import expand
 from ..results import metrics_of, open_run
-from ..validation import nearest
+from ..validation import nearest, nothing_in_here
 from .progress import SILENCE, read_progress, seconds_left
 
 STATES = ("done", "running", "waiting", "stopped", "failed")
@@ -196,7 +196,7 @@ def _find(experiment: str | Path) -> tuple[Path, Path | None]:
     names |= {path.stem for root in roots for path in root.glob("config/*.yaml")}
     raise WtkitError(
         f"no runs of an experiment {str(experiment)!r}{nearest(given.name, names)}; expected its "
-        f"name, its folder or its file; there are: {', '.join(sorted(names)) or 'none'}"
+        f"name, its folder or its file; there are: {', '.join(sorted(names)) or nothing_in_here()}"
     )
 
 
