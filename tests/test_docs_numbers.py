@@ -641,10 +641,16 @@ def test_cifar10_with_resnet20():
     behind = {m: error[m] - error[BP] for m in (SS, WM, KP)}
     says(REPRODUCTION, "BP ends 0.8 points above the published", first[BP] - published[BP])
     says(REPRODUCTION, "order costs BP 0.5 points", error[BP] - first[BP])
-    says(REPRODUCTION, "KP ends 0.1 points and WM 0.3 points behind BP", behind[KP], behind[WM])
+    says(REPRODUCTION, "KP ends 0.15 points and WM 0.3 points behind BP", behind[KP], behind[WM])
     says(REPRODUCTION, "behind BP, SS 4.0 points, and FA far behind", behind[SS])
+    judged = claim_table(open_results(name, quiet=True))
+    (why,) = judged[(judged.id == "E3") & (judged.network == "ResNet-20")].remarks
+    bounds = re.findall(r"(?:WM|KP) below 1\.1 × BP by -(\S+) to (\S+) points", why)
+    of_wm, of_kp = ([float(above), float(below)] for above, below in bounds)
+    says(REPRODUCTION, "KP is between 0.01 points above and 2.2 points below", *of_kp)
+    says(REPRODUCTION, "WM between 0.2 above and 2.1 below", *of_wm)
     binomial = 100 * (error[BP] / 100 * (1 - error[BP] / 100) / 10_000) ** 0.5
-    says(REPRODUCTION, "0.3 points are the standard error of 10,000", binomial, 10, 0)
+    says(REPRODUCTION, "error of 10,000 test images alone is 0.3 points", 10, 0, binomial)
     paper = printed("resnet18", SS, "relu_bn") - printed("resnet18", SS, "bn_relu")
     sentence = "SS ends 2.3 points lower, in the paper 1.4"
     says(REPRODUCTION, sentence, error[SS] - first[SS], paper)
@@ -652,7 +658,7 @@ def test_cifar10_with_resnet20():
     cost = from_jpeg[BP] - error[BP]
     sentence = "which cost BP 3.4 points, WM and KP end at most 0.3 points from BP"
     says(REPRODUCTION, sentence, cost, worst)
-    sentence = "is 1.6 points behind its published error, and FA 12 points"
+    sentence = "is 1.6 points behind its published error, and FA 13 points"
     says(REPRODUCTION, sentence, first[SS] - published[SS], error[FA] - published[FA])
     loss = of(name, DFA, **chosen).train_loss.max()
     sentence = "DFA is 1.6 points below its published error, although its training loss rises to 58"
@@ -667,7 +673,7 @@ def test_angles_on_cifar10_with_resnet20():
     norms = wm.feedback_norm_ratio.isel(after)
     says(REPRODUCTION, "between 0.94 and 1.02 ‖W‖ (T5)", norms.min(), norms.max(), 5)
     counts = above_80(fa, "matrix_angle", None), 20, above_80(fa, "delta_angle", -1), 19, 8
-    says(REPRODUCTION, "in 18 of 20 layers, its δ angles in 11 of 19 (A8)", *counts)
+    says(REPRODUCTION, "in 18 of 20 layers, its δ angles in 10 of 19 (A8)", *counts)
     early = wm.matrix_angle.isel(epoch=slice(1, 5))
     assert set(early.idxmax("layer").values.ravel()) == {"fc"}
     sentence = (
@@ -687,7 +693,7 @@ def test_angles_on_cifar10_with_resnet20():
     says(REPRODUCTION, "below 1° in every layer from epoch 7 on (A6)", 1, below.argmax(), 6)
     assert below[7:].all()
     turned = fa.matrix_angle.isel(epoch=-1).sel(layer="fc").mean()
-    says(REPRODUCTION, "turns towards B, to 41° (T2)", turned, 2)
+    says(REPRODUCTION, "turns towards B, to 43° (T2)", turned, 2)
 
 
 def test_cifar10():
