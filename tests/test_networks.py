@@ -275,7 +275,8 @@ MADE_WRONG = [
     (
         "own_networks:Small",
         {"depth": 3},
-        "'own_networks:Small' cannot be made with num_classes=5, depth=3: got an unexp",
+        "'own_networks:Small' cannot be made with num_classes=5, depth=3: got an unexpected "
+        "keyword argument 'depth'; it takes num_classes, width",
     ),
     (
         "own_networks:Classless",

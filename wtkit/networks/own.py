@@ -34,9 +34,14 @@ def own_network(path: str, arguments: dict[str, Any]) -> nn.Module:
     """
     made = _named(path)
     try:
-        inspect.signature(made).bind(**arguments)
+        signature = inspect.signature(made)
     except (TypeError, ValueError) as error:
         raise not_made(path, arguments, error) from None
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "none"
+        raise not_made(path, arguments, TypeError(f"{error}; it takes {takes}")) from None
     with _offline(path):
         model = made(**arguments)
     if not isinstance(model, nn.Module):
