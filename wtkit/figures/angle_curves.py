@@ -80,7 +80,8 @@ def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, 
     for row, (quantity, name) in enumerate(ANGLES.items()):
         for ax, (method, variant) in zip(axes[row], columns, strict=True):
             there = node["method"].values == method
-            if there.any():
+            was_run = there.any() and (not variant or variant in node["variant"].values[there])
+            if was_run:
                 angles(ax, node, method, quantity, variant)
             else:  # a method of the user's own would be unknown here
                 _empty(ax, node, quantity, "not run")
@@ -93,7 +94,7 @@ def angle_grid(axes: np.ndarray, node: xr.Dataset, columns: Sequence[tuple[str, 
             if row == 1:  # networks may differ in their epochs
                 ax.tick_params(labelbottom=True)
                 ax.set_xlabel("epoch")
-            ax.set_visible(not variant or variant in node["variant"].values[there])
+            ax.set_visible(not variant or was_run)
         # a row is about as high as so many letters are wide
         network = textwrap.fill(network_label(node.attrs["network"]), 26)
         axes[row, 0].set_ylabel(f"{network}\n{name} (°)")
@@ -109,7 +110,7 @@ def angles(ax: Axes, node: xr.Dataset, method: str, quantity: str, variant: str 
         quantity: ``matrix_angle`` or ``delta_angle``.
 
     Raises:
-        WtkitError: for an unknown method or quantity, or runs of several experiments.
+        WtkitError: for an unknown method, quantity or variant, or runs of several experiments.
     """
     known(quantity, ANGLES, "quantity")
     known(variant, ["", *variants_of(node, method)], "variant")
