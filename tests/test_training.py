@@ -482,6 +482,16 @@ def test_a_worker_that_is_killed_is_said_in_a_line_and_the_run_goes_on(config, t
     assert_same(wtkit.train(settings, tmp_path, quiet=True), wtkit.train(settings, quiet=True))
 
 
+@pytest.mark.parametrize(
+    ("method", "weight_decay", "count"),
+    [("kolen_pollack", 0.0, 1), ("kolen_pollack", 0.1, 0), ("weight_mirror", 0.0, 0)],
+)
+def test_kolen_pollack_without_weight_decay_is_doubted(config, capsys, method, weight_decay, count):
+    wtkit.train(config(method, epochs=1, weight_decay=weight_decay))
+    doubt = f"setting 'weight_decay': without it, B of {method} stays as far from W as it is"
+    assert capsys.readouterr().out.count(doubt) == count
+
+
 def test_an_interrupt_leaves_no_loader(config, tmp_path):
     settings = config("backprop", image_size=72, workers=1, epochs=2)
 

@@ -152,6 +152,12 @@ class Method(ABC):
         """Whether B's gradient is that of :meth:`feedback_gradient` and not W's."""
         return False
 
+    @property
+    def learns_as_W(self) -> bool:
+        """Whether B gets all that W gets, so that it cancels in their difference; not if options
+        give B its own gradient."""
+        return self.learns_engaged and self.learns_from_W and not self.has_own_gradient
+
     def feedback_gradient(
         self, gradient: Tensor, B: Tensor, decay: float | Tensor, generator: torch.Generator
     ) -> Tensor:

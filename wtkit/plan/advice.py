@@ -19,7 +19,6 @@ from .formulas import (
     angle_of_mismatch,
     lag_angle,
     lag_angle_at_end,
-    learns_as_W,
     mirrors,
     mismatch,
     sampling_angle,
@@ -65,7 +64,7 @@ def row(runs: Sequence[RunConfig], inspection: Inspection) -> dict[str, Any]:
         }
     columns["forgetting_steps"] = time_constant(config)
     method = config.loaded_method()
-    if learns_as_W(method):
+    if method.learns_as_W:
         columns |= _mismatch_columns(config, steps)
     elif mirrors(method):
         columns |= _mirror_columns(config, method, inspection.layers, steps)
@@ -150,7 +149,7 @@ def warnings(config: RunConfig, inspection: Inspection) -> list[str]:
             f"a decay of lr · weight_decay = {decay_per_step:.2g} per step makes weights grow "
             f"without bound; set it below {limit:.2g}",
         ]
-    if learns_as_W(method) and steps is not None:
+    if method.learns_as_W and steps is not None:
         sentences += _mismatch_warnings(config, steps)
     if mirrors(method):
         sentences += _mirror_warnings(config, method, inspection.layers, steps)

@@ -44,12 +44,6 @@ def mirrors(method: Method) -> TypeGuard[WeightMirror]:
     return isinstance(method, WeightMirror)
 
 
-def learns_as_W(method: Method) -> bool:
-    """Whether B gets all that W gets, so that it cancels in their difference; not if options give B
-    its own gradient."""
-    return method.learns_engaged and method.learns_from_W and not method.has_own_gradient
-
-
 def mismatch(config: RunConfig, steps: int) -> np.ndarray:
     """Kolen–Pollack's ‖W − Bᵀ‖ relative to its initial value, after 0, 1, … epochs of ``steps``
     steps.

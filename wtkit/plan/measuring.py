@@ -40,7 +40,7 @@ from ..training import (
     write_checkpoint,
 )
 from .advice import LONGEST_LAG
-from .formulas import ASSUMED_STEPS, Layer, learns_as_W, mirrors
+from .formulas import ASSUMED_STEPS, Layer, mirrors
 from .inspection import Cost, Inspection, groups
 from .stability import tolerates_lag
 
@@ -372,7 +372,7 @@ def angles_at_rest(method: Method, steps: int) -> tuple[tuple[float, float] | No
     None for a method whose B learns as W does, and for the weight mirror, whose formulas are
     :mod:`wtkit.plan.formulas`'.
     """
-    if learns_as_W(method) or mirrors(method):
+    if method.learns_as_W or mirrors(method):
         return None, ""
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(256, 512, generator=generator)

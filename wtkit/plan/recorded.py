@@ -14,7 +14,7 @@ from .. import methods
 from ..experiments import RunConfig, known_facts, learning_rate
 from ..methods.weight_mirror import WeightMirror
 from ..results import is_own_loop, known_config_of, method_of
-from .formulas import Layer, learns_as_W, mirrors, mismatch, sampling_angle
+from .formulas import Layer, mirrors, mismatch, sampling_angle
 
 
 def expected_angles(run: xr.Dataset) -> xr.DataArray:
@@ -108,7 +108,7 @@ def _run_comparisons(run: xr.Dataset) -> Iterator[dict[str, Any]]:
         return
     labels = {name: str(run[name].values) for name in ("method", "norm_order", "variant")}
     labels |= {"network": run.attrs["network"]}
-    if not is_own_loop(run) and learns_as_W(method_of(run)):
+    if not is_own_loop(run) and method_of(run).learns_as_W:
         predicted, measured = time_constants(run)
         yield labels | {"quantity": "steps", "predicted": predicted, "measured": measured}
     recorded = run["matrix_angle"].dropna("epoch", how="all").values

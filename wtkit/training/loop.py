@@ -115,9 +115,7 @@ def _say_doubts(config: RunConfig, quiet: bool) -> None:
         check_sense(config)
     except WtkitError as error:
         say(f"Warning: {error}", quiet)
-    method = config.loaded_method()
-    learns_as_W = method.learns_engaged and method.learns_from_W and not method.has_own_gradient
-    if learns_as_W and config.weight_decay == 0:
+    if config.loaded_method().learns_as_W and config.weight_decay == 0:
         doubt = f"without it, B of {config.method} stays as far from W as it is"
         say(f"Warning: setting 'weight_decay': {doubt}", quiet)
 
