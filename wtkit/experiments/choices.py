@@ -16,6 +16,7 @@ NORM_ORDERS = ("relu_bn", "bn_relu")
 OWN_ORDER = "own"
 STEMS = ("imagenet", "small")
 Positive = Annotated[int, Field(gt=0)]
+SEED = Field(ge=0, lt=2**63)
 LATER_SETTINGS = {"normalisation": "exact", "optimizer": "sgd"}
 """Settings added after release, with the values that reproduce earlier behaviour, at which a run
 does not record them."""

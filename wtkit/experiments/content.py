@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
 
 from ..errors import WtkitError
 from ..validation import Typed, known, shown
-from .choices import NORM_ORDERS, OWN_ORDER
+from .choices import NORM_ORDERS, OWN_ORDER, SEED
 from .settings import Settings
 
 
@@ -49,7 +49,7 @@ def _without_repeats(seeds: list[int]) -> list[int]:
 
 
 Seeds = Annotated[
-    list[Annotated[StrictInt, Field(ge=0, lt=2**63)]],
+    list[Annotated[StrictInt, SEED]],
     Field(min_length=1),
     AfterValidator(_without_repeats),
 ]

@@ -23,6 +23,7 @@ from .choices import (
     OLD_SETTINGS,
     OWN_ORDER,
     RESNETS,
+    SEED,
     STEMS,
     Positive,
     check_network,
@@ -117,7 +118,7 @@ class RunConfig:
     image_size: Positive | None = None
     augment: Literal["none", "crop", "crop_flip"] | None = None
     evaluate_on: Literal["test", "validation"] = "test"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, SEED] = 0
     epochs: Positive = 10
     batch_size: Annotated[int, Field(ge=2)] = 64
     lr: Annotated[float, Field(gt=0)] = 0.05

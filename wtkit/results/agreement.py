@@ -69,26 +69,28 @@ def check_runs(sourced_runs: list[tuple[str, xr.Dataset]]) -> None:
     for source, run in sourced_runs:
         other, expected = first.setdefault(run_labels(run)[:-1], (source, shared_settings(run)))
         found = shared_settings(run)
-        for key in sorted(expected.keys() | found.keys()):
-            if expected.get(key) != found.get(key):
-                raise WtkitError(
-                    f"{source}: its setting {key!r} is {found.get(key)!r}, that of the same "
-                    f"method and variant in {other} {expected.get(key)!r}; give one a variant of "
-                    "its own"
-                )
+        if (key := _first_difference(expected, found)) is not None:
+            raise WtkitError(
+                f"{source}: its setting {key!r} is {found.get(key)!r}, that of the same "
+                f"method and variant in {other} {expected.get(key)!r}; give one a variant of "
+                "its own"
+            )
+
+
+def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first setting in which the two differ; the method comes first."""
+    keys = sorted(one.keys() | other.keys(), key=lambda key: (key != "method", key))
+    return next((key for key in keys if one.get(key) != other.get(key)), None)
 
 
 def differing(found: str, wanted: str) -> str:
-    """The first setting in which two records of settings, as JSON, differ, in words; the method
-    first."""
+    """The first setting in which two records of settings, as JSON, differ, in words."""
     try:
         there, here = dict(json.loads(found)), dict(json.loads(wanted))
     except (ValueError, TypeError, RecursionError):
         raise WtkitError(f"differing: expected JSON, {{…}}, got {shown(found)}") from None
-    for key in sorted(there.keys() | here.keys(), key=lambda key: (key != "method", key)):
-        if there.get(key) != here.get(key):
-            return f" ({key} is {shown(there.get(key))}, not {shown(here.get(key))})"
-    return ""
+    key = _first_difference(there, here)
+    return "" if key is None else f" ({key} is {shown(there.get(key))}, not {shown(here.get(key))})"
 
 
 def shared_settings(run: xr.Dataset) -> dict[str, Any]:

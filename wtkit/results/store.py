@@ -61,7 +61,7 @@ def open_run(path: str | Path) -> xr.Dataset:
         raise WtkitError(f"no run at {path}; train it first: wtkit train --help")
     fix = "delete it and give the run's command again" if path.suffix == ".nc" else _NAME_A_RUN
     run = _loaded(path, xr.open_dataset, fix).drop_encoding()
-    if "experiment" in run.attrs:
+    if is_gathered(path):
         raise WtkitError(f"{path}: the gathered runs of an experiment; open it with open_results")
     return check(upgraded(run), str(path))
 
